@@ -1,0 +1,232 @@
+"""Trains the demonstration model with an early-exit loss (Lightning). Resumable, seeded, loss curve kept as CSV.
+
+Knows the corpus only as token streams.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from specbound_train.demo.tokens import MixedBatches, validation_batches
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import LlamaConfig, LlamaForCausalLM
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainConfig:
+    """Shape and training of the demonstration model."""
+
+    num_layers: int = 16
+    """Decoder layers."""
+    hidden_size: int = 320
+    """Width of the residual stream."""
+    intermediate_size: int = 512
+    """Width of the gated MLP."""
+    num_heads: int = 5
+    """Query heads; one key-value head."""
+    vocab_size: int = 2048
+    """Entries of the BPE tokenizer."""
+    max_position_embeddings: int = 1024
+    """Longest context that the model accepts, tokens."""
+    sequence_length: int = 384
+    """Training context, tokens."""
+    batch_size: int = 12
+    """Sequences per step, over all processes."""
+    num_tokens: int = 13_000_000
+    """Training tokens; the last quarter decays the learning rate to zero."""
+    decay_share: float = 0.25
+    """Share of the steps, at the end, over which the learning rate falls linearly."""
+    num_warmup_steps: int = 60
+    """Steps of linear warm-up."""
+    muon_lr: float = 0.02
+    """Learning rate of Muon, for the matrices of the layers."""
+    adam_lr: float = 3e-3
+    """Learning rate of AdamW, for embeddings and norms."""
+    exit_loss_weight: float = 0.5
+    """Weight of the loss read at one randomly drawn exit layer per step (LayerSkip). 0 switches it off."""
+    exit_layers: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 12)
+    """Exit layers from which that layer is drawn."""
+    shares: dict[str, float] = field(default_factory=lambda: {"prose": 0.35, "math": 0.30, "code": 0.35})
+    """Share of the sequences by kind of text."""
+    validate_every: int = 200
+    """Steps between two readings of the held-out loss."""
+    seed: int = 0
+    """Seed of weights, batches and exit layers."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.sequence_length
+
+    @property
+    def num_steps(self) -> int:
+        return self.num_tokens // self.tokens_per_step
+
+    def model_config(self) -> LlamaConfig:
+        return LlamaConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=1,
+            head_dim=self.hidden_size // self.num_heads,
+            max_position_embeddings=self.max_position_embeddings,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+
+
+def lr_scale(step: int, config: PretrainConfig) -> float:
+    """Warm-up, constant, linear decay: 0..1."""
+    decay_steps = max(1, int(config.num_steps * config.decay_share))
+    return min(1.0, (step + 1) / config.num_warmup_steps, max(0.0, (config.num_steps - step) / decay_steps))
+
+
+def exit_losses(model: LlamaForCausalLM, token_ids: Tensor, exit_layers: tuple[int, ...]) -> dict[int, Tensor]:
+    """Cross-entropy in nats per token at some exits and at full depth (key: layers run). token_ids: (B, T + 1)."""
+    hidden = model.model(token_ids[:, :-1], use_cache=False, output_hidden_states=True)
+    targets = token_ids[:, 1:].flatten()
+    losses = {}
+    for layer in exit_layers:
+        logits = model.lm_head(model.model.norm(hidden.hidden_states[layer]))
+        losses[layer] = F.cross_entropy(logits.float().flatten(0, 1), targets)
+    logits = model.lm_head(hidden.last_hidden_state)
+    losses[model.config.num_hidden_layers] = F.cross_entropy(logits.float().flatten(0, 1), targets)
+    return losses
+
+
+class EarlyExitPretraining(lightning.LightningModule):
+    """Next-token loss at full depth plus a loss at one exit layer drawn per step.
+
+    The exit's loss is half next-token cross-entropy, half cross-entropy to the full model's own (detached)
+    distribution, which is what an accepted draft token has to match.
+    """
+
+    def __init__(self, config: PretrainConfig, held_out: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.config, self.held_out = config, held_out
+        torch.manual_seed(config.seed)
+        self.model = LlamaForCausalLM._from_config(config.model_config(), attn_implementation="sdpa")
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n]
+        others = [p for n, p in self.model.named_parameters() if p.ndim != 2 or "embed" in n]
+        return [
+            torch.optim.Muon(matrices, lr=self.config.muon_lr, weight_decay=0.01, momentum=0.95),
+            torch.optim.AdamW(others, lr=self.config.adam_lr, betas=(0.9, 0.95), weight_decay=0.01),
+        ]
+
+    def training_step(self, batch: Tensor, batch_index: int) -> None:
+        config, step = self.config, self.trainer.global_step // 2  # two optimisers, two global steps
+        loss, exit_loss = self.losses(batch, step)
+        self.manual_backward(loss + config.exit_loss_weight * exit_loss)
+        scale = lr_scale(step, config)
+        for optimizer, lr in zip(self.optimizers(), (config.muon_lr, config.adam_lr), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * scale
+            optimizer.step()
+            optimizer.zero_grad()
+        self.log_dict({"train_loss": loss.detach(), "train_exit_loss": exit_loss.detach()})
+        if (step + 1) % config.validate_every == 0 or step + 1 == config.num_steps:
+            self.validate(step + 1)
+
+    def losses(self, batch: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Full-depth loss and the loss of this step's exit layer. batch: (B, T + 1)."""
+        config = self.config
+        exits = [e for e in config.exit_layers if e < config.num_layers]
+        exit_layer = int(np.random.default_rng((config.seed, step, 1)).choice(exits))
+        captured: list[Tensor] = []
+        hook = self.model.model.layers[exit_layer].register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+        hidden = self.model.model(batch[:, :-1], use_cache=False).last_hidden_state
+        hook.remove()
+        logits = self.model.lm_head(hidden).float().flatten(0, 1)
+        targets = batch[:, 1:].flatten()
+        loss = F.cross_entropy(logits, targets)
+        if not config.exit_loss_weight:
+            return loss, torch.zeros(())
+        exit_logits = self.model.lm_head(self.model.model.norm(captured[0])).float().flatten(0, 1)
+        imitation = F.cross_entropy(exit_logits, logits.detach().softmax(-1))
+        return loss, 0.5 * F.cross_entropy(exit_logits, targets) + 0.5 * imitation
+
+    @torch.no_grad()
+    def validate(self, step: int) -> None:
+        """Logs the held-out loss of the full model per kind, and of some exits over all kinds."""
+        exits = tuple(e for e in self.config.exit_layers if e < self.config.num_layers)
+        by_kind = {kind: exit_losses(self.model, batch, exits) for kind, batch in self.held_out.items()}
+        values = {f"held_out_{kind}": losses[self.config.num_layers] for kind, losses in by_kind.items()}
+        for layer in (*exits, self.config.num_layers):
+            values[f"held_out_layer_{layer}"] = torch.stack([losses[layer] for losses in by_kind.values()]).mean()
+        values["tokens"] = torch.tensor(float(step * self.config.tokens_per_step))
+        self.log_dict(values)
+
+
+class Pace(Callback):
+    """One line on the log every `every` steps: step, loss, tokens per second."""
+
+    def __init__(self, every: int, tokens_per_step: int) -> None:
+        self.every, self.tokens_per_step, self.last = every, tokens_per_step, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module, outputs, batch, batch_idx: int) -> None:
+        step = trainer.global_step // 2
+        if step % self.every == 0 and trainer.is_global_zero:
+            now = time.perf_counter()
+            pace = self.every * self.tokens_per_step / (now - self.last)
+            values = {k: round(float(v), 3) for k, v in trainer.callback_metrics.items() if k != "tokens"}
+            logger.warning("step %d, %.0f tokens/s, %s", step, pace, values)
+            self.last = now
+
+
+def pretrain(
+    config: PretrainConfig,
+    train_streams: dict[str, np.ndarray],
+    held_out_streams: dict[str, np.ndarray],
+    out: Path,
+    num_processes: int = 1,
+    precision: str = "bf16-mixed",
+) -> LlamaForCausalLM:
+    """Trains, or goes on from the last checkpoint in `out`, and returns the model (fp32, on the CPU)."""
+    held_out = validation_batches(held_out_streams, config.sequence_length, rows_per_kind=8)
+    module = EarlyExitPretraining(config, held_out)
+    last = out / "last.ckpt"
+    first_step = torch.load(last, map_location="cpu", weights_only=True)["global_step"] // 2 if last.exists() else 0
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=num_processes,
+        strategy="ddp" if num_processes > 1 else "auto",
+        precision=precision,
+        max_steps=2 * config.num_steps,
+        logger=CSVLogger(out, name="curve", flush_logs_every_n_steps=10),
+        log_every_n_steps=10,
+        callbacks=[
+            ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=400, enable_version_counter=False),
+            Pace(50, config.tokens_per_step),
+        ],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    batches = MixedBatches(
+        train_streams,
+        config.shares,
+        config.batch_size,
+        config.sequence_length,
+        config.seed,
+        first_step,
+        trainer.global_rank,
+        trainer.world_size,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None), ckpt_path=last if last.exists() else None)
+    return module.model.float().cpu()
