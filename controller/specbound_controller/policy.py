@@ -1,0 +1,89 @@
+"""The policy interface, and the static policy of SpecBound: fixed thresholds, fixed bounds.
+
+Knows no model and no log; a policy is asked once per step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from specbound_controller.records import Decision, ExitSignals, StepRecord
+
+
+class Policy(Protocol):
+    """Chooses thresholds and bounds step by step."""
+
+    needs_features: bool
+    """Whether `decide` reads the step features (the decoder leaves them out otherwise)."""
+    needs_full_signals: bool
+    """Whether step records must hold the full model's confidence, entropy and margin (costs one pass over the
+    logits of the last position)."""
+
+    def reset(self) -> None:
+        """Forgets the last prompt."""
+
+    def decide(self, features: np.ndarray | None) -> Decision:
+        """The decision for the step that begins. features: (F,) float32 in the order of `FEATURE_NAMES`."""
+
+    def observe(self, record: StepRecord) -> None:
+        """Sees what the step did."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnealedConfidence:
+    """SpecBound's exit score (ACT): the largest probability after dividing by a layer temperature.
+
+    `T_e = 1 + alpha * (1 - e / L)`: the shallower the exit, the more its confidence is discounted.
+    """
+
+    alpha: float
+    """Strength of the annealing; 0 is plain confidence."""
+
+    def temperature(self, exit_layer: int, num_layers: int) -> float:
+        return 1.0 + self.alpha * (1.0 - exit_layer / num_layers)
+
+    def __call__(self, signals: ExitSignals, features: np.ndarray | None) -> float:
+        return signals.annealed_confidence
+
+
+class StaticPolicy:
+    """The same decision at every step: SpecBound's bounded speculation with cached states.
+
+    Example:
+        >>> StaticPolicy(exit_layers=(3,), threshold=0.7, w_max=6, alpha=0.5)
+    """
+
+    needs_features = False
+    needs_full_signals = False
+
+    def __init__(
+        self,
+        exit_layers: Sequence[int],
+        threshold: float | Sequence[float] = 0.7,
+        w_max: int = 6,
+        alpha: float = 0.0,
+        d_max: int | None = None,
+        combine: str = "token",
+    ) -> None:
+        """Exit layers with one threshold for all, or one each. A threshold of 0 drafts `w_max` tokens always."""
+        thresholds = [threshold] * len(exit_layers) if isinstance(threshold, int | float) else list(threshold)
+        if len(thresholds) != len(exit_layers):
+            raise ValueError(f"threshold must be one number or {len(exit_layers)}, got {len(thresholds)}")
+        self.exit_layers = tuple(exit_layers)
+        self._decision = Decision(
+            w_max=w_max if exit_layers else 0,
+            thresholds=dict(zip(self.exit_layers, thresholds, strict=True)),
+            score=AnnealedConfidence(alpha),
+            combine=combine,
+            d_max=d_max,
+        )
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    def decide(self, features: np.ndarray | None) -> Decision:
+        return self._decision
+
+    def observe(self, record: StepRecord) -> None:
+        """Nothing to learn."""

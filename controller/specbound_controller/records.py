@@ -1,0 +1,120 @@
+"""What a policy sees and says: exit signals, decisions, step records. Plain values, no model, no tensors."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+STOP_REASONS = ("width", "depth", "eos", "off")
+"""Why a draft ended: the width bound, no exit up to the depth bound, a drafted EOS, width 0 (plain decoding)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitSignals:
+    """What one exit layer says about the token it would draft."""
+
+    exit_layer: int
+    """Layers run before the head was read."""
+    draft_index: int
+    """How many tokens this step had drafted before."""
+    draft_token: int
+    """The token that this exit drafts: under greedy decoding the most probable one."""
+    confidence: float
+    """Largest softmax probability at temperature 1."""
+    annealed_confidence: float
+    """Largest softmax probability at the temperature that the score asks for."""
+    entropy_nats: float
+    """Entropy at temperature 1, nats."""
+    margin: float
+    """Largest minus second largest log-probability."""
+    noised_margin: float
+    """The same after the sampling noise is added; equal to `margin` under greedy decoding."""
+    draft_probability: float
+    """Probability of the draft token at temperature 1."""
+
+
+class ExitScore(Protocol):
+    """Scores one exit: a pure function of its signals and of the features of the step."""
+
+    def temperature(self, exit_layer: int, num_layers: int) -> float:
+        """Temperature at which `ExitSignals.annealed_confidence` is wanted for this exit of an L-layer model."""
+
+    def __call__(self, signals: ExitSignals, features: np.ndarray | None) -> float:
+        """A number that is compared with the threshold; a probability for calibrated scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy chooses for one step."""
+
+    w_max: int
+    """Width bound: most draft tokens in the step; 0 is plain decoding."""
+    thresholds: Mapping[int, float] = field(default_factory=dict)
+    """Exit layer -> threshold that the score must reach. A layer that is absent, or infinite, is not read."""
+    score: ExitScore | None = None
+    """The exit score; may be None where every threshold is <= 0 (a fixed draft: no exit test is needed)."""
+    combine: str = "token"
+    """`token`: the score of each token is compared; `product`: the product over the draft so far."""
+    d_max: int | None = None
+    """Depth bound: deepest exit layer; None means the deepest with a finite threshold."""
+
+    def __post_init__(self) -> None:
+        if self.w_max < 0:
+            raise ValueError(f"w_max must be >= 0, got {self.w_max}")
+        if self.combine not in ("token", "product"):
+            raise ValueError(f"combine must be 'token' or 'product', got {self.combine!r}")
+        if self.score is None and any(t > 0 and not math.isinf(t) for t in self.thresholds.values()):
+            raise ValueError("score must be given where a threshold is above 0")
+
+    def exits(self) -> tuple[tuple[int, float], ...]:
+        """(exit layer, threshold) pairs that are read, shallow to deep, up to the depth bound."""
+        bound = self.d_max if self.d_max is not None else max(self.thresholds, default=0)
+        return tuple((e, t) for e, t in sorted(self.thresholds.items()) if e <= bound and not math.isinf(t))
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step: a draft and its verification."""
+
+    context_length: int
+    """Committed tokens (prompt and output) before the step."""
+    num_drafted: int
+    """Draft tokens issued."""
+    num_accepted: int
+    """Draft tokens equal to the full model's, all before them being so too; cut at EOS or the length limit."""
+    num_emitted: int
+    """Tokens that the step added to the output: accepted plus the bonus token, less what EOS or the limit cut."""
+    exit_layers: tuple[int, ...]
+    """Exit layer of each draft token."""
+    scores: tuple[float, ...]
+    """Score of each draft token; nan where no test was needed."""
+    confidences: tuple[float, ...]
+    """Confidence of each draft token at its exit; nan where no test was needed."""
+    entropies_nats: tuple[float, ...]
+    """Entropy of each draft token at its exit; nan where no test was needed."""
+    stop_reason: str
+    """One of `STOP_REASONS`."""
+    layer_calls_by_rows: Mapping[int, int]
+    """Rows -> number of layer calls with that many rows."""
+    head_reads_by_rows: Mapping[int, int]
+    """Rows -> number of head reads with that many rows, drafting and verification together."""
+    num_exit_tests: int
+    """Exits whose statistics were taken (head reads with a threshold above 0)."""
+    full_confidence: float = math.nan
+    """Full model's confidence at the last committed position; nan unless the policy asks for it."""
+    full_entropy_nats: float = math.nan
+    """Full model's entropy there, nats."""
+    full_margin: float = math.nan
+    """Full model's top-2 margin there, log-probabilities."""
+    seconds: float = math.nan
+    """Wall time of the step."""
+
+    @property
+    def num_layer_calls(self) -> int:
+        return sum(self.layer_calls_by_rows.values())
+
+    @property
+    def num_layer_rows(self) -> int:
+        return sum(rows * calls for rows, calls in self.layer_calls_by_rows.items())
