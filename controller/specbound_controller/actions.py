@@ -1,0 +1,97 @@
+"""The action grid: what a controller may choose from, one exit layer, width and threshold each.
+
+An action is a plain value that can be stored; with the exit scores at hand it becomes a `Decision`.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from specbound_controller.records import Decision, ExitScore
+
+WIDTHS = (1, 2, 3, 4, 6, 8)
+"""Width bounds of the default grid."""
+THRESHOLDS = (0.3, 0.5, 0.7)
+"""Thresholds of the default grid; for a calibrated score, least probability that the whole draft is accepted."""
+SCORES = ("fixed", "annealed", "learned")
+"""Scores that an action may name; `fixed` drafts `width` tokens without a test."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One choice for a step."""
+
+    exit_layer: int
+    """Exit layer that drafts; 0 in plain decoding."""
+    width: int
+    """Width bound `w_max`; 0 is plain decoding."""
+    threshold: float = 0.0
+    """Threshold on the score, in [0, 1]; 0 for a fixed draft."""
+    score: str = "fixed"
+    """One of `SCORES`."""
+    combine: str = "product"
+    """`token` or `product`: what is compared with the threshold."""
+
+    def __post_init__(self) -> None:
+        if self.width < 0 or self.exit_layer < 0 or (self.width > 0) != (self.exit_layer > 0):
+            raise ValueError(f"exit_layer and width must both be 0 or both above, got {self.exit_layer}, {self.width}")
+        if self.score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
+        if self.combine not in ("token", "product"):
+            raise ValueError(f"combine must be 'token' or 'product', got {self.combine!r}")
+        if not math.isfinite(self.threshold) or not 0.0 <= self.threshold <= 1.0:
+            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
+        if (self.score == "fixed") != (self.threshold == 0.0):
+            raise ValueError(f"threshold must be 0 for a fixed draft and above 0 for others, got {self.threshold}")
+
+    @property
+    def name(self) -> str:
+        """Readable name, such as `plain`, `exit3_width4` or `exit3_width4_learned0.5`."""
+        if self.width == 0:
+            return "plain"
+        name = f"exit{self.exit_layer}_width{self.width}"
+        if self.score == "fixed":
+            return name
+        return f"{name}_{self.score}{self.threshold:g}{'_token' if self.combine == 'token' else ''}"
+
+    def decision(self, scores: Mapping[str, ExitScore]) -> Decision:
+        """What the decoder is told. scores: `annealed` and `learned`, where the action names them."""
+        if self.width == 0:
+            return Decision(w_max=0)
+        return Decision(
+            w_max=self.width,
+            thresholds={self.exit_layer: self.threshold},
+            score=None if self.score == "fixed" else scores[self.score],
+            combine=self.combine,
+        )
+
+
+PLAIN = Action(exit_layer=0, width=0)
+"""Plain decoding."""
+
+
+def action_grid(
+    exit_layers: Iterable[int],
+    widths: Sequence[int] = WIDTHS,
+    thresholds: Sequence[float] = THRESHOLDS,
+    score: str = "learned",
+    combine: str = "product",
+) -> tuple[Action, ...]:
+    """Plain decoding, then exits x (fixed draft and each threshold) x widths, shallow and short first. (A,)"""
+    actions = [PLAIN]
+    for exit_layer in sorted(exit_layers):
+        actions += [Action(exit_layer, width) for width in sorted(widths)]
+        for threshold in sorted(thresholds):
+            actions += [Action(exit_layer, width, threshold, score, combine) for width in sorted(widths)]
+    return tuple(actions)
+
+
+def static_grid(
+    exit_layers: Sequence[int],
+    widths: Sequence[int] = WIDTHS,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> tuple[Action, ...]:
+    """The settings that a user could choose by hand: fixed drafts, and annealed confidence by token or product."""
+    by_product = action_grid(exit_layers, widths, thresholds, "annealed", "product")
+    by_token = action_grid(exit_layers, widths, thresholds, "annealed", "token")
+    return tuple(dict.fromkeys(by_product + by_token))

@@ -1,0 +1,50 @@
+"""Counts of work of one step with a single exit layer, and the expectation of it over how far the draft gets."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from specbound_controller.actions import Action
+from specbound_controller.costs import WORK_NAMES, work_vector
+
+
+def single_exit_work(
+    exit_layer: int, num_layers: int, num_drafted: int, num_reads: int, is_tested: bool, context_length: float
+) -> np.ndarray:
+    """Work of a step that drafts at one exit layer: (W,).
+
+    Every drafted token and the one before them runs the shallow layers alone; the deep layers and the head then
+    take all of them in one call each.
+
+    Args:
+        num_reads: Head reads of one row while drafting: one a draft token, one more if the draft failed a test.
+        is_tested: Whether reads were tested, that is, whether the threshold was above 0.
+    """
+    rows = num_drafted + 1
+    layer_calls = {1: exit_layer * rows}
+    layer_calls[rows] = layer_calls.get(rows, 0) + num_layers - exit_layer
+    head_reads = {1: num_reads}
+    head_reads[rows] = head_reads.get(rows, 0) + 1
+    tests = num_reads if is_tested else 0
+    return work_vector(layer_calls, head_reads, tests, context_length)  # type: ignore[arg-type]
+
+
+def expected_work_weights(actions: Sequence[Action], num_layers: int, context_length: float) -> np.ndarray:
+    """Weights that turn "the draft reached j tokens" probabilities into expected work. (A, J + 1, W)
+
+    With `d_0 = 1` and `d_j = P(at least j drafted)`, expected work is `sum_j d_j * weights[j]`; J is the largest
+    width of the grid, and weights beyond an action's width are zero.
+    """
+    longest = max(action.width for action in actions)
+    weights = np.zeros((len(actions), longest + 1, len(WORK_NAMES)))
+    for a, action in enumerate(actions):
+        is_tested = action.threshold > 0.0
+
+        def work(drafted: int, reads: int, action: Action = action, is_tested: bool = is_tested) -> np.ndarray:
+            return single_exit_work(action.exit_layer, num_layers, drafted, reads, is_tested, context_length)
+
+        # A draft that fails a test at k < width has read the head k + 1 times, a full one `width` times.
+        reached = [work(k, k + 1) for k in range(action.width)] + [work(action.width, action.width)]
+        weights[a, 0] = reached[0]
+        for k in range(1, action.width + 1):
+            weights[a, k] = reached[k] - reached[k - 1]
+    return weights
