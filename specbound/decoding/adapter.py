@@ -1,0 +1,220 @@
+"""Runs a decoder-only transformers model layer by layer over its own cache. One adapter for all families.
+
+Knows nothing of drafts and policies. Never changes the model, its config or its modules.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from specbound_controller.errors import InputError, UnsupportedModelError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from specbound.decoding.cache import DecodeCache, causal_mask, visible_keys
+
+# B rows, n tokens, D hidden width, V vocabulary, L layers
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Where one family keeps its parts; the defaults are Llama's."""
+
+    layers: str = "layers"
+    final_norm: str = "norm"
+    cache_argument: str = "past_key_values"
+    positions: str = "rotary"
+    """`rotary`, `rotary_by_kind` (one table per kind of layer), `wpe` (GPT-2) or `offset` (OPT)."""
+
+
+FAMILIES = {
+    "llama": Family(),
+    "qwen2": Family(),
+    "qwen3": Family(),
+    "mistral": Family(),
+    "gemma": Family(),
+    "gemma2": Family(),
+    "gemma3_text": Family(positions="rotary_by_kind"),
+    "phi": Family(final_norm="final_layernorm"),
+    "phi3": Family(),
+    "stablelm": Family(),
+    "olmo2": Family(),
+    "gpt_neox": Family(final_norm="final_layer_norm", cache_argument="layer_past"),
+    "gpt2": Family(layers="h", final_norm="ln_f", positions="wpe"),
+    "opt": Family(final_norm="final_layer_norm", positions="offset"),
+}
+ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
+FULL, SLIDING = "full_attention", "sliding_attention"
+MAX_MASK_TABLE_ROWS = 64
+
+
+class ModelAdapter:
+    """Layer-by-layer execution of one model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Raises `UnsupportedModelError`, naming the model and the reason, for what cannot be run exactly."""
+        refuse_unsupported(model)
+        self.model = model
+        self.config = model.config
+        self.family = FAMILIES[self.config.model_type]
+        body = model.get_decoder()
+        self.layers: nn.ModuleList = getattr(body, self.family.layers)
+        self.num_layers = len(self.layers)
+        self.embedding: nn.Module = model.get_input_embeddings()
+        self.head: nn.Module = model.get_output_embeddings()
+        self.final_norm: nn.Module | None = getattr(body, self.family.final_norm)
+        self.project_in: nn.Module | None = getattr(body, "project_in", None)
+        self.project_out: nn.Module | None = getattr(body, "project_out", None)
+        self.position_table: nn.Embedding | None = getattr(body, "wpe", None) or getattr(body, "embed_positions", None)
+        self.rotary: nn.Module | None = getattr(body, "rotary_emb", None)
+        self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        self.vocab_size: int = self.config.vocab_size
+        self.max_positions: int | None = getattr(self.config, "max_position_embeddings", None)
+        self.device = self.embedding.weight.device
+        self.dtype: torch.dtype = self.embedding.weight.dtype
+        self.kinds = layer_kinds(self.config, self.num_layers)
+        self.window: int | None = getattr(self.config, "sliding_window", None)
+        self._uses_sdpa = self.config._attn_implementation == "sdpa"
+        self._rotary_tables: dict[str, tuple[Tensor, Tensor]] = {}
+        self._positions = torch.arange(0, device=self.device).unsqueeze(0)
+        self._masks: dict[tuple[str, int], Tensor] = {}
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """End-of-sequence tokens of the model's generation config."""
+        eos = self.model.generation_config.eos_token_id
+        return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+
+    def new_cache(self, capacity: int = 256, batch_size: int = 1) -> DecodeCache:
+        """An empty cache with room for `capacity` tokens; it doubles when full."""
+        return DecodeCache([self._window(kind) for kind in self.kinds], max(1, capacity), batch_size)
+
+    def embed(self, token_ids: Tensor, position: int) -> Tensor:
+        """Hidden states before the first layer. token_ids: (B, n), the first at `position`. (B, n, D)"""
+        self._extend_positions(position + token_ids.shape[1])
+        hidden = self.embedding(token_ids)
+        if self.position_table is None:
+            return hidden
+        ids = self._positions[:, position : position + token_ids.shape[1]]
+        if self.family.positions == "wpe":
+            return hidden + self.position_table(ids)
+        if self.project_in is not None:
+            hidden = self.project_in(hidden)
+        return hidden + self.position_table(None, position_ids=ids)
+
+    def run_layers(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
+        """Runs `layers[first:last]` on n tokens, the first at `position`, and appends them to these layers' caches.
+
+        hidden: (B, n, D) -> (B, n, D). Every layer of the range must hold `position` tokens.
+        """
+        num_new = hidden.shape[1]
+        end = position + num_new
+        arguments: dict[str, dict[str, object]] = {}
+        for kind in set(self.kinds[first:last]):
+            arguments[kind] = {
+                "attention_mask": self._mask(kind, position, num_new),
+                "position_ids": self._positions[:, position:end],
+                self.family.cache_argument: cache,
+                "use_cache": True,
+            }
+            if self.rotary is not None:
+                cos, sin = self._rotary_tables[kind]
+                arguments[kind]["position_embeddings"] = (cos[:, position:end], sin[:, position:end])
+        for layer in range(first, last):
+            output = self.layers[layer](hidden, **arguments[self.kinds[layer]])
+            hidden = output[0] if isinstance(output, tuple) else output
+        return hidden
+
+    def read_head(self, hidden: Tensor) -> Tensor:
+        """Final norm, head and soft-capping at any depth. (B, n, D) -> (B, n, V), in the model's dtype."""
+        if self.final_norm is not None:
+            hidden = self.final_norm(hidden)
+        if self.project_out is not None:
+            hidden = self.project_out(hidden)
+        logits = self.head(hidden)
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+    def _window(self, kind: str) -> int | None:
+        return self.window if kind == SLIDING else None
+
+    def _extend_positions(self, length: int) -> None:
+        """Grows the position and rotary tables to at least `length` positions, by doubling."""
+        if length <= self._positions.shape[1]:
+            return
+        if self.max_positions is not None and self.position_table is not None and length > self.max_positions:
+            raise InputError(f"length must be <= {self.max_positions} positions of {name_of(self.model)}, got {length}")
+        size = max(256, 2 * self._positions.shape[1], length)
+        if self.max_positions is not None and self.position_table is not None:
+            size = min(size, self.max_positions)
+        positions = torch.arange(size, device=self.device).unsqueeze(0)
+        if self.rotary is not None:
+            like = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
+            for kind in set(self.kinds):
+                arguments = (like, positions, kind) if self.family.positions == "rotary_by_kind" else (like, positions)
+                self._rotary_tables[kind] = self.rotary(*arguments)
+        self._positions = positions
+
+    def _mask(self, kind: str, position: int, num_new: int) -> Tensor | None:
+        """Additive mask (1, 1, n, visible keys), or None where the kernel needs none."""
+        window = self._window(kind)
+        keys = visible_keys(position, num_new, window)
+        if num_new == 1 or (self._uses_sdpa and position == 0 and (window is None or num_new <= window)):
+            return None  # one query sees all the keys it is given; sdpa is causal by itself from position 0
+        if num_new > MAX_MASK_TABLE_ROWS:
+            return causal_mask(num_new, keys, window, self.dtype, self.device)[None, None]
+        table = self._masks.get((kind, num_new))
+        if table is None or table.shape[1] < keys:
+            table = causal_mask(num_new, max(256, 2 * keys), window, self.dtype, self.device)
+            self._masks[kind, num_new] = table
+        return table[None, None, :, table.shape[1] - keys :]
+
+
+def layer_kinds(config: object, num_layers: int) -> list[str]:
+    """`full_attention` or `sliding_attention` for each layer. (L,)"""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return list(kinds)
+    return [SLIDING if getattr(config, "sliding_window", None) is not None else FULL] * num_layers
+
+
+def name_of(model: nn.Module) -> str:
+    """A model's class and, where it was loaded from somewhere, its name."""
+    path = getattr(getattr(model, "config", None), "_name_or_path", "")
+    return f"{type(model).__name__} ({path})" if path else type(model).__name__
+
+
+def refuse_unsupported(model: object) -> None:
+    """Raises `UnsupportedModelError` with the reason unless the adapter runs this model exactly."""
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedModelError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}")
+    name, config = name_of(model), model.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name} is an encoder-decoder model; specbound runs decoder-only models")
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds <= {FULL, SLIDING}:
+        odd = ", ".join(sorted(kinds - {FULL, SLIDING}))
+        raise UnsupportedModelError(f"{name} has layers of kind {odd}, whose state cannot be rolled back")
+    if config.model_type not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise UnsupportedModelError(f"{name} is of type {config.model_type!r}; specbound runs {known}")
+    if model.get_output_embeddings() is None:
+        raise UnsupportedModelError(f"{name} has no language-model head; load it with AutoModelForCausalLM")
+    if config._attn_implementation not in ATTENTION_IMPLEMENTATIONS:
+        got = config._attn_implementation
+        raise UnsupportedModelError(f"{name}: attn_implementation must be sdpa or eager, got {got}")
+    if model.training:
+        raise UnsupportedModelError(f"{name} is in training mode, where dropout makes outputs random: call .eval()")
+    _refuse_changing_rotary(name, config)
+    if getattr(config, "add_cross_attention", False):
+        raise UnsupportedModelError(f"{name} has cross-attention; specbound runs decoder-only models")
+
+
+def _refuse_changing_rotary(name: str, config: object) -> None:
+    """Rotary embeddings that depend on the length seen so far write to the user's module and cannot be rolled back."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [p for p in parameters.values() if isinstance(p, dict)] or [parameters]
+    for rope in nested:
+        kind = rope.get("rope_type", "default")
+        if "dynamic" in kind or kind == "longrope":
+            raise UnsupportedModelError(f"{name} has rotary embeddings of type {kind!r}, which change with the length")
