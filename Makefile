@@ -1,0 +1,47 @@
+# make demo | test | check: each sets up the virtual environment first, if it is missing.
+# A PyTorch without CUDA on Linux: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Figures and tests are for one thread; nothing is downloaded that the user did not name.
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo demo-full test check lint wheel-check clean
+
+demo: $(STAMP)
+	$(BIN)/specbound demo
+
+demo-full: $(STAMP)
+	$(BIN)/specbound demo --config configs/demo_full.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -n auto
+
+check: lint wheel-check
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+# The wheel works without the checkout: a new environment, another directory.
+wheel-check: $(STAMP)
+	set -e; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	$(BIN)/python -m build --wheel --outdir "$$work/dist" . ; \
+	$(PYTHON) -m venv "$$work/venv"; \
+	wheel=$$(ls "$$work"/dist/*.whl); \
+	"$$work/venv/bin/python" -m pip install --quiet -c constraints.txt "specbound[train] @ file://$$wheel"; \
+	cd "$$work"; env -u PYTHONPATH "$$work/venv/bin/specbound" demo --quick
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

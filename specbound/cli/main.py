@@ -1,0 +1,111 @@
+"""The entry point: finds the command, runs it, and turns every error into one line and an exit code.
+
+Knows no model and no config; a command's module is imported when the command runs, so that `--help` loads no torch.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from specbound import __version__
+from specbound.cli.parsing import nearest
+from specbound_controller.errors import InputError, MissingExtraError
+
+COMMANDS = {
+    "profile": ("specbound.cli.profile:run", "record how every exit layer agrees with the full model"),
+    "train-controller": ("specbound.cli.train_controller:run", "fit a controller on a log that profile wrote"),
+    "generate": ("specbound.cli.generate:run", "continue a text, faster, with the same output"),
+    "demo": ("specbound.cli.demo:run", "the whole chain on the demonstration model, with one table at the end"),
+}
+"""Command -> (function that takes the rest of the command line, help)."""
+
+EXTRA_OF_MODULE = {
+    "datasets": "profile",
+    "pyarrow": "profile",
+    "scipy": "profile",
+    "lightning": "train",
+    "sklearn": "train",
+    "tensorboard": "train",
+    "wandb": "train",
+    "bitsandbytes": "quant",
+}
+"""Optional package -> the extra that brings it."""
+
+EXIT_OK, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `specbound <command> ...` and returns the exit code: 0, 1 (failure), 2 (bad input), 130 (Ctrl-C)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    is_debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        if is_debug:
+            raise
+        return _report("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stdout = None  # the reader went away: nothing is left to flush at exit
+        return EXIT_OK
+    except Exception as error:
+        if is_debug:
+            raise
+        return _report_error(error)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return EXIT_OK
+    if arguments[0] == "--version":
+        print(f"specbound {__version__}")
+        return EXIT_OK
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise InputError(f"unknown command {name!r}{nearest(name, COMMANDS)}; see specbound --help")
+    module, function = COMMANDS[name][0].split(":")
+    run: Callable[[Sequence[str]], int | None] = getattr(import_module(module), function)
+    return run(rest) or EXIT_OK
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: specbound <command> [options]",
+            "",
+            "Profiles how a language model's shallow layers agree with its last one, trains a controller on that,",
+            "and decodes faster with it: the output is the same as plain decoding's.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "options of every command:",
+            "  --help         its options and their defaults",
+            "  --config FILE  YAML with the same names; options on the command line win",
+            "  --debug        a traceback instead of the one-line error",
+            "",
+            "specbound --version prints the version.",
+        ]
+    )
+
+
+def _report_error(error: Exception) -> int:
+    if isinstance(error, InputError):
+        return _report(str(error), EXIT_BAD_INPUT)
+    if isinstance(error, ModuleNotFoundError):
+        extra = EXTRA_OF_MODULE.get((error.name or "").split(".")[0])
+        if extra is not None:
+            return _report(str(MissingExtraError(f"the package {error.name}", extra)), EXIT_BAD_INPUT)
+    return _report(f"{type(error).__name__}: {error} (--debug shows the traceback)", EXIT_FAILURE)
+
+
+def _report(message: str, exit_code: int) -> int:
+    print(f"specbound: error: {' '.join(message.split())}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,14 @@
+"""`specbound profile`: parse, profile, print."""
+
+from collections.abc import Sequence
+
+from specbound_profiling.config import ProfileConfig
+
+from specbound.cli.parsing import parse_config
+
+
+def run(argv: Sequence[str]) -> None:
+    config = parse_config(ProfileConfig, "profile", argv)
+    from specbound_profiling.profile import profile
+
+    print(profile(config))

@@ -1,0 +1,52 @@
+"""Fixtures shared by all tests: small random models with real structure, built offline."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+WORDS = "the a cat dog sat ran on under mat tree and then it was that one two . , def return ( ) :".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="session")
+def save_tiny_model() -> Callable[[Path, str, int], Path]:
+    """A function that saves a random model with a word tokenizer and returns its folder."""
+
+    def save(folder: Path, family: str = "llama", num_layers: int = 4) -> Path:
+        import torch
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+        vocabulary = {word: index for index, word in enumerate(["<unk>", "<eos>", *WORDS])}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>")
+        config = AutoConfig.for_model(
+            family,
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=num_layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            bos_token_id=None,
+            eos_token_id=1,
+            pad_token_id=None,
+        )
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        fast.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, save_tiny_model: Callable[[Path, str, int], Path]) -> Path:
+    """A saved random Llama of 4 layers."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama", "llama", 4)
