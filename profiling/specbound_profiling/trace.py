@@ -1,0 +1,179 @@
+"""The trace of one prompt: what the full model wrote, and what every exit would have drafted at each position.
+
+Plain numpy values; knows no model, no file format and no policy.
+"""
+
+# P positions (generated tokens), E exit layers, K temperatures
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from specbound_controller.errors import InputError
+from specbound_controller.records import ExitSignals
+
+DEFAULT_TEMPERATURES = tuple(round(1.0 + 0.1 * k, 1) for k in range(11))
+"""Layer temperatures whose confidence a log holds: 1.0 to 2.0 in steps of 0.1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptTrace:
+    """One prompt's continuation. Row p of every array is the prediction of generated token p, on the true prefix.
+
+    Row 0 is predicted in prefill. A step that starts with i tokens generated (i >= 1) drafts positions i, i + 1, ...
+    """
+
+    prompt_id: str
+    """Unique within a log."""
+    task: str
+    """Kind of content."""
+    compression: str
+    """How the weights were held."""
+    prompt_length: int
+    """Tokens of the prompt."""
+    tokens: np.ndarray
+    """The full model's own continuation, after cuts. (P,) int64"""
+    exit_layers: tuple[int, ...]
+    """Recorded exit layers, shallow to deep. (E,)"""
+    temperatures: tuple[float, ...]
+    """Temperatures of `confidence_at` and `label_nll_at`, ascending. (K,)"""
+    draft_token: np.ndarray
+    """Token that the exit would draft. (P, E) int64"""
+    is_accepted: np.ndarray
+    """Whether it equals `tokens`. (P, E) bool"""
+    confidence: np.ndarray
+    """Largest softmax probability. (P, E) float32"""
+    entropy_nats: np.ndarray
+    """(P, E) float32"""
+    margin: np.ndarray
+    """Largest minus second largest log-probability. (P, E) float32"""
+    noised_margin: np.ndarray
+    """The same after sampling noise; equal to `margin` under greedy decoding. (P, E) float32"""
+    draft_probability: np.ndarray
+    """Probability of the draft token. (P, E) float32"""
+    confidence_at: np.ndarray
+    """Largest softmax probability at each temperature. (P, E, K) float32"""
+    label_nll_at: np.ndarray
+    """-log probability of the full model's token at each temperature, nats. (P, E, K) float32"""
+    full_confidence: np.ndarray
+    """Full model's largest probability. (P,) float32"""
+    full_entropy_nats: np.ndarray
+    """(P,) float32"""
+    full_margin: np.ndarray
+    """(P,) float32"""
+    is_final_eos: bool
+    """Whether the last token is an end-of-sequence token."""
+    is_loop_cut: bool
+    """Whether the continuation was cut because it repeats itself."""
+    token_limit: int | None = None
+    """`max_new_tokens` that decoding ran under; None means P. A cut loop always has P."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end a draft; the last token of a trace with `is_final_eos` counts in any case."""
+    top1_token: np.ndarray | None = None
+    """Most probable token of the exit before sampling noise; None means `draft_token`. (P, E) int64"""
+
+    def __post_init__(self) -> None:
+        num_positions, num_exits = len(self.tokens), len(self.exit_layers)
+        expected = {
+            (num_positions, num_exits): (
+                "draft_token",
+                "is_accepted",
+                "confidence",
+                "entropy_nats",
+                "margin",
+                "noised_margin",
+                "draft_probability",
+            ),
+            (num_positions, num_exits, len(self.temperatures)): ("confidence_at", "label_nll_at"),
+            (num_positions,): ("full_confidence", "full_entropy_nats", "full_margin"),
+        }
+        for shape, names in expected.items():
+            for name in names:
+                if getattr(self, name).shape != shape:
+                    raise ValueError(f"{name} of {self.prompt_id} must be {shape}, got {getattr(self, name).shape}")
+        if num_positions < 1:
+            raise ValueError(f"a trace must hold at least one position, got none for {self.prompt_id}")
+
+    @property
+    def num_positions(self) -> int:
+        """Generated tokens P, the one of prefill included."""
+        return len(self.tokens)
+
+    @property
+    def length_limit(self) -> int:
+        """`max_new_tokens` of an equal live run."""
+        if self.token_limit is None or self.is_loop_cut:
+            return self.num_positions
+        return max(self.token_limit, self.num_positions)
+
+    @property
+    def eos_tokens(self) -> frozenset[int]:
+        """All tokens known to end a draft."""
+        return frozenset(self.eos_token_ids) | ({int(self.tokens[-1])} if self.is_final_eos else frozenset())
+
+    def exit_index(self, exit_layer: int) -> int:
+        """Column of an exit layer. Raises InputError where it was not recorded."""
+        if exit_layer not in self.exit_layers:
+            raise InputError(
+                f"exit_layer must be one of the log's {self.exit_layers}, got {exit_layer}; profile with --exit-layers"
+            )
+        return self.exit_layers.index(exit_layer)
+
+    def signals(self, position: int, exit_index: int, draft_index: int, temperature: float) -> ExitSignals:
+        """What the exit said at a position, as a live decoder would hand it to a score."""
+        at = (position, exit_index)
+        annealed = interpolate_confidence(self.confidence_at[at], self.temperatures, temperature)
+        return ExitSignals(
+            exit_layer=self.exit_layers[exit_index],
+            draft_index=draft_index,
+            draft_token=int(self.draft_token[at]),
+            confidence=float(self.confidence[at]),
+            annealed_confidence=float(annealed),
+            entropy_nats=float(self.entropy_nats[at]),
+            margin=float(self.margin[at]),
+            noised_margin=float(self.noised_margin[at]),
+            draft_probability=float(self.draft_probability[at]),
+        )
+
+
+def interpolate_confidence(
+    confidence_at: np.ndarray, temperatures: tuple[float, ...], temperature: float
+) -> np.ndarray:
+    """Confidence at any temperature of the grid's range, linear in the logarithm. (..., K) -> (...)
+
+    Exact at grid points; between two that stand 0.1 apart the error is below 0.002 (`interpolation_error` measures
+    it on the log at hand).
+
+    Raises:
+        InputError: the temperature lies outside the grid.
+    """
+    grid = np.asarray(temperatures)
+    if not grid[0] - 1e-9 <= temperature <= grid[-1] + 1e-9:
+        raise InputError(
+            f"a layer temperature must be in [{grid[0]}, {grid[-1]}], the log's grid, got {temperature:.4g}; "
+            "use a smaller alpha or profile with a wider grid"
+        )
+    right = int(np.clip(np.searchsorted(grid, temperature), 1, len(grid) - 1)) if len(grid) > 1 else 0
+    left = max(right - 1, 0)
+    share = 0.0 if right == left else (temperature - grid[left]) / (grid[right] - grid[left])
+    if share < 1e-9:
+        return confidence_at[..., left]
+    if share > 1 - 1e-9:
+        return confidence_at[..., right]
+    tiny = np.finfo(np.float32).tiny
+    low, high = (np.log(np.maximum(confidence_at[..., k], tiny)) for k in (left, right))
+    return np.exp(low + share * (high - low))
+
+
+def interpolation_error(trace: PromptTrace) -> float:
+    """Estimated largest error of `interpolate_confidence` on this trace.
+
+    Each inner grid point is interpolated from its two neighbours; at half the distance the error of a linear rule
+    is a quarter of what that shows. 0 where the grid has no inner point.
+    """
+    grid, worst = trace.temperatures, 0.0
+    for k in range(1, len(grid) - 1):
+        pair = trace.confidence_at[..., [k - 1, k + 1]]
+        guess = interpolate_confidence(pair, (grid[k - 1], grid[k + 1]), grid[k])
+        worst = max(worst, float(np.abs(guess - trace.confidence_at[..., k]).max()))
+    return worst / 4
