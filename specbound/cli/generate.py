@@ -1,0 +1,46 @@
+"""`specbound generate`: parse, decode, print the text and one line of figures."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from specbound.cli.parsing import parse_config
+from specbound.config import GenerateConfig
+from specbound_controller.errors import InputError
+
+if TYPE_CHECKING:
+    from specbound.generation import Generation
+
+
+def run(argv: Sequence[str]) -> None:
+    config = parse_config(GenerateConfig, "generate", argv)
+    prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
+    if not prompt.strip():
+        raise InputError("--prompt must hold text, got none" + (" on standard input" if config.prompt == "-" else ""))
+    from specbound.generation import generate
+    from specbound.report import build_report, check_destination, write_report
+
+    check_destination(config.json)
+    result = generate(config, prompt)
+    if not config.stream and config.json != "-":
+        print(result.text)
+    print(_figures(result), file=sys.stderr)
+    if config.json is not None:
+        texts = {"prompt": prompt, "text": result.text}
+        write_report(build_report(result.rows, {"name": config.model}, **texts), config.json)
+
+
+def _figures(result: "Generation") -> str:
+    """One line: the method's figures, and plain decoding's beside them where it ran too."""
+    own = result.rows[0]
+    parts = [
+        f"{own.method}: {own.tokens_per_second:.1f} tokens/s",
+        f"{own.tokens_per_step:.2f} tokens per step",
+        f"acceptance rate {own.acceptance_rate:.2f}" if own.acceptance_rate == own.acceptance_rate else "no drafts",
+    ]
+    for plain in result.rows[1:]:
+        parts.append(f"plain: {plain.tokens_per_second:.1f} tokens/s")
+        if own.speedup == own.speedup:
+            parts.append(f"speedup {own.speedup:.2f}x")
+        parts.append("outputs equal" if own.outputs_equal else result.difference)
+    return " · ".join(parts)

@@ -1,0 +1,233 @@
+"""Times methods against each other in one process: interleaved, order rotated, warmed up, outputs compared.
+
+Knows no policy and no prompt file: a method is a function from prompt ids and a token limit to tokens and counts.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.stats import DecodeStats
+from specbound_controller.policy import Policy
+
+WARM_UP_TOKENS = 16
+"""Tokens that each method decodes before the clock counts."""
+NOISE_FACTOR = 4.0
+"""A difference is a near-tie where the top-2 margin is at most this many times the measured rounding noise."""
+PROBE_TOLERANCE = 0.10
+"""Largest relative slowdown of the contention probe."""
+
+Run = Callable[[Tensor, int], tuple[list[int], DecodeStats | None]]
+"""(1, T) prompt ids and most new tokens -> new tokens, and counts where the method keeps them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way to decode."""
+
+    name: str
+    """As in the `method` column of a report."""
+    run: Run
+    """Decodes one prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPrompt:
+    """One prompt for all methods, with one limit for all."""
+
+    prompt_id: str
+    task: str
+    input_ids: Tensor
+    """(1, T) int64"""
+    max_new_tokens: int
+
+
+@dataclass(slots=True)
+class Timing:
+    """What one method did on one prompt."""
+
+    tokens: list[int] = field(default_factory=list)
+    """New tokens."""
+    stats: DecodeStats | None = None
+    """Counts of one run (the runs are equal); None where the method keeps none."""
+    runs_s: list[float] = field(default_factory=list)
+    """Seconds from call to return, one per round."""
+
+    @property
+    def seconds(self) -> float:
+        """Median over the rounds."""
+        return statistics.median(self.runs_s)
+
+
+class ContentionProbe:
+    """The same matrix product timed again and again: it slows down when something else uses the machine."""
+
+    def __init__(self, size: int = 384, repeats: int = 9) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._matrix = torch.randn(size, size, generator=generator)
+        self._repeats = repeats
+        self.seconds: list[float] = []
+        self._product()
+
+    def _product(self) -> float:
+        started = time.perf_counter()
+        for _ in range(4):
+            self._matrix @ self._matrix
+        return time.perf_counter() - started
+
+    def sample(self) -> None:
+        """One more figure: the median of a few products."""
+        self.seconds.append(statistics.median(self._product() for _ in range(self._repeats)))
+
+    @property
+    def slowdown(self) -> float:
+        """Slowest over fastest sample, less 1."""
+        return max(self.seconds) / min(self.seconds) - 1.0
+
+    @property
+    def is_quiet(self) -> bool:
+        return self.slowdown <= PROBE_TOLERANCE
+
+
+def policy_method(name: str, model: PreTrainedModel, policy: Policy, compression: str) -> Method:
+    """Our decoder under a policy; `StaticPolicy(())` is plain decoding."""
+    decoder = SpecBoundDecoder(model, policy=policy, compression=compression, record_steps=False)
+
+    def run(input_ids: Tensor, max_new_tokens: int) -> tuple[list[int], DecodeStats]:
+        output = decoder.generate(input_ids, max_new_tokens=max_new_tokens)
+        return output.sequences[0, input_ids.shape[1] :].tolist(), output.stats
+
+    return Method(name, run)
+
+
+def transformers_method(model: PreTrainedModel) -> Method:
+    """transformers' own greedy generate."""
+    eos = model.generation_config.eos_token_id
+    pad = eos[0] if isinstance(eos, list) else eos
+
+    def run(input_ids: Tensor, max_new_tokens: int) -> tuple[list[int], None]:
+        input_ids = input_ids.to(model.device)
+        output = model.generate(
+            input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+        )
+        return output[0, input_ids.shape[1] :].tolist(), None
+
+    return Method("transformers", run)
+
+
+def time_methods(
+    methods: Sequence[Method],
+    prompts: Sequence[TimedPrompt],
+    num_rounds: int,
+    probe: ContentionProbe,
+    on_prompt: Callable[[], None] = lambda: None,
+) -> dict[str, list[Timing]]:
+    """Every method on every prompt, one after the other on each prompt, a different one first each time.
+
+    Returns method name -> one `Timing` per prompt. `on_prompt` is called after each prompt of each round.
+    """
+    timings = {method.name: [Timing() for _ in prompts] for method in methods}
+    for method in methods:
+        method.run(prompts[0].input_ids, min(WARM_UP_TOKENS, prompts[0].max_new_tokens))
+    probe.sample()
+    for round_index in range(num_rounds):
+        for prompt_index, prompt in enumerate(prompts):
+            first = (round_index + prompt_index) % len(methods)
+            for method in [*methods[first:], *methods[:first]]:
+                timing = timings[method.name][prompt_index]
+                started = time.perf_counter()
+                timing.tokens, timing.stats = method.run(prompt.input_ids, prompt.max_new_tokens)
+                timing.runs_s.append(time.perf_counter() - started)
+            on_prompt()
+            probe.sample()
+    return timings
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where an output first differs from plain decoding's."""
+
+    method: str
+    prompt_id: str
+    position: int
+    """Index among the new tokens."""
+    margin: float
+    """Best minus second best logit of the full model there, decoded row by row."""
+    noise: float
+    """Largest difference of any logit there between one row and n rows per pass."""
+
+    @property
+    def is_near_tie(self) -> bool:
+        return self.margin <= NOISE_FACTOR * self.noise
+
+    def describe(self) -> str:
+        """One line for people."""
+        kind = "a near-tie" if self.is_near_tie else "no near-tie"
+        place = f"{self.method} differs from plain decoding at new token {self.position} of {self.prompt_id}"
+        return f"{place}: {kind}, margin {self.margin:.2g}, noise {self.noise:.2g}"
+
+
+def find_differences(
+    timings: dict[str, list[Timing]], prompts: Sequence[TimedPrompt], adapter: ModelAdapter, reference: str = "plain"
+) -> list[Difference]:
+    """Every (method, prompt) whose output is not the reference's, with the margin and the noise at that place."""
+    differences = []
+    for name, of_method in timings.items():
+        for prompt, expected, actual in zip(prompts, timings[reference], of_method, strict=True):
+            if actual.tokens == expected.tokens:
+                continue
+            pairs = zip(expected.tokens, actual.tokens, strict=False)
+            shorter = min(len(expected.tokens), len(actual.tokens))
+            position = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
+            margin, noise = margin_and_noise(adapter, prompt.input_ids, expected.tokens[:position])
+            differences.append(Difference(name, prompt.prompt_id, position, margin, noise))
+    return differences
+
+
+@torch.inference_mode()
+def margin_and_noise(adapter: ModelAdapter, input_ids: Tensor, tokens: Sequence[int]) -> tuple[float, float]:
+    """Top-2 margin after a prefix, and how far its logits move between a pass of one row and one of all rows."""
+    prefix = torch.cat([input_ids, torch.tensor([list(tokens)], dtype=torch.int64)], dim=1).to(adapter.device)
+    together = _last_logits(adapter, prefix, prefix.shape[1])
+    alone = _last_logits(adapter, prefix, input_ids.shape[1])
+    best = alone.topk(2).values
+    return float(best[0] - best[1]), float((together - alone).abs().max())
+
+
+def _last_logits(adapter: ModelAdapter, prefix: Tensor, num_together: int) -> Tensor:
+    """Logits after the prefix, its first tokens in one pass and the others one by one. (V,)"""
+    cache = adapter.new_cache(capacity=prefix.shape[1])
+    hidden = _run(adapter, prefix[:, :num_together], 0, cache)
+    for position in range(num_together, prefix.shape[1]):
+        hidden = _run(adapter, prefix[:, position : position + 1], position, cache)
+    return adapter.read_head(hidden[:, -1:])[0, -1].float()
+
+
+def _run(adapter: ModelAdapter, token_ids: Tensor, position: int, cache: object) -> Tensor:
+    hidden = adapter.embed(token_ids, position)
+    return adapter.run_layers(hidden, 0, adapter.num_layers, cache, position)
+
+
+def bootstrap_ratio(
+    numerator: np.ndarray, denominator: np.ndarray, seed: int, num_samples: int = 2000
+) -> tuple[float, float]:
+    """95 % interval of `sum(numerator) / sum(denominator)` over resampled prompts. (B,), (B,)"""
+    if len(numerator) < 2:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, len(numerator), (num_samples, len(numerator)))
+    ratios = numerator[chosen].sum(1) / denominator[chosen].sum(1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)

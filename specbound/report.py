@@ -1,0 +1,130 @@
+"""Machine-readable results: one row per method and kind of content, with versions and machine. Measures nothing."""
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from specbound import __version__
+from specbound_controller.errors import InputError
+
+SCHEMA = 1
+"""Version of the form of a report."""
+
+REPORTED_PACKAGES = ("torch", "transformers", "numpy", "safetensors", "bitsandbytes", "lightning")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method on one kind of content. A value that does not apply is nan, and null in JSON."""
+
+    method: str
+    """`transformers`, `plain`, `best_static`, `controller`, `oracle`, or a baseline's name."""
+    compression: str
+    """How the weights were held."""
+    task: str
+    """Kind of content; `all` holds the totals."""
+    num_prompts: int
+    num_tokens: int
+    tokens_per_second: float
+    """Generated tokens over seconds from call to return."""
+    tokens_per_step: float = math.nan
+    acceptance_rate: float = math.nan
+    layer_calls_per_token: float = math.nan
+    speedup: float = math.nan
+    """Tokens per second over the reference's: the faster of plain decoding and transformers' generate."""
+    speedup_low: float = math.nan
+    """Lower end of the 95 % bootstrap interval over prompts."""
+    speedup_high: float = math.nan
+    """Upper end."""
+    outputs_equal: bool | None = None
+    """Whether every output equals plain decoding's; None where nothing was decoded."""
+    num_near_ties: int = 0
+    """Prompts whose output differs, first at a near-tie (its margin is within the kernels' rounding noise)."""
+    exactness: str = "token"
+    """`token` or `bitwise`."""
+    simulated: bool = False
+    """Whether the row was replayed, not timed."""
+
+
+def machine_info() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": cpu_name(),
+        "num_cores": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python and what it stands on; packages that are not installed are left out."""
+    found = {"specbound": __version__, "python": platform.python_version()}
+    for package in REPORTED_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def build_report(rows: Sequence[Row], model: Mapping[str, Any], **extra: Any) -> dict[str, Any]:
+    """The report of the running command. extra: more top-level keys."""
+    return {
+        "schema": SCHEMA,
+        "command": ["specbound", *sys.argv[1:]],
+        "versions": versions(),
+        "machine": machine_info(),
+        "model": dict(model),
+        **extra,
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def write_report(report: Mapping[str, Any], destination: str) -> None:
+    """Writes JSON to a file, whole or not at all, or to standard output (`-`). nan becomes null."""
+    text = json.dumps(_without_nan(report), indent=2, allow_nan=False) + "\n"
+    if destination == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(destination)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"--json must name a writable file, got {destination} ({error.strerror})") from None
+
+
+def check_destination(destination: str | None) -> None:
+    """Raises InputError before hours of work where the folder of `--json FILE` does not exist."""
+    if destination not in (None, "-") and not Path(str(destination)).resolve().parent.is_dir():
+        raise InputError(f"--json must name a file in a folder that exists, got {destination}")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
