@@ -67,4 +67,5 @@ class CostTable:
 
     def seconds(self, work: np.ndarray) -> np.ndarray:
         """Modelled seconds of work vectors. (..., W) -> (...)"""
-        return work @ np.array([self.coefficients[name] for name in WORK_NAMES])
+        seconds: np.ndarray = work @ np.array([self.coefficients[name] for name in WORK_NAMES])
+        return seconds

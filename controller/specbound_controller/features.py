@@ -7,6 +7,7 @@ controller can be priced for another machine. Knows no model and no log.
 import math
 
 import numpy as np
+
 from specbound_controller.records import StepRecord
 
 COMPRESSIONS = ("none", "bf16", "fp16", "int8", "nf4")

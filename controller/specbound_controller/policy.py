@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
 from specbound_controller.records import Decision, ExitSignals, StepRecord
 
 

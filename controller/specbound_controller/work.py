@@ -1,14 +1,19 @@
-"""Counts of work of one step with a single exit layer, and the expectation of it over how far the draft gets."""
+"""Counts of work of a controller's step with a single exit layer, and its expectation over how far the draft gets.
+
+A controller's step has two counts that a static one has not: its decision, and one more pass of logit statistics
+for the full model's signals.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
+
 from specbound_controller.actions import Action
 from specbound_controller.costs import WORK_NAMES, work_vector
 
 
 def single_exit_work(
-    exit_layer: int, num_layers: int, num_drafted: int, num_reads: int, is_tested: bool, context_length: float
+    exit_layer: int, num_layers: int, num_drafted: int, num_reads: int, is_tested: bool, context_length: int
 ) -> np.ndarray:
     """Work of a step that drafts at one exit layer: (W,).
 
@@ -18,17 +23,19 @@ def single_exit_work(
     Args:
         num_reads: Head reads of one row while drafting: one a draft token, one more if the draft failed a test.
         is_tested: Whether reads were tested, that is, whether the threshold was above 0.
+
+    Counts one decision, and one exit test for the full model's signals.
     """
     rows = num_drafted + 1
     layer_calls = {1: exit_layer * rows}
     layer_calls[rows] = layer_calls.get(rows, 0) + num_layers - exit_layer
     head_reads = {1: num_reads}
     head_reads[rows] = head_reads.get(rows, 0) + 1
-    tests = num_reads if is_tested else 0
-    return work_vector(layer_calls, head_reads, tests, context_length)  # type: ignore[arg-type]
+    tests = 1 + (num_reads if is_tested else 0)
+    return work_vector(layer_calls, head_reads, tests, context_length)
 
 
-def expected_work_weights(actions: Sequence[Action], num_layers: int, context_length: float) -> np.ndarray:
+def expected_work_weights(actions: Sequence[Action], num_layers: int, context_length: int) -> np.ndarray:
     """Weights that turn "the draft reached j tokens" probabilities into expected work. (A, J + 1, W)
 
     With `d_0 = 1` and `d_j = P(at least j drafted)`, expected work is `sum_j d_j * weights[j]`; J is the largest

@@ -1,0 +1,194 @@
+"""What a controller directory's `config.json` says: names, grid, model, provenance. Knows no weights."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from specbound_controller.actions import Action
+from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_controller.features import COMPRESSIONS, FEATURE_NAMES
+from specbound_controller.score import SIGNAL_NAMES
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerConfig:
+    """Everything about a controller but its weights."""
+
+    exit_layers: tuple[int, ...]
+    """Exit layers of the exit score and the grid, shallow to deep. (E,)"""
+    num_layers: int
+    """Layers of the model it was trained for."""
+    model_fingerprint: str
+    """Fingerprint of that model, equal over its compression levels."""
+    compressions: tuple[str, ...]
+    """Compression levels it was trained on; the first one stands in for any other."""
+    actions: tuple[Action, ...]
+    """The action grid, in the order of the step policy's outputs. (A,)"""
+    alpha: float
+    """Strength of annealing, by likelihood on the training prompts."""
+    slopes: tuple[float, ...]
+    """Calibration of the exit score: slope for each exit layer. (E,)"""
+    offsets: tuple[float, ...]
+    """Calibration of the exit score: offset for each exit layer. (E,)"""
+    static_action: Action | None = None
+    """The action played at every step where the step policy was not faster on the validation prompts, else None."""
+    costs: Mapping[str, CostTable] = field(default_factory=dict)
+    """Compression level -> cost table of the training machine."""
+    prompts_hash: str = ""
+    """Hash of the training prompts."""
+    seed: int = 0
+    """Seed of the training run."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Library -> version it was trained with."""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """Figures of the training run, on its validation prompts."""
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 2:
+            raise ValueError(f"num_layers must be at least 2, got {self.num_layers}")
+        layers = self.exit_layers
+        if not layers or list(layers) != sorted(set(layers)) or layers[0] < 1 or layers[-1] >= self.num_layers:
+            raise ValueError(f"exit_layers must ascend within [1, {self.num_layers - 1}], got {layers}")
+        if not self.compressions or not set(self.compressions) <= set(COMPRESSIONS):
+            raise ValueError(f"compressions must be among {', '.join(COMPRESSIONS)}, got {self.compressions}")
+        if not self.actions or self.actions[0].width != 0 or len(set(self.actions)) != len(self.actions):
+            raise ValueError("actions must be distinct and begin with plain decoding")
+        played = (*self.actions, self.static_action) if self.static_action is not None else self.actions
+        if not {action.exit_layer for action in played} <= {0, *layers}:
+            raise ValueError(f"actions must use the exit layers {layers}")
+        if any(action.width > 64 for action in played):
+            raise ValueError("widths must be at most 64")
+        if len(self.slopes) != len(layers) or len(self.offsets) != len(layers):
+            raise ValueError(f"slopes and offsets must have {len(layers)} values")
+        if not all(map(math.isfinite, (self.alpha, *self.slopes, *self.offsets))) or self.alpha < 0:
+            raise ValueError(f"alpha, slopes and offsets must be finite, and alpha >= 0, got {self.alpha}")
+        if not set(self.costs) <= set(COMPRESSIONS):
+            raise ValueError(f"costs must be by compression level, got {tuple(self.costs)}")
+
+    def to_json(self, weights_sha256: str) -> str:
+        """The text of `config.json`; names the weights it belongs to."""
+        content = {
+            "schema": SCHEMA,
+            "weights_sha256": weights_sha256,
+            "feature_names": FEATURE_NAMES,
+            "signal_names": SIGNAL_NAMES,
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "actions": [asdict(action) for action in self.actions],
+            "static_action": None if self.static_action is None else asdict(self.static_action),
+            "costs": {name: _cost_content(table) for name, table in self.costs.items()},
+        }
+        return json.dumps(content, indent=1, default=dict) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> tuple["ControllerConfig", str]:
+        """The inverse: the config, and the sha256 of its weights.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError: the text is not a
+                controller's config, with the reason.
+        """
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("it must hold one JSON object")
+        if content.get("schema") != SCHEMA:
+            raise ValueError(f"schema must be {SCHEMA}, got {content.get('schema')!r}")
+        _check_names("feature_names", content["feature_names"], FEATURE_NAMES)
+        _check_names("signal_names", content["signal_names"], SIGNAL_NAMES)
+        static = content["static_action"]
+        config = ControllerConfig(
+            exit_layers=tuple(_integer(value, "exit_layers") for value in _list(content, "exit_layers")),
+            num_layers=_integer(content["num_layers"], "num_layers"),
+            model_fingerprint=_text(content["model_fingerprint"], "model_fingerprint"),
+            compressions=tuple(_text(value, "compressions") for value in _list(content, "compressions")),
+            actions=tuple(_action(value) for value in _list(content, "actions")),
+            alpha=_number(content["alpha"], "alpha"),
+            slopes=tuple(_number(value, "slopes") for value in _list(content, "slopes")),
+            offsets=tuple(_number(value, "offsets") for value in _list(content, "offsets")),
+            static_action=None if static is None else _action(static),
+            costs={name: _cost_table(value) for name, value in _object(content, "costs").items()},
+            prompts_hash=_text(content["prompts_hash"], "prompts_hash"),
+            seed=_integer(content["seed"], "seed"),
+            versions={name: _text(value, "versions") for name, value in _object(content, "versions").items()},
+            summary=_object(content, "summary"),
+        )
+        return config, _text(content["weights_sha256"], "weights_sha256")
+
+
+def _check_names(key: str, found: object, wanted: tuple[str, ...]) -> None:
+    if not isinstance(found, list) or tuple(found) != wanted:
+        missing = [name for name in wanted if not isinstance(found, list) or name not in found]
+        extra = [name for name in found if name not in wanted] if isinstance(found, list) else []
+        raise ValueError(
+            f"{key} must be those of this version of specbound; missing: {missing[:3]}, unknown: {extra[:3]}; "
+            "train the controller again"
+        )
+
+
+def _list(content: Mapping[str, Any], key: str) -> list[Any]:
+    value = content[key]
+    if not isinstance(value, list):
+        raise ValueError(f"{key} must be a list, got {value!r}")
+    return value
+
+
+def _object(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = content[key]
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} must be an object, got {value!r}")
+    return value
+
+
+def _integer(value: object, key: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > 2**62:
+        raise ValueError(f"{key} must be a whole number, got {value!r}")
+    return value
+
+
+def _number(value: object, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{key} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _text(value: object, key: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be a text, got {value!r}")
+    return value
+
+
+def _action(value: Mapping[str, Any]) -> Action:
+    return Action(
+        exit_layer=_integer(value["exit_layer"], "exit_layer"),
+        width=_integer(value["width"], "width"),
+        threshold=_number(value["threshold"], "threshold"),
+        score=_text(value["score"], "score"),
+        combine=_text(value["combine"], "combine"),
+    )
+
+
+def _cost_content(table: CostTable) -> dict[str, Any]:
+    return {
+        "coefficients": dict(table.coefficients),
+        "compression": table.compression,
+        "machine": table.machine,
+        "held_out_error": table.held_out_error if math.isfinite(table.held_out_error) else None,
+        "num_steps": table.num_steps,
+    }
+
+
+def _cost_table(value: Mapping[str, Any]) -> CostTable:
+    coefficients = {name: _number(value["coefficients"][name], name) for name in WORK_NAMES}
+    if min(coefficients.values()) < 0 or sum(coefficients.values()) == 0:
+        raise ValueError("costs must not be negative, nor all zero")
+    error = value["held_out_error"]
+    return CostTable(
+        coefficients=coefficients,
+        compression=_text(value["compression"], "compression"),
+        machine=_text(value["machine"], "machine"),
+        held_out_error=math.nan if error is None else _number(error, "held_out_error"),
+        num_steps=_integer(value["num_steps"], "num_steps"),
+    )

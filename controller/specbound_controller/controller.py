@@ -1,0 +1,202 @@
+"""The trained controller: exit score, step policy and what belongs to them, stored as safetensors and JSON.
+
+Knows no model: it is told a fingerprint and a number of layers to compare with its own.
+"""
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from specbound_controller.config import ControllerConfig
+from specbound_controller.controller_policy import ControllerPolicy
+from specbound_controller.costs import CostTable
+from specbound_controller.errors import InputError
+from specbound_controller.features import COMPRESSIONS, FEATURE_NAMES
+from specbound_controller.mlp import Mlp
+from specbound_controller.score import SIGNAL_NAMES, LearnedScore
+from specbound_controller.step_policy import StepPolicy, solve_rho
+
+WEIGHTS_FILE = "controller.safetensors"
+CONFIG_FILE = "config.json"
+MAX_SAMPLE_ROWS = 5000
+"""Most rows of the sample that a controller carries."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Steps of the training prompts, from which the long-run speed is solved again for any cost table.
+
+    Holds the features only: expected tokens and work of every action follow from them by the step policy.
+    """
+
+    features: np.ndarray
+    """(R, F) float32"""
+    weights: np.ndarray
+    """How many steps each row stands for. (R,) float32"""
+
+    def __post_init__(self) -> None:
+        num_rows = len(self.features)
+        if not 1 <= num_rows <= MAX_SAMPLE_ROWS or self.features.shape != (num_rows, len(FEATURE_NAMES)):
+            raise ValueError(
+                f"sample features must be 1 to {MAX_SAMPLE_ROWS} rows of {len(FEATURE_NAMES)}, "
+                f"got shape {self.features.shape}"
+            )
+        if self.weights.shape != (num_rows,) or not (self.weights > 0).all():
+            raise ValueError(f"sample weights must be {num_rows} positive numbers")
+        if not np.isfinite(self.features).all() or not np.isfinite(self.weights).all():
+            raise ValueError("sample must be finite")
+
+    @property
+    def context_lengths(self) -> np.ndarray:
+        """Committed tokens before each step. (R,) float64"""
+        logs = self.features[:, FEATURE_NAMES.index("log_context_length")]
+        lengths: np.ndarray = np.expm1(np.clip(logs.astype(np.float64), 0.0, 20.0))
+        return lengths
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Controller:
+    """Two tiny perceptrons, the action grid, and a sample of steps; immutable."""
+
+    config: ControllerConfig
+    score_mlp: Mlp
+    """Perceptron of the exit score, before calibration."""
+    step_mlp: Mlp
+    """Perceptron of the step policy."""
+    sample: Sample
+    score: LearnedScore = field(init=False)
+    """The calibrated exit score."""
+    step_policy: StepPolicy = field(init=False)
+    """The step policy on the action grid."""
+
+    def __post_init__(self) -> None:
+        config = self.config
+        score = LearnedScore(self.score_mlp, config.exit_layers, config.slopes, config.offsets)
+        object.__setattr__(self, "score", score)
+        object.__setattr__(self, "step_policy", StepPolicy(self.step_mlp, config.actions))
+
+    def check_model(self, fingerprint: str, num_layers: int) -> None:
+        """Raises InputError, naming both values, where the model is not the one it was trained for."""
+        if num_layers != self.config.num_layers:
+            raise InputError(
+                f"the controller was trained for a model of {self.config.num_layers} layers, got one of {num_layers}; "
+                "profile this model and train a controller for it"
+            )
+        if fingerprint != self.config.model_fingerprint:
+            raise InputError(
+                f"the controller was trained for the model with fingerprint {self.config.model_fingerprint[:16]}, "
+                f"got {fingerprint[:16]}; profile this model and train a controller for it"
+            )
+
+    def level_used(self, compression: str) -> str:
+        """The compression level that stands in for the given one: itself where trained on. Warns where not."""
+        if compression in self.config.compressions:
+            return compression
+        if compression not in COMPRESSIONS:
+            raise InputError(f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}")
+        used = self.config.compressions[0]
+        logger.warning(
+            "the controller was not trained on compression %s (only on %s); it decides as for %s",
+            compression,
+            ", ".join(self.config.compressions),
+            used,
+        )
+        return used
+
+    def as_if(self, compression: str, used: str) -> "Controller":
+        """The same controller, for features that say `compression`, deciding as if they said `used`."""
+        if compression == used:
+            return self
+        change = np.zeros(len(FEATURE_NAMES), dtype=np.float32)
+        change[FEATURE_NAMES.index(f"compression_{compression}")] = -1.0
+        change[FEATURE_NAMES.index(f"compression_{used}")] = 1.0
+        before = np.zeros(len(SIGNAL_NAMES) + len(self.config.exit_layers), dtype=np.float32)
+        return Controller(
+            self.config,
+            self.score_mlp.shifted(np.concatenate((before, change))),
+            self.step_mlp.shifted(change),
+            Sample(self.sample.features - change, self.sample.weights),
+        )
+
+    def solve_rho(self, costs: CostTable) -> float:
+        """Long-run tokens per second of the step policy's choices on its sample, at these costs."""
+        table = self.step_policy.table(self.sample.features, self.sample.context_lengths, costs, self.config.num_layers)
+        return solve_rho(*table, self.sample.weights.astype(np.float64))
+
+    def policy(self, costs: CostTable, compression: str, guard: bool = True) -> ControllerPolicy:
+        """The policy for one machine's costs and one compression level.
+
+        Args:
+            costs: Measured where the policy will run; the controller itself knows no costs.
+            compression: Level of the model that decodes. One it was not trained on is a logged warning.
+            guard: Whether to fall back to plain decoding where speculation does not pay.
+        """
+        controller = self.as_if(compression, self.level_used(compression))
+        return ControllerPolicy(controller, costs, guard)
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes `controller.safetensors` and `config.json`; each appears whole or not at all."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {
+            **self.score_mlp.arrays("score"),
+            **self.step_mlp.arrays("step"),
+            "sample.features": self.sample.features,
+            "sample.weights": self.sample.weights,
+        }
+        weights = save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        text = self.config.to_json(hashlib.sha256(weights).hexdigest())
+        for name, content in ((WEIGHTS_FILE, weights), (CONFIG_FILE, text.encode())):
+            partial = folder / f"{name}.partial"
+            partial.write_bytes(content)
+            os.replace(partial, folder / name)
+
+    @staticmethod
+    def load(directory: str | os.PathLike[str]) -> "Controller":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: a file is missing, damaged, of another version or not a controller's; one line says which.
+        """
+        folder = Path(directory)
+        weights, text = (_read(folder, name) for name in (WEIGHTS_FILE, CONFIG_FILE))
+        try:
+            config, sha256 = ControllerConfig.from_json(text.decode())
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise InputError(f"{folder / CONFIG_FILE} is not a controller's config: {_reason(error)}") from error
+        try:
+            if hashlib.sha256(weights).hexdigest() != sha256:
+                raise ValueError(f"its sha256 is not the one that {CONFIG_FILE} names; copy both files again")
+            arrays = load_arrays(weights)
+            return Controller(
+                config,
+                Mlp.from_arrays(arrays, "score"),
+                Mlp.from_arrays(arrays, "step"),
+                Sample(arrays["sample.features"], arrays["sample.weights"]),
+            )
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder / WEIGHTS_FILE} holds no weights for this config: {_reason(error)}") from error
+
+
+def _read(folder: Path, name: str) -> bytes:
+    if not folder.is_dir():
+        raise InputError(f"controller must be a directory with {WEIGHTS_FILE} and {CONFIG_FILE}, got {folder}")
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise InputError(f"controller file {folder / name} cannot be read: {error.strerror}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The error in one line."""
+    text = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    return " ".join(text.split())[:300]

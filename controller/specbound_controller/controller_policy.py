@@ -1,0 +1,75 @@
+"""The controller as a policy: the choice of each step, in numpy, behind the never-slower guard."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specbound_controller.actions import PLAIN
+from specbound_controller.costs import CostTable
+from specbound_controller.features import FEATURE_NAMES
+from specbound_controller.guard import NeverSlowerGuard
+from specbound_controller.policy import AnnealedConfidence
+from specbound_controller.records import Decision, ExitScore, StepRecord
+
+if TYPE_CHECKING:
+    from specbound_controller.controller import Controller
+
+_CONTEXT = FEATURE_NAMES.index("log_context_length")
+
+
+class ControllerPolicy:
+    """Chooses `argmax emitted - rho * seconds` over the grid at every step, or plays the stored static action."""
+
+    def __init__(self, controller: "Controller", costs: CostTable, guard: bool = True) -> None:
+        """Solves the long-run speed for these costs; `Controller.policy` is the way to get one."""
+        config = controller.config
+        scores: dict[str, ExitScore] = {"annealed": AnnealedConfidence(config.alpha), "learned": controller.score}
+        self.actions = config.actions
+        self.static_action = config.static_action
+        static = config.static_action
+        self.needs_features = static is None or static.score == "learned"
+        self.needs_full_signals = self.needs_features
+        self.costs = costs
+        self.guard = NeverSlowerGuard(costs, config.num_layers, self.needs_features) if guard else None
+        self.rho = controller.solve_rho(costs)
+        """Long-run tokens per second that the choice is made at."""
+        self.action_counts = np.zeros(len(self.actions), dtype=np.int64)
+        """Steps in which each action was chosen, over all prompts. (A,)"""
+        self._decisions = tuple(action.decision(scores) for action in self.actions)
+        self._plain = PLAIN.decision(scores)
+        self._static = None if static is None else static.decision(scores)
+        self._step_policy = controller.step_policy
+        constant, per_token = self._step_policy.prices(costs, config.num_layers)
+        # One matrix for all: tokens less rho times seconds, and the part that grows with the context below it.
+        value = self._step_policy.emitted_weights() - self.rho * constant
+        self._weights = np.concatenate((value, -self.rho * per_token)).astype(np.float32)
+
+    def reset(self) -> None:
+        """Forgets the last prompt; counts stay."""
+        if self.guard is not None:
+            self.guard.reset()
+
+    def decide(self, features: np.ndarray | None) -> Decision:
+        """The decision for the step that begins. features: (F,) float32"""
+        if self.guard is not None and self.guard.is_paused:
+            return self._plain
+        if self._static is not None:
+            return self._static
+        if features is None:
+            raise ValueError("features must be given to the controller, got None")
+        best = self.best_action(features)
+        self.action_counts[best] += 1
+        return self._decisions[best]
+
+    def best_action(self, features: np.ndarray) -> int:
+        """Index of the action that the step policy chooses. features: (F,) float32"""
+        values = self._weights @ self._step_policy.curves(features)
+        num_actions = len(self.actions)
+        context_length = math.expm1(features[_CONTEXT])
+        return int((values[:num_actions] + context_length * values[num_actions:]).argmax())
+
+    def observe(self, record: StepRecord) -> None:
+        """Shows the guard what the step did."""
+        if self.guard is not None:
+            self.guard.observe(record)

@@ -1,0 +1,100 @@
+"""The never-slower guard: falls back to plain decoding where speculation does not pay, and probes again.
+
+It compares the modelled cost of the work that was done with plain decoding's modelled cost of the same tokens, both
+from one cost table. No clock is read, so a run can be replayed.
+"""
+
+from dataclasses import dataclass
+
+from specbound_controller.costs import CostTable, work_vector
+from specbound_controller.records import StepRecord
+
+
+@dataclass(frozen=True, slots=True)
+class GuardLimits:
+    """How much may be lost before the guard closes, and how long it stays closed."""
+
+    debt: float = 8.0
+    """Seconds that speculation may lose before the first pause, in plain decoding's seconds per token."""
+    probe_debt: float = 3.0
+    """The same for a probe after a pause."""
+    first_pause: int = 16
+    """Plain steps of the first pause."""
+    growth: int = 2
+    """Factor from one pause to the next while probes fail."""
+    probe_steps: int = 8
+    """Steps without debt after which a probe has succeeded; the next pause is short again."""
+
+
+class NeverSlowerGuard:
+    """Keeps the debt of speculation: seconds lost to plain decoding, less those won back; never below zero.
+
+    In n tokens the modelled loss is at most the first debt, plus one probe's debt for each of about
+    `log2(n / first_pause)` pauses, plus one step each.
+    """
+
+    def __init__(
+        self, costs: CostTable, num_layers: int, is_adaptive: bool = True, limits: GuardLimits | None = None
+    ) -> None:
+        """is_adaptive: whether each step also pays for a decision and for the full model's signals."""
+        self._limits = limits or GuardLimits()
+        self._costs = costs
+        self._overhead = int(is_adaptive)
+        self._plain_s, with_context = (
+            float(costs.seconds(work_vector({1: num_layers}, {1: 1}, 0, context_length, num_decisions=0)))
+            for context_length in (0, 1)
+        )
+        self._plain_per_context_s = with_context - self._plain_s
+        self.num_pauses = 0
+        """Pauses so far, over all prompts."""
+        self.num_paused_steps = 0
+        """Plain steps taken in pauses, over all prompts."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the last prompt; the counts stay."""
+        self._debt_s = 0.0
+        self._allowed = self._limits.debt
+        self._pause = self._limits.first_pause
+        self._paused_left = 0
+        self._clear_steps = 0
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the next step must be plain."""
+        return self._paused_left > 0
+
+    def plain_seconds(self, context_length: int) -> float:
+        """Modelled seconds of one token of plain decoding."""
+        return self._plain_s + self._plain_per_context_s * context_length
+
+    def observe(self, record: StepRecord) -> None:
+        """Books the step that has just ended."""
+        if self._paused_left > 0:
+            self._paused_left -= 1
+            self.num_paused_steps += 1
+            return
+        if record.stop_reason == "off":
+            return
+        work = work_vector(
+            record.layer_calls_by_rows,
+            record.head_reads_by_rows,
+            record.num_exit_tests + self._overhead,
+            record.context_length,
+            num_decisions=self._overhead,
+        )
+        plain_s = self.plain_seconds(record.context_length)
+        self._debt_s = max(0.0, self._debt_s + float(self._costs.seconds(work)) - plain_s * record.num_emitted)
+        self._clear_steps = self._clear_steps + 1 if self._debt_s == 0.0 else 0
+        if self._debt_s > self._allowed * plain_s:
+            self._close()
+        elif self._clear_steps >= self._limits.probe_steps:
+            self._allowed, self._pause = self._limits.debt, self._limits.first_pause
+
+    def _close(self) -> None:
+        self._paused_left = self._pause
+        self._pause *= self._limits.growth
+        self._allowed = self._limits.probe_debt
+        self._debt_s = 0.0
+        self._clear_steps = 0
+        self.num_pauses += 1
