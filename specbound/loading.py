@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from specbound_controller.errors import InputError, MissingExtraError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from specbound.assets import demo_model_dir
 from specbound.compression import COMPRESSIONS
+from specbound_controller.errors import InputError, MissingExtraError
 
 FLOAT_DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,10 +55,12 @@ def load_model(name: str, compression: str = "none", device: str = "auto") -> Lo
     _refuse_other_tasks(source, name)
     options = _weight_options(compression, device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, device_map=device, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
+    if compression in FLOAT_DTYPES:
+        model = model.to(device)
     return LoadedModel(model.eval(), tokenizer, name, compression)
 
 
@@ -71,7 +73,7 @@ def _source(name: str) -> str:
         if not (path / "config.json").is_file():
             raise InputError(f"model {name!r} must be a folder with a config.json, or a hub id")
         return str(path)
-    looks_like_id = name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not path.suffix == ".json"
+    looks_like_id = name.count("/") <= 1 and not name.startswith((".", "/", "~")) and path.suffix != ".json"
     parent_exists = "/" in name and path.parent.exists()
     if not looks_like_id or parent_exists:
         raise InputError(f"model path {name!r} does not exist")
@@ -92,16 +94,20 @@ def _refuse_other_tasks(source: str, name: str) -> None:
 def _weight_options(compression: str, device: str) -> dict[str, Any]:
     if compression in FLOAT_DTYPES:
         return {"dtype": FLOAT_DTYPES[compression]}
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if any(importlib.util.find_spec(package) is None for package in ("bitsandbytes", "accelerate")):
         raise MissingExtraError(f"compression {compression}", "quant")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # one warning per call on a CPU
     if compression == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "dtype": torch.float16}
+        return {
+            "quantization_config": BitsAndBytesConfig(load_in_8bit=True),
+            "dtype": torch.float16,
+            "device_map": device,
+        }
     compute_dtype = torch.float32 if device == "cpu" else torch.float16
     quantisation = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype
     )
-    return {"quantization_config": quantisation, "dtype": compute_dtype}
+    return {"quantization_config": quantisation, "dtype": compute_dtype, "device_map": device}
 
 
 def _first_line(error: Exception) -> str:

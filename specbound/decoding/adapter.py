@@ -6,11 +6,11 @@ Knows nothing of drafts and policies. Never changes the model, its config or its
 from dataclasses import dataclass
 
 import torch
-from specbound_controller.errors import InputError, UnsupportedModelError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from specbound.decoding.cache import DecodeCache, causal_mask, visible_keys
+from specbound_controller.errors import InputError, UnsupportedModelError
 
 # B rows, n tokens, D hidden width, V vocabulary, L layers
 

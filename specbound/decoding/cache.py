@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 # B rows (sequences), H key-value heads, C capacity in tokens, D head width, n new tokens
 
 
-class PreallocatedLayer(CacheLayerMixin):
+class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one layer: buffers (B, H, C, D) that double when full, and a length per row.
 
     With a sliding window only the keys that the new queries may see are handed out; the buffer keeps all of them,
@@ -32,7 +32,9 @@ class PreallocatedLayer(CacheLayerMixin):
         self.values = value_states.new_empty(batch_size, value_states.shape[1], self.capacity, value_states.shape[3])
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Appends n tokens to every row and returns the keys and values that the n queries may see.
 
         key_states, value_states: (B, H, n, D). Returns views of the buffers, (B, H, max length, D).
@@ -88,7 +90,7 @@ def visible_keys(past: int, num_new: int, window: int | None) -> int:
     return past + num_new if window is None else min(past, window - 1) + num_new
 
 
-class DecodeCache(Cache):
+class DecodeCache(Cache):  # type: ignore[misc]
     """One `PreallocatedLayer` per decoder layer."""
 
     layers: list[PreallocatedLayer]

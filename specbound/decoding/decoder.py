@@ -8,10 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from specbound_controller.errors import InputError
-from specbound_controller.features import FeatureState
-from specbound_controller.policy import Policy, StaticPolicy
-from specbound_controller.records import Decision, StepRecord
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
@@ -21,6 +17,10 @@ from specbound.decoding.request import Request, request_from_arguments, request_
 from specbound.decoding.signals import logit_statistics
 from specbound.decoding.stats import DecodeStats
 from specbound.decoding.step import Draft, StepRunner
+from specbound_controller.errors import InputError
+from specbound_controller.features import FeatureState
+from specbound_controller.policy import Policy, StaticPolicy
+from specbound_controller.records import Decision, StepRecord
 
 
 @dataclass(frozen=True, slots=True)

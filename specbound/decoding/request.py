@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from specbound_controller.errors import InputError
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from specbound.decoding.adapter import ModelAdapter, name_of
+from specbound_controller.errors import InputError
 
 DEFAULT_MAX_LENGTH = 20
 """transformers' own default for prompt and output together."""
@@ -28,8 +28,8 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "repetition_penalty": (None, 1, 1.0),
     "no_repeat_ngram_size": (None, 0),
     "bad_words_ids": (None, []),
-    "min_length": (None, 0),
     "min_new_tokens": (None, 0),
+    "min_length": (None, 0),  # after min_new_tokens, from which transformers computes it
     "forced_bos_token_id": (None,),
     "forced_eos_token_id": (None,),
     "suppress_tokens": (None, []),
@@ -152,7 +152,7 @@ def _refuse_config(config: GenerationConfig, adapter: ModelAdapter) -> None:
 def _refuse_cache(cache: object) -> None:
     if cache is None:
         return
-    if type(cache) is not DynamicCache:
+    if not isinstance(cache, DynamicCache):
         raise InputError(f"past_key_values must be a DynamicCache, got {type(cache).__name__}")
     if cache.get_seq_length() > 0:
         raise InputError(f"past_key_values must be empty, got {cache.get_seq_length()} tokens")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from specbound_controller.records import Decision, ExitSignals
 from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
 from specbound.decoding.signals import logit_statistics, tempered_confidence
+from specbound_controller.records import Decision, ExitSignals
 
 
 @dataclass(slots=True)

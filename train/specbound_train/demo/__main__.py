@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 
 import yaml
+from transformers import AutoTokenizer
+
 from specbound_train.demo.corpus import load_documents
 from specbound_train.demo.pretrain import PretrainConfig, pretrain
 from specbound_train.demo.tokens import load_or_encode, train_tokenizer
-from transformers import AutoTokenizer
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 KINDS = ("prose", "math", "code")
 SPLITS = ("train", "profile", "evaluate")
@@ -68,7 +69,7 @@ def load_documents(text_dir: Path) -> list[Document]:
     return documents
 
 
-def _read_books(path: Path, files: list[Path], entry: dict) -> list[Document]:
+def _read_books(path: Path, files: list[Path], entry: dict[str, Any]) -> list[Document]:
     books = re.split(r"(?m)^(?=# Title: )", path.read_text(encoding="utf-8"))
     documents = []
     for book in filter(str.strip, books):
@@ -79,7 +80,7 @@ def _read_books(path: Path, files: list[Path], entry: dict) -> list[Document]:
     return documents
 
 
-def _read_problems(path: Path, files: list[Path], entry: dict) -> list[Document]:
+def _read_problems(path: Path, files: list[Path], entry: dict[str, Any]) -> list[Document]:
     documents = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         problem = json.loads(line)
@@ -89,7 +90,7 @@ def _read_problems(path: Path, files: list[Path], entry: dict) -> list[Document]
     return documents
 
 
-def _read_python(path: Path, files: list[Path], entry: dict) -> list[Document]:
+def _read_python(path: Path, files: list[Path], entry: dict[str, Any]) -> list[Document]:
     documents = []
     for file in files:
         name = file.relative_to(path).as_posix()
@@ -101,7 +102,7 @@ def _read_python(path: Path, files: list[Path], entry: dict) -> list[Document]:
     return documents
 
 
-def _document(entry: dict, name: str, text: str, split: str) -> Document:
+def _document(entry: dict[str, Any], name: str, text: str, split: str) -> Document:
     source = f"{entry['source']}, {entry['revision']}, {name}"
     return Document(entry["kind"], name, text, source, entry["licence"], split)
 
@@ -147,7 +148,7 @@ def _excerpts(document: Document, rng: random.Random) -> list[str]:
         return [document.text.split("\nAnswer:")[0] + "\nAnswer:"]
     if document.kind == "prose":
         paragraphs = [p.strip() for p in document.text.split("\n\n")]
-        excerpts = [" ".join(p.split()[:70]) for p in paragraphs if 80 <= len(p.split()) and p[0].isalpha()]
+        excerpts = [" ".join(p.split()[:70]) for p in paragraphs if len(p.split()) >= 80 and p[0].isalpha()]
     else:
         blocks = re.split(r"(?m)^(?=def |class )", document.text)[1:]
         lines = [block.split("\n") for block in blocks]

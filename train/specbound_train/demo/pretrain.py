@@ -7,17 +7,19 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from specbound_train.demo.tokens import MixedBatches, validation_batches
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from specbound_train.demo.tokens import MixedBatches, validation_batches
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +181,7 @@ class Pace(Callback):
     def __init__(self, every: int, tokens_per_step: int) -> None:
         self.every, self.tokens_per_step, self.last = every, tokens_per_step, time.perf_counter()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
         step = trainer.global_step // 2
         if step % self.every == 0 and trainer.is_global_zero:
             now = time.perf_counter()
@@ -195,7 +197,7 @@ def pretrain(
     held_out_streams: dict[str, np.ndarray],
     out: Path,
     num_processes: int = 1,
-    precision: str = "bf16-mixed",
+    precision: Any = "bf16-mixed",
 ) -> LlamaForCausalLM:
     """Trains, or goes on from the last checkpoint in `out`, and returns the model (fp32, on the CPU)."""
     held_out = validation_batches(held_out_streams, config.sequence_length, rows_per_kind=8)

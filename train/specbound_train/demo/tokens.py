@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from specbound_train.demo.corpus import KINDS, Document
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
+
+from specbound_train.demo.corpus import KINDS, Document
 
 END_OF_TEXT = "<|endoftext|>"
 
