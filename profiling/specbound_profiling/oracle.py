@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specbound_controller.costs import WORK_NAMES, CostTable, work_vector
+from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES, CostTable, work_vector
 from specbound_controller.records import Decision
 from specbound_profiling.outcomes import TraceBatch, step_outcomes
 from specbound_profiling.replay import ReplayResult
@@ -85,7 +85,7 @@ def _follow(trace: PromptTrace, actions: _Actions, choice: np.ndarray) -> tuple[
 
 
 def _num_layer_calls(work: np.ndarray) -> int:
-    return round(sum(work[i] for i, name in enumerate(WORK_NAMES) if name.startswith("layer_calls")))
+    return round(float(work[: len(ROW_BUCKETS)].sum()))
 
 
 def _result(
@@ -133,11 +133,15 @@ def oracle_grid(
             counts[i] += (1, chosen.num_drafted[row], chosen.num_accepted[row], chosen.num_layer_calls[row])
             work[i] += chosen.work[row]
             row += chosen.num_emitted[row]
+    num_steps, num_drafted, num_accepted, num_layer_calls = counts.T
     return ReplayResult(
-        tuple(t.prompt_id for t in batch.traces),
-        tuple(t.task for t in batch.traces),
-        batch.end_row - batch.first_row - 1,
-        *counts.T,
-        work,
-        costs.seconds(work),
+        prompt_ids=tuple(t.prompt_id for t in batch.traces),
+        tasks=tuple(t.task for t in batch.traces),
+        num_tokens=batch.end_row - batch.first_row - 1,
+        num_steps=num_steps,
+        num_drafted=num_drafted,
+        num_accepted=num_accepted,
+        num_layer_calls=num_layer_calls,
+        work=work,
+        seconds=costs.seconds(work),
     )

@@ -160,10 +160,21 @@ def _result(
     costs: CostTable,
     records: tuple[tuple[StepRecord, ...], ...] | None,
 ) -> ReplayResult:
-    counts = np.array([row[:5] for row in rows], dtype=np.int64).reshape(len(rows), 5)
+    num_tokens, num_steps, num_drafted, num_accepted, num_layer_calls = (
+        np.array([row[:5] for row in rows], dtype=np.int64).reshape(-1, 5).T
+    )
     work = np.array([row[5] for row in rows]).reshape(len(rows), len(WORK_NAMES))
     return ReplayResult(
-        tuple(p for p, _ in prompts), tuple(t for _, t in prompts), *counts.T, work, costs.seconds(work), records
+        prompt_ids=tuple(prompt_id for prompt_id, _ in prompts),
+        tasks=tuple(task for _, task in prompts),
+        num_tokens=num_tokens,
+        num_steps=num_steps,
+        num_drafted=num_drafted,
+        num_accepted=num_accepted,
+        num_layer_calls=num_layer_calls,
+        work=work,
+        seconds=costs.seconds(work),
+        records=records,
     )
 
 

@@ -162,7 +162,8 @@ def interpolate_confidence(
         return confidence_at[..., right]
     tiny = np.finfo(np.float32).tiny
     low, high = (np.log(np.maximum(confidence_at[..., k], tiny)) for k in (left, right))
-    return np.exp(low + share * (high - low))
+    between: np.ndarray = np.exp(low + share * (high - low))
+    return between
 
 
 def interpolation_error(trace: PromptTrace) -> float:

@@ -1,0 +1,82 @@
+"""The profiling stage's config. Imports no torch, so that `--help` is fast."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from specbound.compression import COMPRESSIONS
+from specbound_controller.errors import InputError
+from specbound_profiling.trace import DEFAULT_TEMPERATURES
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileConfig:
+    """Records how every exit layer agrees with the full model, measures what work costs here, and gives a verdict."""
+
+    out: str
+    """Folder for the log; one that holds an unfinished run of the same settings is gone on with."""
+    model: str = "demo"
+    """demo, a folder, or a Hugging Face name."""
+    prompts: str = "demo"
+    """demo, FILE.jsonl (Spec-Bench's form or {"prompt", "task"}), or hf:NAME[:split[:column]]."""
+    compression: tuple[str, ...] = ("none",)
+    """How the weights are held, one log each: none, bf16, fp16, int8, nf4."""
+    exit_layers: Literal["auto"] | tuple[int, ...] = "auto"
+    """Layers to read the head after: auto is every layer of the shallower half, at most 8."""
+    num_prompts: int | None = None
+    """Prompts to take, spread evenly over the tasks; default: all."""
+    max_new_tokens: int = 128
+    """Most tokens per prompt, at least 2."""
+    seed: int = 0
+    """Seed of the random decisions that the cost table is measured with."""
+    resume: bool = True
+    """Go on with an unfinished run of the same settings; otherwise a folder that holds anything is refused."""
+    shard_prompts: int = 4
+    """Prompts per file of the log, at least 1; at most so many are lost when the run is killed."""
+    w_max: int = 8
+    """Longest draft of the verdict's replays, at least 1."""
+    num_cost_steps: int = 300
+    """Decoding steps that the cost table is measured on, at least 30."""
+    temperatures: tuple[float, ...] = field(default=DEFAULT_TEMPERATURES)
+    """Layer temperatures whose confidence is recorded, ascending from 1."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+
+    def __post_init__(self) -> None:
+        if not self.compression:
+            raise InputError(f"compression must name at least one of {', '.join(COMPRESSIONS)}, got none")
+        for name in self.compression:
+            if name not in COMPRESSIONS:
+                raise InputError(f"compression must be among {', '.join(COMPRESSIONS)}, got {name!r}")
+        if len(set(self.compression)) < len(self.compression):
+            raise InputError(f"compression must not repeat a level, got {','.join(self.compression)}")
+        least = {"max_new_tokens": 2, "shard_prompts": 1, "w_max": 1, "num_cost_steps": 30}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InputError(f"{name} must be >= {bound}, got {getattr(self, name)}")
+        if self.num_prompts is not None and self.num_prompts < 1:
+            raise InputError(f"num_prompts must be >= 1, got {self.num_prompts}")
+        if not self.temperatures or self.temperatures[0] != 1.0 or list(self.temperatures) != sorted(self.temperatures):
+            raise InputError(f"temperatures must ascend from 1.0, got {self.temperatures}")
+
+    def exits_for(self, num_layers: int) -> tuple[int, ...]:
+        """The exit layers for an L-layer model, shallow to deep. Raises InputError where one is not in it."""
+        if num_layers < 2:
+            raise InputError(f"a model must have at least 2 layers to draft with, got {num_layers}")
+        if self.exit_layers == "auto":
+            return auto_exit_layers(num_layers)
+        for exit_layer in self.exit_layers:
+            if not 1 <= exit_layer < num_layers:
+                raise InputError(
+                    f"exit_layer must be in [1, {num_layers - 1}] for a {num_layers}-layer model, got {exit_layer}"
+                )
+        if not self.exit_layers:
+            raise InputError("exit_layers must be auto or name at least one layer, got none")
+        return tuple(sorted(set(self.exit_layers)))
+
+
+def auto_exit_layers(num_layers: int, most: int = 8) -> tuple[int, ...]:
+    """Every layer of the shallower half, or `most` of them spread evenly from layer 1 to the middle."""
+    half = max(1, num_layers // 2)
+    if half <= most:
+        return tuple(range(1, half + 1))
+    return tuple(sorted({1 + round(k * (half - 1) / (most - 1)) for k in range(most)}))

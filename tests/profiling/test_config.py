@@ -1,0 +1,50 @@
+"""The profiling config: refused values are named."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from specbound_controller.errors import InputError
+from specbound_profiling.config import ProfileConfig, auto_exit_layers
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compression": ("none", "int4")}, "compression must be among none, bf16, fp16, int8, nf4, got 'int4'"),
+        ({"compression": ()}, "compression must name at least one"),
+        ({"compression": ("none", "none")}, "compression must not repeat a level"),
+        ({"max_new_tokens": 1}, "max_new_tokens must be >= 2, got 1"),
+        ({"num_prompts": 0}, "num_prompts must be >= 1, got 0"),
+        ({"shard_prompts": 0}, "shard_prompts must be >= 1"),
+        ({"temperatures": (1.5, 2.0)}, "temperatures must ascend from 1.0"),
+    ],
+)
+def test_bad_value_is_refused_by_name(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ProfileConfig(out="log", **changes)  # type: ignore[arg-type]
+
+
+def test_exit_layer_outside_the_model_is_refused_with_the_range() -> None:
+    with pytest.raises(InputError, match=r"exit_layer must be in \[1, 27\] for a 28-layer model, got 31"):
+        ProfileConfig(out="log", exit_layers=(2, 31)).exits_for(28)
+    with pytest.raises(InputError, match="at least one layer, got none"):
+        ProfileConfig(out="log", exit_layers=()).exits_for(28)
+    with pytest.raises(InputError, match="at least 2 layers"):
+        ProfileConfig(out="log").exits_for(1)
+
+
+def test_exit_layers_are_sorted_and_automatic_ones_cover_the_shallower_half() -> None:
+    assert ProfileConfig(out="log", exit_layers=(4, 2, 4)).exits_for(8) == (2, 4)
+    assert ProfileConfig(out="log").exits_for(12) == (1, 2, 3, 4, 5, 6)
+    assert auto_exit_layers(2) == (1,) and auto_exit_layers(3) == (1,)
+    deep = auto_exit_layers(80)
+    assert len(deep) == 8 and deep[0] == 1 and deep[-1] == 40
+
+
+def test_config_imports_no_torch() -> None:
+    code = "import sys, specbound_profiling.config; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

@@ -1,0 +1,203 @@
+"""The log directory: round trip, resume, refusal of other runs, one clear error for every kind of damage."""
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from specbound_controller.costs import CostTable
+from specbound_controller.errors import InputError
+from specbound_profiling import log
+from specbound_profiling.log import LogWriter, Manifest, open_log
+from specbound_profiling.trace import DEFAULT_TEMPERATURES, PromptTrace
+
+TraceOf = Callable[..., PromptTrace]
+MANIFEST = Manifest(
+    model="tiny",
+    model_fingerprint="f" * 64,
+    num_layers=6,
+    vocab_size=100,
+    eos_token_ids=(9,),
+    prompts="prompts.jsonl",
+    prompts_hash="a" * 64,
+    num_prompts=5,
+    shard_prompts=2,
+    exit_layers=(1, 3),
+    temperatures=DEFAULT_TEMPERATURES,
+    compressions=("none",),
+    max_new_tokens=64,
+    seed=0,
+)
+
+
+@pytest.fixture
+def traces(random_trace_of: TraceOf) -> list[PromptTrace]:
+    rng = np.random.default_rng(0)
+    return [replace(random_trace_of(rng, (1, 3), f"p{i}"), token_limit=64, eos_token_ids=(9,)) for i in range(5)]
+
+
+def write(root: Path, traces: list[PromptTrace], manifest: Manifest = MANIFEST) -> LogWriter:
+    writer = LogWriter(root, manifest)
+    for shard in range(manifest.num_shards):
+        if not writer.is_written("none", shard):
+            writer.write_shard("none", shard, traces[2 * shard : 2 * shard + 2])
+    return writer
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def test_traces_come_back_as_they_were_written(tmp_path: Path, traces: list[PromptTrace], costs: CostTable) -> None:
+    write(tmp_path / "log", traces).write_costs("none", costs)
+    found = open_log(tmp_path / "log")
+    assert found.costs == {"none": costs}
+    for there, trace in zip(found.traces("none"), traces, strict=True):
+        for name in (f.name for f in fields(PromptTrace) if f.name != "top1_token"):
+            np.testing.assert_array_equal(getattr(there, name), getattr(trace, name), err_msg=name)
+            if isinstance(getattr(trace, name), np.ndarray):
+                assert getattr(there, name).dtype == getattr(trace, name).dtype, name
+        np.testing.assert_array_equal(there.top1_token, trace.draft_token)
+        assert there.length_limit == trace.length_limit
+
+
+def test_columns_are_those_of_the_design(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    write(tmp_path / "log", traces)
+    exits = pq.read_table(tmp_path / "log" / "exits" / "none-00000.parquet")
+    positions = pq.read_table(tmp_path / "log" / "positions" / "none-00000.parquet")
+    assert " ".join(exits.column_names) == (
+        "prompt_id position exit_layer draft_token is_accepted top1_token confidence entropy_nats margin "
+        "noised_margin draft_probability confidence_at label_nll_at"
+    )
+    assert " ".join(positions.column_names) == (
+        "prompt_id position token full_confidence full_entropy_nats full_margin context_length task compression "
+        "is_loop_cut is_final_eos"
+    )
+
+
+def test_run_killed_inside_a_shard_resumes_to_the_same_files(
+    tmp_path: Path, traces: list[PromptTrace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "undisturbed", traces)
+    rename, num_renames = log.os.replace, 0
+
+    def killed(source: Path, target: Path) -> None:
+        nonlocal num_renames
+        num_renames += "positions" in str(target)
+        if num_renames == 2:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(log.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "killed", traces)
+    monkeypatch.undo()
+    assert not list((tmp_path / "killed").rglob("*.partial"))
+    with pytest.raises(InputError, match="is not finished: 2 of 3 shards are missing"):
+        open_log(tmp_path / "killed")
+    write(tmp_path / "killed", traces)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+
+
+def test_folder_of_another_run_is_refused_with_both_values(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    write(tmp_path, traces)
+    with pytest.raises(InputError, match=r"out holds another run: max_new_tokens is 64 there, 32 here"):
+        LogWriter(tmp_path, replace(MANIFEST, max_new_tokens=32))
+    with pytest.raises(InputError, match=r"another run: model_fingerprint is f{12}\.\.\. there"):
+        LogWriter(tmp_path, replace(MANIFEST, model_fingerprint="0" * 64))
+    with pytest.raises(InputError, match="resume is off"):
+        LogWriter(tmp_path, MANIFEST, resume=False)
+
+
+def test_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="out must be empty or hold a run"):
+        LogWriter(tmp_path, MANIFEST)
+    with pytest.raises(InputError, match="out must be a folder, got the file"):
+        LogWriter(tmp_path / "thesis.tex", MANIFEST)
+    with pytest.raises(InputError, match="out must be a folder that can be written"):
+        LogWriter(tmp_path / "thesis.tex" / "log", MANIFEST)
+
+
+def test_names_and_versions_do_not_make_another_run(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    write(tmp_path, traces)
+    LogWriter(tmp_path, replace(MANIFEST, model="elsewhere/tiny", versions={"torch": "9"}))
+
+
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.95])
+def test_flipped_bytes_in_a_shard_give_one_error_that_names_the_file(
+    tmp_path: Path, traces: list[PromptTrace], where: float
+) -> None:
+    write(tmp_path, traces)
+    path = tmp_path / "exits" / "none-00001.parquet"
+    data = bytearray(path.read_bytes())
+    middle = int(where * len(data))
+    data[middle : middle + 8] = bytes(b ^ 0xFF for b in data[middle : middle + 8])
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="none-00001") as caught:
+        open_log(tmp_path).traces("none")
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_and_missing_shards_are_named(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    write(tmp_path, traces)
+    path = tmp_path / "positions" / "none-00002.parquet"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"positions.none-00002.parquet is damaged"):
+        open_log(tmp_path).traces("none")
+    path.unlink()
+    with pytest.raises(InputError, match="1 of 3 shards are missing"):
+        open_log(tmp_path)
+
+
+def test_shards_swapped_between_folders_are_refused(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    write(tmp_path, traces)
+    first, second = (tmp_path / "exits" / f"none-0000{i}.parquet" for i in range(2))
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(InputError, match="does not fit its positions file"):
+        open_log(tmp_path).traces("none")
+    first.write_bytes((tmp_path / "positions" / "none-00000.parquet").read_bytes())
+    with pytest.raises(InputError, match="must have the columns prompt_id, position, exit_layer"):
+        open_log(tmp_path).traces("none")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "must hold a JSON object"),
+        ('{"schema_version": 99}', "schema_version must be 1, got 99"),
+        ('{"schema_version": 1}', "is not a manifest of schema 1"),
+        ('{"schema_version": 1, "surprise": 2}', "unknown key 'surprise'"),
+    ],
+)
+def test_broken_manifest_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        open_log(tmp_path)
+
+
+def test_folder_that_is_no_log_and_broken_costs_are_refused(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    with pytest.raises(InputError, match="must be a folder that specbound profile wrote"):
+        open_log(tmp_path / "nothing")
+    write(tmp_path / "log", traces)
+    (tmp_path / "log" / "costs.json").write_text(json.dumps({"none": {"coefficients": {"steps": 1.0}}}))
+    with pytest.raises(InputError, match="is not a cost table"):
+        open_log(tmp_path / "log")
+
+
+def test_level_that_was_not_recorded_is_refused_by_name(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    write(tmp_path, traces)
+    with pytest.raises(InputError, match="compression must be one of the log's none, got 'nf4'"):
+        open_log(tmp_path).traces("nf4")
+
+
+def test_counts_of_a_finished_level_stand_in_the_manifest(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    write(tmp_path, traces).write_counts("none", {"num_prompts": 5})
+    assert open_log(tmp_path).manifest.counts == {"none": {"num_prompts": 5}}
+    assert LogWriter(tmp_path, MANIFEST).manifest.counts == {"none": {"num_prompts": 5}}
