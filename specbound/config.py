@@ -29,7 +29,7 @@ class GenerateConfig:
     model: str = "demo"
     """demo, a folder, or a Hugging Face name."""
     controller: str | None = None
-    """demo, a folder that train-controller wrote, or none for plain decoding. Default: demo for the demo model, none else."""
+    """demo, a folder that train-controller wrote, or none: plain decoding. By default demo for the demo model only."""
     compression: str = "none"
     """How the weights are held: none, bf16, fp16, int8 or nf4."""
     max_new_tokens: int = 128
@@ -45,6 +45,8 @@ class GenerateConfig:
         require_at_least(1, max_new_tokens=self.max_new_tokens)
         if self.stream and self.json == "-":
             raise InputError("stream must be off where json is -: both write to standard output")
+        if self.compare and self.controller_name == "none":
+            raise InputError("compare needs a controller beside plain decoding, got controller none")
 
     @property
     def controller_name(self) -> str:
@@ -56,7 +58,10 @@ class GenerateConfig:
 
 @dataclass(frozen=True, slots=True)
 class DemoConfig:
-    """Profiles a model, trains a controller on the log, and times it against plain decoding. Sizes are in configs/demo.yaml."""
+    """Profiles a model, trains a controller on the log, and times it against plain decoding.
+
+    The sizes have no defaults here: configs/demo.yaml holds them.
+    """
 
     num_profile_prompts: int
     """Prompts to profile and train on, at least 2, spread over the kinds of content."""
@@ -64,6 +69,8 @@ class DemoConfig:
     """Other prompts to decode and time, at least 1, spread over the kinds of content."""
     max_new_tokens: int
     """Most tokens per prompt, at least 8."""
+    num_cost_steps: int
+    """Decoding steps that the cost table is measured on, at least 30."""
     num_rounds: int
     """Times that every method decodes every evaluation prompt; medians count. At least 1."""
     allow_noise: bool
@@ -90,6 +97,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         require_at_least(2, num_profile_prompts=self.num_profile_prompts)
         require_at_least(8, max_new_tokens=self.max_new_tokens)
+        require_at_least(30, num_cost_steps=self.num_cost_steps)
         require_at_least(
             1,
             num_evaluation_prompts=self.num_evaluation_prompts,

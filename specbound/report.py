@@ -6,13 +6,16 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from specbound import __version__
 from specbound_controller.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SCHEMA = 1
 """Version of the form of a report."""
@@ -52,6 +55,10 @@ class Row:
     simulated: bool = False
     """Whether the row was replayed, not timed."""
 
+    def without_speedup(self) -> "Row":
+        """The same row where no speedup may be claimed."""
+        return replace(self, speedup=math.nan, speedup_low=math.nan, speedup_high=math.nan)
+
 
 def machine_info() -> dict[str, Any]:
     """What the figures were measured on."""
@@ -64,6 +71,19 @@ def machine_info() -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "gpu": gpu,
         "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def model_info(name: str, model: "PreTrainedModel") -> dict[str, Any]:
+    """What the figures were measured with."""
+    from specbound.fingerprint import model_fingerprint
+
+    return {
+        "name": name,
+        "type": model.config.model_type,
+        "num_layers": model.config.num_hidden_layers,
+        "num_parameters": model.num_parameters(),
+        "fingerprint": model_fingerprint(model),
     }
 
 

@@ -17,9 +17,11 @@ def run(argv: Sequence[str]) -> None:
     prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
     if not prompt.strip():
         raise InputError("--prompt must hold text, got none" + (" on standard input" if config.prompt == "-" else ""))
+    from specbound.cli.edge import quieten_libraries
     from specbound.generation import generate
     from specbound.report import build_report, check_destination, write_report
 
+    quieten_libraries()
     check_destination(config.json)
     result = generate(config, prompt)
     if not config.stream and config.json != "-":
@@ -27,7 +29,7 @@ def run(argv: Sequence[str]) -> None:
     print(_figures(result), file=sys.stderr)
     if config.json is not None:
         texts = {"prompt": prompt, "text": result.text}
-        write_report(build_report(result.rows, {"name": config.model}, **texts), config.json)
+        write_report(build_report(result.rows, result.model, **texts), config.json)
 
 
 def _figures(result: "Generation") -> str:

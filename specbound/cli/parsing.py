@@ -175,6 +175,17 @@ def _readable(error: argparse.ArgumentError, config_class: type) -> str:
     key, value = re.search(r'key "(\w+)"', text), re.search(r"(?:Given|Got) value: (.*)", text)
     if key is None or key[1] not in typing.get_type_hints(config_class):
         return text
-    hint = typing.get_type_hints(config_class)[key[1]]
-    wanted = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    wanted = _in_words(typing.get_type_hints(config_class)[key[1]])
     return f"{_flag(key[1])} must be {wanted}" + (f", got {value[1]!r}" if value else f": {text}")
+
+
+def _in_words(hint: Any) -> str:
+    """`Literal["auto"] | tuple[int, ...]` -> `auto or int,int,...`."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        return f"{_in_words(arguments[0])},{_in_words(arguments[0])},..."
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(str, arguments))
+    if arguments:
+        return " or ".join(_in_words(argument) for argument in arguments)
+    return "null" if hint is type(None) else str(getattr(hint, "__name__", hint))

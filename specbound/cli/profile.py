@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from specbound_profiling.config import ProfileConfig
-
 from specbound.cli.parsing import parse_config
+from specbound_profiling.config import ProfileConfig
 
 
 def run(argv: Sequence[str]) -> None:

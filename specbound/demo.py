@@ -1,0 +1,181 @@
+"""The whole chain on one model: profile, train a controller on the log, time it on other prompts.
+
+Each stage is the one that its own command runs; this module only hands files from one to the next.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specbound_profiling.profile import profile
+from specbound_profiling.record import record_continuation
+from specbound_train.config import TrainConfig
+from specbound_train.train import train_controller
+
+from specbound.config import DemoConfig
+from specbound.decoding.adapter import ModelAdapter
+from specbound.evaluation import Evaluation
+from specbound.fingerprint import model_fingerprint
+from specbound.loading import LoadedModel, load_model
+from specbound.measure import (
+    PROBE_TOLERANCE,
+    ContentionProbe,
+    Method,
+    TimedPrompt,
+    find_differences,
+    policy_method,
+    time_methods,
+    transformers_method,
+)
+from specbound.report import Row, model_info
+from specbound_controller.actions import Action, static_grid
+from specbound_controller.controller import Controller
+from specbound_controller.costs import CostTable
+from specbound_controller.policy import AnnealedConfidence, StaticPolicy
+from specbound_profiling.best_static import static_seconds
+from specbound_profiling.config import ProfileConfig
+from specbound_profiling.log import StepLog, open_log
+from specbound_profiling.oracle import oracle
+from specbound_profiling.prompts import load_prompts
+from specbound_profiling.replay import PLAIN, replay_static
+from specbound_profiling.trace import PromptTrace
+
+COMPRESSION = "none"
+"""The demonstration runs in fp32, where outputs are equal token by token."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """The table and what has to be said beside it."""
+
+    model: dict[str, Any]
+    """What a report says of the model."""
+    rows: list[Row]
+    """By kind of content, totals last; within it transformers, plain, best static, controller, oracle."""
+    notes: list[str]
+    """One line each."""
+    is_trustworthy: bool
+    """Outputs are equal up to verified near-ties, and the machine was quiet or noise is allowed."""
+
+
+def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoResult:
+    """Runs the chain in `config.out` or a temporary folder. `say` gets a line as each stage begins."""
+    started = time.perf_counter()
+    with _work_folder(config.out) as name:
+        folder = Path(name)
+        log_dir, controller_dir = folder / "log", folder / "controller"
+        say(f"[1/3] profiling {config.num_profile_prompts} prompts x {config.max_new_tokens} tokens")
+        profile(
+            ProfileConfig(
+                model=config.model,
+                prompts=config.profile_prompts,
+                num_prompts=config.num_profile_prompts,
+                max_new_tokens=config.max_new_tokens,
+                num_cost_steps=config.num_cost_steps,
+                out=str(log_dir),
+                seed=config.seed,
+            )
+        )
+        say("[2/3] training a controller on the log")
+        train_controller(TrainConfig(log=str(log_dir), out=str(controller_dir), seed=config.seed))
+        say(f"[3/3] decoding {config.num_evaluation_prompts} other prompts with every method, interleaved")
+        result = evaluate(config, open_log(log_dir), Controller.load(controller_dir))
+    result.notes.append(f"the whole chain took {time.perf_counter() - started:.0f} s")
+    return result
+
+
+def _work_folder(out: str | None) -> AbstractContextManager[str]:
+    return nullcontext(out) if out is not None else tempfile.TemporaryDirectory(prefix="specbound-demo-")
+
+
+def evaluate(config: DemoConfig, log: StepLog, controller: Controller) -> DemoResult:
+    """Times all methods on the evaluation prompts and replays the oracle on their traces."""
+    loaded = load_model(config.model, COMPRESSION)
+    adapter = ModelAdapter(loaded.model)
+    controller.check_model(model_fingerprint(loaded.model), adapter.num_layers)
+    costs = log.costs[COMPRESSION]
+    prompts, traces = record_prompts(config, loaded, adapter, controller.config.exit_layers)
+    static = best_static_action(log.traces(COMPRESSION), controller, costs)
+    methods = [
+        transformers_method(loaded.model),
+        policy_method("plain", loaded.model, StaticPolicy(()), COMPRESSION),
+        policy_method("best_static", loaded.model, static_policy(static, controller.config.alpha), COMPRESSION),
+        policy_method("controller", loaded.model, controller.policy(costs, COMPRESSION), COMPRESSION),
+    ]
+    probe = ContentionProbe()
+    evaluation = time_all(config, methods, prompts, adapter, probe)
+    replayed = oracle(traces, costs, adapter.num_layers, config.w_max)
+    plain = replay_static(traces, PLAIN, costs, adapter.num_layers)
+    rows = evaluation.timed_rows() + evaluation.replayed_rows("oracle", replayed, plain)
+    rows.sort(key=lambda row: evaluation.tasks.index(row.task))
+    is_quiet = probe.is_quiet or config.allow_noise
+    notes = [f"best static, chosen on the profiling prompts: {static.name}", *_notes(config, evaluation, traces, probe)]
+    is_equal = all(row.outputs_equal is not False or row.speedup == row.speedup for row in rows)
+    rows = rows if is_quiet else [row.without_speedup() for row in rows]
+    return DemoResult(model_info(config.model, loaded.model), rows, notes, is_quiet and is_equal)
+
+
+def time_all(
+    config: DemoConfig,
+    methods: Sequence[Method],
+    prompts: Sequence[TimedPrompt],
+    adapter: ModelAdapter,
+    probe: ContentionProbe,
+) -> Evaluation:
+    """Interleaved timings, and every output compared with plain decoding's."""
+    timings = time_methods(methods, prompts, config.num_rounds, probe)
+    differences = find_differences(timings, prompts, adapter)
+    return Evaluation(prompts, timings, differences, COMPRESSION, adapter.num_layers, config.seed)
+
+
+def record_prompts(
+    config: DemoConfig, loaded: LoadedModel, adapter: ModelAdapter, exit_layers: Sequence[int]
+) -> tuple[list[TimedPrompt], list[PromptTrace]]:
+    """The evaluation prompts, each with its trace; the trace's length, loops cut, is the limit of every method."""
+    prompts, traces = [], []
+    for prompt in load_prompts(config.evaluation_prompts, config.num_evaluation_prompts):
+        input_ids = loaded.tokenizer(prompt.text, return_tensors="pt")["input_ids"].to(adapter.device)
+        trace = record_continuation(adapter, input_ids, exit_layers, config.max_new_tokens)
+        traces.append(trace)
+        prompts.append(TimedPrompt(prompt.prompt_id, prompt.task, input_ids, trace.num_positions))
+    return prompts, traces
+
+
+def best_static_action(traces: Sequence[PromptTrace], controller: Controller, costs: CostTable) -> Action:
+    """The fastest setting by replay among those that a user could choose by hand, on the profiling prompts."""
+    config = controller.config
+    grid = static_grid(config.exit_layers)
+    score = AnnealedConfidence(config.alpha)
+    seconds = static_seconds(traces, costs, [a.decision({"annealed": score}) for a in grid], config.num_layers)
+    return grid[int(seconds.argmin())]
+
+
+def static_policy(action: Action, alpha: float) -> StaticPolicy:
+    """The policy that plays one action at every step."""
+    exits = (action.exit_layer,) if action.width else ()
+    return StaticPolicy(exits, action.threshold, action.width, alpha=alpha, combine=action.combine)
+
+
+def _notes(
+    config: DemoConfig, evaluation: Evaluation, traces: Sequence[PromptTrace], probe: ContentionProbe
+) -> list[str]:
+    indices = evaluation.indices("all")
+    seconds = {name: evaluation.seconds(name, indices).sum() for name in evaluation.timings}
+    num_cut = sum(trace.is_loop_cut for trace in traces)
+    notes = [
+        f"plain decoding in our loop runs at {seconds['transformers'] / seconds['plain']:.2f}x transformers' generate; "
+        f"speedups are over {evaluation.reference}, in brackets the 95 % interval over prompts",
+        f"{num_cut} of {len(traces)} continuations were cut where they began to loop, for every method alike",
+        *(difference.describe() for difference in evaluation.differences),
+    ]
+    if not probe.is_quiet:
+        notes.append(
+            f"the machine was busy: the same matrix product slowed down by {probe.slowdown:.0%} "
+            f"(at most {PROBE_TOLERANCE:.0%} is quiet), so "
+            + ("take the speeds with care" if config.allow_noise else "no speedup is shown; --allow-noise shows it")
+        )
+    return notes
