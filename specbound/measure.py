@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.cache import DecodeCache
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.stats import DecodeStats
 from specbound_controller.policy import Policy
@@ -215,7 +216,7 @@ def _last_logits(adapter: ModelAdapter, prefix: Tensor, num_together: int) -> Te
     return adapter.read_head(hidden[:, -1:])[0, -1].float()
 
 
-def _run(adapter: ModelAdapter, token_ids: Tensor, position: int, cache: object) -> Tensor:
+def _run(adapter: ModelAdapter, token_ids: Tensor, position: int, cache: DecodeCache) -> Tensor:
     hidden = adapter.embed(token_ids, position)
     return adapter.run_layers(hidden, 0, adapter.num_layers, cache, position)
 
