@@ -44,8 +44,12 @@ class PretrainConfig:
     """Training context, tokens."""
     batch_size: int = 12
     """Sequences per step, over all processes."""
-    num_tokens: int = 13_000_000
-    """Training tokens; the last quarter decays the learning rate to zero."""
+    num_tokens: int = 9_000_000
+    """Training tokens."""
+    comparison_tokens: int = 3_686_400
+    """Training tokens of the model of a quarter of the layers that this one is compared with."""
+    twin_tokens: int = 1_843_200
+    """Training tokens of the twin without the exit loss."""
     decay_share: float = 0.25
     """Share of the steps, at the end, over which the learning rate falls linearly."""
     num_warmup_steps: int = 60
