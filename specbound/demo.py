@@ -11,11 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specbound_profiling.profile import profile
-from specbound_profiling.record import record_continuation
-from specbound_train.config import TrainConfig
-from specbound_train.train import train_controller
-
 from specbound.config import DemoConfig
 from specbound.decoding.adapter import ModelAdapter
 from specbound.evaluation import Evaluation
@@ -40,9 +35,13 @@ from specbound_profiling.best_static import static_seconds
 from specbound_profiling.config import ProfileConfig
 from specbound_profiling.log import StepLog, open_log
 from specbound_profiling.oracle import oracle
+from specbound_profiling.profile import profile
 from specbound_profiling.prompts import load_prompts
+from specbound_profiling.record import record_continuation
 from specbound_profiling.replay import PLAIN, replay_static
 from specbound_profiling.trace import PromptTrace
+from specbound_train.config import TrainConfig
+from specbound_train.train import train_controller
 
 COMPRESSION = "none"
 """The demonstration runs in fp32, where outputs are equal token by token."""

@@ -23,6 +23,8 @@ WARM_UP_TOKENS = 16
 """Tokens that each method decodes before the clock counts."""
 NOISE_FACTOR = 4.0
 """A difference is a near-tie where the top-2 margin is at most this many times the measured rounding noise."""
+MIN_BOOTSTRAP_PROMPTS = 5
+"""Fewer prompts than this give no interval."""
 PROBE_TOLERANCE = 0.10
 """Largest relative slowdown of the contention probe."""
 
@@ -224,8 +226,8 @@ def _run(adapter: ModelAdapter, token_ids: Tensor, position: int, cache: DecodeC
 def bootstrap_ratio(
     numerator: np.ndarray, denominator: np.ndarray, seed: int, num_samples: int = 2000
 ) -> tuple[float, float]:
-    """95 % interval of `sum(numerator) / sum(denominator)` over resampled prompts. (B,), (B,)"""
-    if len(numerator) < 2:
+    """95 % interval of `sum(numerator) / sum(denominator)` over resampled prompts; nan for too few. (B,), (B,)"""
+    if len(numerator) < MIN_BOOTSTRAP_PROMPTS:
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, len(numerator), (num_samples, len(numerator)))

@@ -64,12 +64,12 @@ def machine_info() -> dict[str, Any]:
     """What the figures were measured on."""
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    from specbound_profiling.machine import machine_fingerprint
+
     return {
-        "cpu": cpu_name(),
+        "name": machine_fingerprint("cuda" if torch.cuda.is_available() else "cpu"),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
-        "gpu": gpu,
         "system": f"{platform.system()} {platform.machine()}",
     }
 
@@ -85,16 +85,6 @@ def model_info(name: str, model: "PreTrainedModel") -> dict[str, Any]:
         "num_parameters": model.num_parameters(),
         "fingerprint": model_fingerprint(model),
     }
-
-
-def cpu_name() -> str:
-    """The processor's own name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

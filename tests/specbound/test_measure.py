@@ -1,0 +1,135 @@
+"""Timing: order, medians, equality, near-ties, the contention probe."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from specbound.decoding.adapter import ModelAdapter
+from specbound.measure import (
+    ContentionProbe,
+    Difference,
+    Method,
+    TimedPrompt,
+    Timing,
+    bootstrap_ratio,
+    find_differences,
+    margin_and_noise,
+    policy_method,
+    time_methods,
+    transformers_method,
+)
+from specbound_controller.policy import StaticPolicy
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def prompts(number: int, limit: int = 12) -> list[TimedPrompt]:
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(2, 50, (1, 5), generator=generator) for _ in range(number)]
+    return [TimedPrompt(f"p{i}", "even" if i % 2 == 0 else "odd", x, limit) for i, x in enumerate(ids)]
+
+
+def counting_methods(names: str, calls: list[str]) -> list[Method]:
+    def method(name: str) -> Method:
+        def run(input_ids: Tensor, max_new_tokens: int) -> tuple[list[int], None]:
+            calls.append(name)
+            return [1] * max_new_tokens, None
+
+        return Method(name, run)
+
+    return [method(name) for name in names]
+
+
+def test_every_method_runs_once_per_prompt_and_round_and_each_goes_first_equally_often() -> None:
+    calls: list[str] = []
+    timings = time_methods(counting_methods("abc", calls), prompts(3), 2, ContentionProbe(16, 1))
+    timed = calls[3:]  # the first three warm up
+    assert Counter(timed) == {"a": 6, "b": 6, "c": 6}
+    assert Counter(timed[::3]) == {"a": 2, "b": 2, "c": 2}
+    assert all(len(timing.runs_s) == 2 for of_method in timings.values() for timing in of_method)
+
+
+def test_seconds_are_the_median_over_rounds() -> None:
+    assert Timing(runs_s=[0.1, 9.0, 0.2]).seconds == 0.2
+
+
+def test_the_probe_samples_before_between_and_after() -> None:
+    probe = ContentionProbe(16, 1)
+    time_methods(counting_methods("a", []), prompts(3), 2, probe)
+    assert len(probe.seconds) == 1 + 3 * 2
+
+
+def test_a_slowdown_above_ten_per_cent_is_noise() -> None:
+    probe = ContentionProbe(16, 1)
+    probe.seconds = [1.0, 1.09]
+    assert probe.is_quiet
+    probe.seconds = [1.0, 1.0, 1.11]
+    assert not probe.is_quiet and probe.slowdown == pytest.approx(0.11)
+
+
+def test_all_methods_give_the_same_tokens(model: LlamaForCausalLM) -> None:
+    methods = [
+        transformers_method(model),
+        policy_method("plain", model, StaticPolicy(()), "none"),
+        policy_method("fixed", model, StaticPolicy((2,), 0.0, 3), "none"),
+    ]
+    asked = prompts(3)
+    timings = time_methods(methods, asked, 1, ContentionProbe(16, 1))
+    assert find_differences(timings, asked, ModelAdapter(model)) == []
+    assert [t.tokens for t in timings["transformers"]] == [t.tokens for t in timings["plain"]]
+    assert timings["transformers"][0].stats is None and timings["fixed"][0].stats is not None
+
+
+def test_a_wrong_token_is_found_and_is_no_near_tie(model: LlamaForCausalLM) -> None:
+    asked = prompts(1)
+    plain = policy_method("plain", model, StaticPolicy(()), "none").run(asked[0].input_ids, 12)[0]
+    wrong = [*plain[:6], (plain[6] + 1) % 50, *plain[7:]]
+    timings = {"plain": [Timing(plain)], "broken": [Timing(wrong)], "short": [Timing(plain[:4])]}
+    broken, short = find_differences(timings, asked, ModelAdapter(model))
+    assert (broken.method, broken.position, short.method, short.position) == ("broken", 6, "short", 4)
+    assert not broken.is_near_tie
+    assert "broken differs from plain decoding at new token 6 of p0: no near-tie" in broken.describe()
+
+
+def test_near_tie_means_margin_within_four_times_the_noise() -> None:
+    assert Difference("m", "p", 0, margin=4e-6, noise=1e-6).is_near_tie
+    assert not Difference("m", "p", 0, margin=4.1e-6, noise=1e-6).is_near_tie
+
+
+def test_margin_is_that_of_the_plain_forward_pass(model: LlamaForCausalLM) -> None:
+    prompt = prompts(1)[0]
+    margin, noise = margin_and_noise(ModelAdapter(model), prompt.input_ids, [3, 4, 5])
+    with torch.inference_mode():
+        logits = model(torch.cat([prompt.input_ids, torch.tensor([[3, 4, 5]])], 1)).logits[0, -1]
+    best = logits.topk(2).values
+    assert margin == pytest.approx(float(best[0] - best[1]), abs=1e-5)
+    assert 0 <= noise < 1e-5
+
+
+def test_bootstrap_interval_holds_the_ratio_and_is_a_point_where_prompts_agree() -> None:
+    rng = np.random.default_rng(0)
+    denominator = rng.uniform(1, 2, 30)
+    low, high = bootstrap_ratio(denominator * rng.uniform(1.0, 2.0, 30), denominator, seed=0)
+    assert 1.0 < low < 1.5 < high < 2.0
+    assert bootstrap_ratio(2 * denominator, denominator, seed=0) == pytest.approx((2.0, 2.0))
+
+
+def test_too_few_prompts_give_no_interval() -> None:
+    assert all(np.isnan(bootstrap_ratio(np.ones(2), np.ones(2), seed=0)))
