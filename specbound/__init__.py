@@ -4,10 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specbound_controller.controller import Controller
-
     from specbound.decoding.decoder import SpecBoundDecoder
     from specbound.loading import load_model
+    from specbound_controller.controller import Controller
     from specbound_controller.policy import StaticPolicy
 
 __version__ = "0.1.0"

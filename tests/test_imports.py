@@ -111,6 +111,32 @@ def test_the_check_lets_a_right_import_pass(module: str, source: str) -> None:
     assert not violations(module, source)
 
 
+EXTRAS = (*TRAINING_ONLY, "datasets", "pyarrow", "scipy", "bitsandbytes", "accelerate")
+
+
+def test_generate_needs_no_extra() -> None:
+    """What `specbound.generation` and the public names import at module level, followed through our own modules."""
+    sources = dict(modules())
+    waiting = [
+        "specbound.generation",
+        "specbound.decoding.decoder",
+        "specbound.loading",
+        "specbound_controller.controller",
+    ]
+    seen: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        if module in seen or module not in sources:
+            continue
+        seen.add(module)
+        tree = ast.parse(sources[module].read_text(encoding="utf-8"))
+        tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = [name for name, _ in imported(tree, module, sources[module].name == "__init__.py")]
+        assert not [name for name in names for extra in EXTRAS if is_below(name, extra)], module
+        waiting += names
+    assert len(seen) > 10
+
+
 def test_no_source_root_is_itself_a_package() -> None:
     roots = [folder.parent for package, folder in PACKAGES.items() if package != "specbound"]
     assert not [root for root in roots if (root / "__init__.py").exists()]
