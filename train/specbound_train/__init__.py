@@ -1,0 +1,1 @@
+"""Training: controllers from step logs, and the demonstration model."""

@@ -1,0 +1,71 @@
+"""The controller training stage's config. Imports no torch, so that `--help` is fast."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from specbound_controller.actions import THRESHOLDS, WIDTHS
+from specbound_controller.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Fits a controller on a log that specbound profile wrote: an exit score and a step policy."""
+
+    log: str
+    """Folder of the log."""
+    out: str
+    """Folder for the controller; one that holds a controller already is refused unless overwrite is on."""
+    overwrite: bool = False
+    """Replace a controller that stands in the folder."""
+    hidden_units: int = 32
+    """Hidden units of the step policy, 1 to 256."""
+    score_hidden_units: int = 16
+    """Hidden units of the exit score, 1 to 256."""
+    widths: tuple[int, ...] = WIDTHS
+    """Widths of the action grid (draft tokens), ascending, 1 to 64; plain decoding is always in the grid."""
+    thresholds: tuple[float, ...] = THRESHOLDS
+    """Thresholds of the action grid beside 0, ascending, in (0, 1): least probability that the draft is accepted."""
+    epochs: int = 40
+    """Most passes over the training rows in each fit; a fit ends early where held-out loss stops falling."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 1e-2
+    """Weight decay of AdamW."""
+    exploration: float = 0.2
+    """Share of random actions in the first collection of steps, in (0, 1]; half of it in later ones."""
+    max_rounds: int = 3
+    """Most rounds of replaying the step policy and fitting it again, at least 1."""
+    validation_share: float = 0.25
+    """Share of the prompts that are only used to judge the controller, in [0.05, 0.5]."""
+    seed: int = 0
+    """Seed of the split, the random actions and the weights; the same seed gives the same controller."""
+    logger: Literal["none", "csv", "tensorboard", "wandb"] = "none"
+    """Where the loss curves go: nowhere, or below the folder's logs/; wandb runs offline unless you are logged in."""
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "hidden_units": (1, 256),
+            "score_hidden_units": (1, 256),
+            "epochs": (1, 10_000),
+            "max_rounds": (1, 20),
+            "validation_share": (0.05, 0.5),
+        }
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{name} must be in [{low}, {high}], got {getattr(self, name)}")
+        if not 0.0 < self.exploration <= 1.0:
+            raise InputError(f"exploration must be in (0, 1], got {self.exploration}")
+        if not 0.0 < self.learning_rate <= 1.0 or not 0.0 <= self.weight_decay <= 10.0:
+            raise InputError(
+                f"learning_rate must be in (0, 1] and weight_decay in [0, 10], "
+                f"got {self.learning_rate} and {self.weight_decay}"
+            )
+        if not self.widths or list(self.widths) != sorted(set(self.widths)) or not 1 <= min(self.widths) <= 64:
+            raise InputError(f"widths must ascend within [1, 64], got {self.widths}")
+        if max(self.widths) > 64:
+            raise InputError(f"widths must ascend within [1, 64], got {self.widths}")
+        ascending = list(self.thresholds) == sorted(set(self.thresholds))
+        if not ascending or any(not 0.0 < threshold < 1.0 for threshold in self.thresholds):
+            raise InputError(f"thresholds must ascend within (0, 1), got {self.thresholds}")
+        if self.logger not in ("none", "csv", "tensorboard", "wandb"):
+            raise InputError(f"logger must be none, csv, tensorboard or wandb, got {self.logger!r}")

@@ -1,0 +1,198 @@
+"""The tiny perceptrons of a controller as Lightning trains them: binary targets, some of them unknown.
+
+Knows no traces and no policies; arrays in, a numpy `Mlp` out.
+"""
+
+import copy
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from specbound_controller.mlp import Mlp, standardised
+
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Inputs with binary targets."""
+
+    # R rows, I inputs, O outputs
+    inputs: np.ndarray
+    """(R, I) float32"""
+    targets: np.ndarray
+    """(R, O) bool"""
+    is_known: np.ndarray
+    """Which targets count. (R, O) bool"""
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """How one perceptron is fitted."""
+
+    hidden_units: int
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    batch_rows: int = 1024
+    min_steps: int = 300
+    """Least optimiser steps before `epochs` may end a fit; small logs need more passes."""
+    patience: int = 8
+    """Epochs without a better held-out loss after which a fit ends."""
+
+
+class Perceptron(lightning.LightningModule):
+    """One hidden layer of rectified units on standardised inputs. Begins as the constant that fits best."""
+
+    def __init__(self, mean: Tensor, scale: Tensor, base_logits: Tensor, settings: FitSettings, num_steps: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.scale: Tensor
+        self.settings, self.num_steps = settings, num_steps
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+        self.hidden = nn.Linear(len(mean), settings.hidden_units)
+        self.output = nn.Linear(settings.hidden_units, len(base_logits))
+        nn.init.zeros_(self.output.weight)
+        with torch.no_grad():
+            self.output.bias.copy_(base_logits)
+        self.tune_loss = math.inf
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits. (B, I) -> (B, O)"""
+        hidden = torch.relu(self.hidden((inputs - self.mean) * self.scale))
+        logits: Tensor = self.output(hidden)
+        return logits
+
+    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Mean negative log-likelihood of the known targets, nats."""
+        inputs, targets, is_known = batch
+        losses = nn.functional.binary_cross_entropy_with_logits(self(inputs), targets, reduction="none")
+        return (losses * is_known).sum() / is_known.sum().clamp(min=1.0)
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
+        loss = self.loss(batch)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> None:
+        loss = self.loss(batch)
+        self.tune_loss = float(loss)
+        self.log("tune_loss", loss)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        settings = self.settings
+        optimizer = torch.optim.AdamW(self.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, settings.learning_rate, total_steps=self.num_steps, pct_start=0.1
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def to_numpy(self) -> Mlp:
+        """The same function in numpy, the scaling folded into the first layer."""
+        arrays = (self.mean, self.scale, self.hidden.weight, self.hidden.bias, self.output.weight, self.output.bias)
+        return standardised(*(array.detach().double().numpy() for array in arrays))
+
+
+class _KeepBest(lightning.Callback):
+    """Keeps the weights with the least held-out loss, and ends a fit that no longer improves."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._best_loss, self._since = math.inf, 0
+        self._best: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, Perceptron)
+        if module.tune_loss < self._best_loss:
+            self._best_loss, self._since = module.tune_loss, 0
+            self._best = copy.deepcopy(module.state_dict())
+        else:
+            self._since += 1
+            trainer.should_stop = self._since >= self._patience
+
+    def restore(self, module: Perceptron) -> None:
+        if self._best:
+            module.load_state_dict(self._best)
+
+
+class _Batches:
+    """Shuffled batches from memory, the same for the same seed."""
+
+    def __init__(self, rows: Rows, batch_rows: int, seed: int) -> None:
+        self._tensors = tuple(
+            torch.from_numpy(np.ascontiguousarray(array)) for array in (rows.inputs, rows.targets, rows.is_known)
+        )
+        self._batch_rows, self._rng = batch_rows, np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self._tensors[0]) // self._batch_rows)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        order = torch.from_numpy(self._rng.permutation(len(self._tensors[0])))
+        for chosen in order.split(self._batch_rows):
+            yield tuple(tensor[chosen].float() for tensor in self._tensors)
+
+
+def fit(rows: Rows, tune: Rows, settings: FitSettings, logger: Logger | None) -> Mlp:
+    """Fits a perceptron on `rows` and keeps the weights that are best on `tune`; the constant fit is a candidate."""
+    batch_rows = min(settings.batch_rows, max(32, len(rows.inputs) // 8))
+    batches = _Batches(rows, batch_rows, settings.seed)
+    epochs = max(settings.epochs, math.ceil(settings.min_steps / len(batches)))
+    scaler = StandardScaler().fit(rows.inputs.astype(np.float64))
+    is_constant = scaler.var_ < 1e-12
+    scale = np.where(is_constant, 0.0, 1.0 / scaler.scale_)
+    with torch.random.fork_rng(devices=[]), _quiet():
+        torch.manual_seed(settings.seed)
+        module = Perceptron(
+            torch.from_numpy(scaler.mean_).float(),
+            torch.from_numpy(scale).float(),
+            torch.from_numpy(_base_logits(rows)).float(),
+            settings,
+            epochs * len(batches),
+        )
+        keeper = _KeepBest(settings.patience)
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=epochs,
+            logger=logger or False,
+            callbacks=[keeper],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=10,
+            num_sanity_val_steps=-1,  # judges the constant fit before the first step
+        )
+        held_out = _Batches(tune, max(1, len(tune.inputs)), 0)
+        trainer.fit(module, batches, held_out)
+    keeper.restore(module)
+    return module.to_numpy()
+
+
+def _base_logits(rows: Rows) -> np.ndarray:
+    """Log-odds of each target alone, drawn to zero by one row each way. (O,)"""
+    num_known = rows.is_known.sum(axis=0)
+    num_true = (rows.targets & rows.is_known).sum(axis=0)
+    odds: np.ndarray = np.log((num_true + 1.0) / (num_known - num_true + 1.0))
+    return odds
+
+
+class _quiet(warnings.catch_warnings):
+    """Silences what Lightning says of its own loaders and loggers; nothing of it concerns a fit in memory."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", module="torch")

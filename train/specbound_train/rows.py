@@ -1,0 +1,212 @@
+"""Training rows from traces: the steps that a policy takes, and what every action would have done in each of them.
+
+Features depend on the policy's own trajectory, so steps come from replaying it; targets are full information, read
+off the trace for every action of the grid. Knows no network.
+"""
+
+# R rows (steps), N positions of all traces, J longest draft, E exit layers, F features, S signals, Q curves
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from specbound_controller.costs import CostTable
+from specbound_controller.features import FEATURE_NAMES, FeatureState
+from specbound_controller.policy import Policy
+from specbound_controller.records import Decision, StepRecord
+from specbound_controller.score import SIGNAL_NAMES, LearnedScore, score_inputs, signal_array
+from specbound_controller.step_policy import CurveLayout
+from specbound_profiling.outcomes import TraceBatch, step_outcomes
+from specbound_profiling.replay import ReplayResult, replay
+from specbound_profiling.trace import PromptTrace
+
+
+class ExploringPolicy:
+    """A policy that now and then takes a random decision of a grid, so that its rows show more than its habits."""
+
+    needs_features = True
+    needs_full_signals = True
+
+    def __init__(self, base: Policy, grid: Sequence[Decision], share: float, rng: np.random.Generator) -> None:
+        self._base, self._grid, self._share, self._rng = base, grid, share, rng
+
+    def reset(self) -> None:
+        self._base.reset()
+
+    def decide(self, features: np.ndarray | None) -> Decision:
+        if self._rng.random() < self._share:
+            return self._grid[int(self._rng.integers(len(self._grid)))]
+        return self._base.decide(features)
+
+    def observe(self, record: StepRecord) -> None:
+        self._base.observe(record)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepRows:
+    """Steps of a replay: where each began, and its features. One step at most begins at a position."""
+
+    batch: TraceBatch
+    """The traces."""
+    rows: np.ndarray
+    """Row of `batch` at which each step began. (R,) int64"""
+    features: np.ndarray
+    """(R, F) float32"""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def collect_steps(
+    batch: TraceBatch, policy: Policy, costs: CostTable, num_layers: int, compression: str
+) -> tuple[StepRows, ReplayResult]:
+    """The steps that a policy takes on the traces, with the features that each of them began with; and the totals."""
+    result = replay(batch.traces, policy, costs, num_layers, compression, keep_records=True)
+    assert result.records is not None  # asked for
+    state, rows, features = FeatureState(compression), [], []
+    for trace, first_row, records in zip(batch.traces, batch.first_row, result.records, strict=True):
+        state.reset(trace.prompt_length + 1)
+        for record in records:
+            rows.append(int(first_row) + record.context_length - trace.prompt_length)
+            features.append(state.vector())
+            state.update(record)
+    array = np.array(features, dtype=np.float32).reshape(len(rows), len(FEATURE_NAMES))
+    return StepRows(batch, np.array(rows, dtype=np.int64), array), result
+
+
+def signal_grid(traces: Sequence[PromptTrace]) -> np.ndarray:
+    """Signals of every exit at every position, with draft index 0. (N, E, S) float32"""
+    columns = [
+        np.concatenate([getattr(trace, name) for trace in traces])
+        for name in ("confidence", "entropy_nats", "margin", "noised_margin", "draft_probability")
+    ]
+    confidence, entropy, margin, noised_margin, probability = columns
+    return signal_array(confidence, entropy, margin, noised_margin, probability, np.zeros_like(confidence))
+
+
+def draft_signals(steps: StepRows, signals: np.ndarray, longest: int, exit_index: int) -> np.ndarray:
+    """Signals along each step's draft at one exit, as if all its drafts were right. (N, E, S) -> (R, J, S)"""
+    position = np.minimum(steps.rows[:, None] + np.arange(longest), steps.batch.last_row[steps.rows][:, None])
+    along = signals[position, exit_index]
+    along[..., SIGNAL_NAMES.index("draft_index")] = np.arange(longest)
+    return along
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreRows:
+    """Draft tokens whose predecessors in the step were all accepted, with the outcome of their own test."""
+
+    inputs: np.ndarray
+    """Inputs of the exit score's perceptron. (R, S + E + F) float32"""
+    is_accepted: np.ndarray
+    """(R,) bool"""
+    exit_index: np.ndarray
+    """(R,) int64"""
+    confidence: np.ndarray
+    """Plain confidence at the exit, for comparison. (R,)"""
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def subset(self, chosen: np.ndarray) -> "ScoreRows":
+        """The rows of some indices."""
+        return ScoreRows(
+            self.inputs[chosen], self.is_accepted[chosen], self.exit_index[chosen], self.confidence[chosen]
+        )
+
+
+def score_rows(steps: StepRows, longest: int) -> ScoreRows:
+    """Rows for the exit score: every exit, drafting up to `longest` tokens from the start of each step."""
+    batch = steps.batch
+    signals = signal_grid(batch.traces)
+    confidence = np.concatenate([trace.confidence for trace in batch.traces])
+    num_exits = len(batch.exit_layers)
+    position = steps.rows[:, None] + np.arange(longest)
+    is_inside = position <= batch.last_row[steps.rows][:, None]
+    position = np.minimum(position, batch.last_row[steps.rows][:, None])
+    parts = []
+    for exit_index in range(num_exits):
+        accepted = batch.is_accepted[position, exit_index] & is_inside
+        is_reached = np.ones_like(accepted)
+        is_reached[:, 1:] = np.logical_and.accumulate(accepted, axis=1)[:, :-1]
+        step, draft = np.nonzero(is_reached & is_inside)
+        along = draft_signals(steps, signals, longest, exit_index)[step, draft]
+        inputs = score_inputs(along, exit_index, num_exits, steps.features[step])
+        rows = position[step, draft]
+        parts.append(
+            ScoreRows(
+                inputs,
+                batch.is_accepted[rows, exit_index],
+                np.full(len(rows), exit_index),
+                confidence[rows, exit_index],
+            )
+        )
+    return concatenate_score_rows(parts)
+
+
+def concatenate_score_rows(parts: Sequence[ScoreRows]) -> ScoreRows:
+    """All rows of some parts, one after another."""
+    return ScoreRows(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("inputs", "is_accepted", "exit_index", "confidence")
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CurveRows:
+    """Targets of the step policy: for each curve and j = 1..J, whether the step got to j given j - 1."""
+
+    features: np.ndarray
+    """(R, F) float32"""
+    is_reached: np.ndarray
+    """Targets. (R, Q * J) bool"""
+    is_known: np.ndarray
+    """Which targets count: j - 1 was reached, and the length limit did not forbid j. (R, Q * J) bool"""
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def curve_rows(steps: StepRows, layout: CurveLayout, score: LearnedScore, num_layers: int) -> CurveRows:
+    """Full-information targets of every action, in the order of the step policy's outputs."""
+    scores = learned_scores(steps, score, layout.longest)
+    accepted, drafted = [], []
+    for profile in layout.profiles:
+        decision = Decision(
+            w_max=layout.longest,
+            thresholds={profile.exit_layer: profile.threshold},
+            score=score if profile.threshold > 0 else None,
+            combine=profile.combine,
+        )
+        outcomes = step_outcomes(steps.batch, decision, num_layers, scores if profile.threshold > 0 else None)
+        accepted.append(outcomes.num_accepted[steps.rows])
+        if profile.threshold > 0:
+            drafted.append(outcomes.num_drafted[steps.rows])
+    reached = np.stack([*accepted, *drafted], axis=1)[..., None]  # (R, Q, 1)
+    count = np.arange(1, layout.longest + 1)
+    # A width that the length limit clipped says nothing about longer drafts; an end of sequence is an outcome.
+    is_allowed = count <= steps.batch.max_width[steps.rows][:, None, None]
+    is_known = (reached >= count - 1) & is_allowed
+    return CurveRows(steps.features, (reached >= count).reshape(len(steps), -1), is_known.reshape(len(steps), -1))
+
+
+def learned_scores(steps: StepRows, score: LearnedScore, longest: int) -> np.ndarray:
+    """Scores along every step's draft; nan where no step begins. (N, J, E) float64"""
+    batch = steps.batch
+    scores = np.full((batch.num_rows, longest, len(batch.exit_layers)), np.nan)
+    signals = signal_grid(batch.traces)
+    for exit_index, exit_layer in enumerate(batch.exit_layers):
+        along = draft_signals(steps, signals, longest, exit_index)
+        features = np.broadcast_to(steps.features[:, None, :], (*along.shape[:2], steps.features.shape[1]))
+        scores[steps.rows, :, exit_index] = score.probabilities(along, exit_layer, features)
+    return scores
+
+
+def concatenate_curve_rows(parts: Sequence[CurveRows]) -> CurveRows:
+    """All rows of some parts, one after another."""
+    return CurveRows(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "is_reached", "is_known"))
+    )
