@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from specbound_controller.costs import CostTable
-from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.replay import ReplayResult, replay_static
@@ -27,20 +26,3 @@ def best_static(
     batch = TraceBatch(traces)
     best = grid[int(np.argmin(static_seconds(batch, costs, grid, num_layers)))]
     return best, replay_static(batch, best, costs, num_layers)
-
-
-def default_grid(
-    exit_layers: Sequence[int],
-    w_max: int = 8,
-    thresholds: Sequence[float] = (0.0, 0.3, 0.5, 0.7, 0.9),
-    alpha: float = 0.0,
-) -> list[Decision]:
-    """Plain decoding, and every exit alone with every width 1..`w_max` and threshold (0: a fixed draft)."""
-    score = AnnealedConfidence(alpha)
-    drafts = [
-        Decision(w_max=width, thresholds={exit_layer: threshold}, score=score if threshold > 0 else None)
-        for exit_layer in exit_layers
-        for width in range(1, w_max + 1)
-        for threshold in thresholds
-    ]
-    return [Decision(w_max=0), *drafts]

@@ -69,10 +69,9 @@ class LogWriter:
             InputError: the directory holds something that is not an unfinished or finished run of these settings.
         """
         self.root, self.manifest = root, manifest
-        if root.exists() and not root.is_dir():
-            raise InputError(f"out must be a folder, got the file {root}")
+        refuse_foreign(root, resume)
         if root.exists() and any(root.iterdir()):
-            self.manifest = self._adopt(resume)
+            self.manifest = self._adopt()
         else:
             _make_directory(root)
             self._write_manifest()
@@ -81,11 +80,7 @@ class LogWriter:
             for leftover in (root / folder).glob("*.partial"):
                 leftover.unlink()
 
-    def _adopt(self, resume: bool) -> Manifest:
-        if not (self.root / "manifest.json").exists():
-            raise InputError(f"out must be empty or hold a run of specbound profile, got {self.root}; choose another")
-        if not resume:
-            raise InputError(f"out must be empty where resume is off, got {self.root}; choose another")
+    def _adopt(self) -> Manifest:
         found = read_manifest(self.root)
         wanted, there = _identity(self.manifest), _identity(found)
         for name, value in wanted.items():
@@ -124,6 +119,18 @@ class LogWriter:
 
     def _write_manifest(self) -> None:
         _write_json(self.root / "manifest.json", asdict(self.manifest))
+
+
+def refuse_foreign(root: Path, resume: bool) -> None:
+    """Raises InputError where the folder holds something that no run may go on with."""
+    if root.exists() and not root.is_dir():
+        raise InputError(f"out must be a folder, got the file {root}")
+    if not root.exists() or not any(root.iterdir()):
+        return
+    if not (root / "manifest.json").exists():
+        raise InputError(f"out must be empty or hold a run of specbound profile, got {root}; choose another")
+    if not resume:
+        raise InputError(f"out must be empty where resume is off, got {root}; choose another")
 
 
 @dataclass(frozen=True, slots=True)

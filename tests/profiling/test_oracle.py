@@ -6,10 +6,11 @@ from functools import cache
 import numpy as np
 import pytest
 
+from specbound_controller.actions import static_grid
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
-from specbound_profiling.best_static import default_grid, static_seconds
+from specbound_profiling.best_static import static_seconds
 from specbound_profiling.oracle import accepted_run, oracle, oracle_grid
 from specbound_profiling.replay import PLAIN, record_work, replay_static
 from specbound_profiling.simulate import simulate_step
@@ -67,7 +68,7 @@ def test_grid_oracle_equals_brute_force(seed: int, random_trace_of: TraceOf, cos
 def test_oracle_is_never_slower_than_the_best_fixed_draft(random_trace_of: TraceOf, costs: CostTable) -> None:
     rng = np.random.default_rng(3)
     traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(8)]
-    grid = default_grid(EXITS, W_MAX)
+    grid = [a.decision({"annealed": AnnealedConfidence(0.0)}) for a in static_grid(EXITS, (1, 2, 3), (0.5,))]
     assert oracle_grid(traces, costs, NUM_LAYERS, grid).seconds.sum() <= static_seconds(traces, costs, grid, 5).min()
     assert (
         oracle(traces, costs, NUM_LAYERS, W_MAX).seconds.sum() <= replay_static(traces, PLAIN, costs, 5).seconds.sum()

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from specbound_controller.actions import static_grid
 from specbound_controller.costs import CostTable
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.policy import AnnealedConfidence, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
-from specbound_profiling.best_static import best_static, default_grid, static_seconds
+from specbound_profiling.best_static import best_static, static_seconds
 from specbound_profiling.outcomes import TraceBatch, step_outcomes
 from specbound_profiling.replay import PLAIN, record_work, replay, replay_static
 from specbound_profiling.simulate import simulate_step
@@ -166,7 +167,7 @@ def test_best_static_is_the_cheapest_of_the_grid_and_adds_up_over_shards(
 ) -> None:
     rng = np.random.default_rng(0)
     traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(6)]
-    grid = default_grid(EXITS, w_max=3, thresholds=(0.0, 0.5))
+    grid = [a.decision({"annealed": AnnealedConfidence(0.0)}) for a in static_grid(EXITS, (1, 2, 3), (0.5,))]
     decision, result = best_static(traces, costs, grid, 6)
     totals = static_seconds(traces, costs, grid, 6)
     assert result.seconds.sum() == pytest.approx(totals.min())

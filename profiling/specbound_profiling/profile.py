@@ -1,0 +1,175 @@
+"""The profiling stage: prompts in, a step log with its cost tables out, and a verdict by replay.
+
+Goes on where an earlier, equal run stopped, and ends with the same files as one that was not disturbed.
+"""
+
+import logging
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from torch import Tensor
+
+from specbound.decoding.adapter import ModelAdapter
+from specbound.fingerprint import model_fingerprint
+from specbound.loading import LoadedModel, load_model
+from specbound_controller.errors import InputError
+from specbound_profiling.config import ProfileConfig
+from specbound_profiling.log import LogWriter, Manifest, open_log, read_costs, refuse_foreign
+from specbound_profiling.measure import TOKENS_PER_PROMPT, measure_costs
+from specbound_profiling.progress import RecordingBar, status
+from specbound_profiling.prompts import Prompt, load_prompts, prompts_hash
+from specbound_profiling.record import record_continuation
+from specbound_profiling.verdict import Verdict, verdict
+
+logger = logging.getLogger(__name__)
+NUM_COST_PROMPTS = 12
+"""Prompts that the cost table is measured on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSummary:
+    """What a run has written, and what it promises."""
+
+    out: Path
+    """The log directory."""
+    verdicts: tuple[Verdict, ...]
+    """One for each compression level."""
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.verdicts), f"log: {self.out}"])
+
+
+def profile(config: ProfileConfig) -> ProfileSummary:
+    """Records all prompts at all compression levels, measures costs, replays. Raises InputError for bad input."""
+    root = Path(config.out).expanduser()
+    refuse_foreign(root, config.resume)
+    prompts = load_prompts(config.prompts, config.num_prompts)
+    writer: LogWriter | None = None
+    for compression in config.compression:
+        loaded = load_model(config.model, compression, config.device)
+        adapter = ModelAdapter(loaded.model)
+        prompt_ids = _tokenize(prompts, loaded, adapter, config.max_new_tokens)
+        if writer is None:
+            writer = LogWriter(root, _manifest(config, prompts, loaded, adapter), config.resume)
+        _record(writer, adapter, prompts, prompt_ids, compression)
+        if compression not in read_costs(root):
+            with status(f"{compression}: measuring what work costs here"):
+                table = measure_costs(
+                    loaded,
+                    _cost_prompts(prompt_ids, adapter),
+                    config.num_cost_steps,
+                    config.seed,
+                    exit_layers=writer.manifest.exit_layers,
+                )
+            writer.write_costs(compression, table)
+        del loaded, adapter
+    assert writer is not None  # a config names at least one level
+    verdicts = [_verdict(writer, compression, config.w_max) for compression in config.compression]
+    return ProfileSummary(root, tuple(verdicts))
+
+
+def _verdict(writer: LogWriter, compression: str, w_max: int) -> Verdict:
+    """A finished level's verdict; its counts go into the manifest."""
+    log = open_log(writer.root)
+    result = verdict(log.iter_shards(compression), log.costs[compression], log.manifest.num_layers, w_max)
+    counts = {
+        "num_prompts": result.num_prompts,
+        "num_positions": result.num_positions,
+        "num_loops_cut": result.num_loops_cut,
+        "num_eos_ends": result.num_eos_ends,
+    }
+    writer.write_counts(compression, counts)
+    return result
+
+
+def _cost_prompts(prompt_ids: Sequence[Tensor], adapter: ModelAdapter) -> list[Tensor]:
+    """Some prompts, shortened where the model has no room for the steps to time."""
+    room = None if adapter.max_positions is None else max(1, adapter.max_positions - TOKENS_PER_PROMPT)
+    return [ids if room is None else ids[:, :room] for ids in prompt_ids[:NUM_COST_PROMPTS]]
+
+
+def _manifest(config: ProfileConfig, prompts: Sequence[Prompt], loaded: LoadedModel, adapter: ModelAdapter) -> Manifest:
+    return Manifest(
+        model=config.model,
+        model_fingerprint=model_fingerprint(loaded.model),
+        num_layers=adapter.num_layers,
+        vocab_size=adapter.vocab_size,
+        eos_token_ids=tuple(sorted(adapter.eos_token_ids)),
+        prompts=config.prompts,
+        prompts_hash=prompts_hash(prompts),
+        num_prompts=len(prompts),
+        shard_prompts=config.shard_prompts,
+        exit_layers=config.exits_for(adapter.num_layers),
+        temperatures=config.temperatures,
+        compressions=config.compression,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("specbound", "torch", "transformers", "bitsandbytes", "numpy", "pyarrow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _tokenize(
+    prompts: Sequence[Prompt], loaded: LoadedModel, adapter: ModelAdapter, max_new_tokens: int
+) -> list[Tensor]:
+    """(1, T) ids of each prompt; one too long for the model keeps its last tokens, which is logged."""
+    longest = None if adapter.max_positions is None else adapter.max_positions - max_new_tokens
+    if longest is not None and longest < 1:
+        raise InputError(
+            f"max_new_tokens must be < {adapter.max_positions}, the positions of the model, got {max_new_tokens}"
+        )
+    all_ids, num_cut = [], 0
+    for prompt in prompts:
+        ids = loaded.tokenizer(prompt.text, return_tensors="pt")["input_ids"]
+        if ids.shape[1] == 0:
+            raise InputError(f"a prompt must have at least one token, got none for {prompt.prompt_id}")
+        num_cut += longest is not None and ids.shape[1] > longest
+        all_ids.append(ids if longest is None else ids[:, -longest:])
+    if num_cut:
+        logger.warning("%d prompts are longer than %d tokens; their last tokens are used", num_cut, longest)
+    return all_ids
+
+
+def _record(
+    writer: LogWriter,
+    adapter: ModelAdapter,
+    prompts: Sequence[Prompt],
+    prompt_ids: Sequence[Tensor],
+    compression: str,
+) -> None:
+    """Writes the shards that are missing."""
+    manifest = writer.manifest
+    size = manifest.shard_prompts
+    missing = [shard for shard in range(manifest.num_shards) if not writer.is_written(compression, shard)]
+    if not missing:
+        return
+    num_left = sum(len(prompts[shard * size : (shard + 1) * size]) for shard in missing)
+    with RecordingBar(f"{compression}: recording", num_left, manifest.max_new_tokens) as bar:
+        for shard in missing:
+            traces = []
+            for index in range(shard * size, min((shard + 1) * size, len(prompts))):
+                trace = record_continuation(
+                    adapter,
+                    prompt_ids[index],
+                    manifest.exit_layers,
+                    manifest.max_new_tokens,
+                    manifest.eos_token_ids,
+                    manifest.temperatures,
+                    on_token=bar.token,
+                )
+                prompt = prompts[index]
+                traces.append(replace(trace, prompt_id=prompt.prompt_id, task=prompt.task, compression=compression))
+                bar.prompt()
+            writer.write_shard(compression, shard, traces)

@@ -1,0 +1,189 @@
+"""Live decoding against replay, step by step: what a log says a policy would do is what the decoder does.
+
+Drafts go on for their full width here (no token ends them), because after a wrong draft a replay can only estimate
+whether the next one would have been such a token.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.loading import LoadedModel, load_model
+from specbound_controller.costs import CostTable
+from specbound_controller.policy import AnnealedConfidence, StaticPolicy
+from specbound_controller.records import Decision, StepRecord
+from specbound_profiling.record import record_continuation
+from specbound_profiling.replay import replay, replay_static
+from specbound_profiling.trace import PromptTrace
+
+EXITS, NUM_LAYERS = (1, 2, 3), 4
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model_dir: Path) -> LoadedModel:
+    return load_model(str(tiny_model_dir))
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(2, 60, (1, length), generator=generator) for length in (1, 4, 9, 13)]
+
+
+@pytest.fixture(scope="module")
+def traces(loaded: LoadedModel, prompts: list[torch.Tensor]) -> list[PromptTrace]:
+    adapter = ModelAdapter(loaded.model)
+    return [record_continuation(adapter, ids, EXITS, 30, eos_token_ids=()) for ids in prompts]
+
+
+Live = Callable[[StaticPolicy], list[list[StepRecord]]]
+
+
+@pytest.fixture(scope="module")
+def live(loaded: LoadedModel, prompts: list[torch.Tensor], traces: list[PromptTrace]) -> Live:
+    def decode(policy: StaticPolicy) -> list[list[StepRecord]]:
+        decoder, all_steps = SpecBoundDecoder(loaded.model, policy), []
+        for ids, trace in zip(prompts, traces, strict=True):
+            output = decoder.generate(ids, max_new_tokens=trace.length_limit, eos_token_id=[])
+            assert output.sequences[0, ids.shape[1] :].tolist() == trace.tokens.tolist()
+            all_steps.append(output.stats.steps)
+        return all_steps
+
+    return decode
+
+
+def assert_same_work(live_step: StepRecord, replayed: StepRecord) -> None:
+    for name in (
+        "context_length",
+        "num_drafted",
+        "num_accepted",
+        "num_emitted",
+        "exit_layers",
+        "stop_reason",
+        "layer_calls_by_rows",
+        "head_reads_by_rows",
+        "num_exit_tests",
+    ):
+        assert getattr(live_step, name) == getattr(replayed, name), name
+
+
+def test_traces_hold_right_and_wrong_drafts(traces: list[PromptTrace]) -> None:
+    agreement = np.concatenate([t.is_accepted for t in traces]).mean(axis=0)
+    assert all(0.1 < share < 0.99 for share in agreement), agreement
+
+
+@pytest.mark.parametrize("exit_layer", [1, 3])
+@pytest.mark.parametrize("width", [0, 1, 3, 6])
+def test_fixed_drafts_do_live_what_replay_says(
+    live: Live, traces: list[PromptTrace], costs: CostTable, exit_layer: int, width: int
+) -> None:
+    policy = StaticPolicy((exit_layer,), threshold=0.0, w_max=width)
+    replayed = replay(traces, policy, costs, NUM_LAYERS, "none", keep_records=True)
+    fast = replay_static(traces, policy.decide(None), costs, NUM_LAYERS)
+    assert replayed.records is not None
+    for index, (steps, records) in enumerate(zip(live(policy), replayed.records, strict=True)):
+        assert len(steps) == len(records) == fast.num_steps[index]
+        for step, record in zip(steps, records, strict=True):
+            assert_same_work(step, record)
+        assert sum(s.num_emitted for s in steps) == fast.num_tokens[index]
+        assert sum(s.num_accepted for s in steps) == fast.num_accepted[index]
+        assert sum(s.num_layer_calls for s in steps) == fast.num_layer_calls[index]
+
+
+def threshold_between_scores(scores: np.ndarray) -> float:
+    """The middle of the widest gap among the middle half of the scores."""
+    scores = np.sort(scores)
+    middle = scores[len(scores) // 4 : -len(scores) // 4]
+    gap = int(np.argmax(np.diff(middle)))
+    return float(middle[gap : gap + 2].mean())
+
+
+@pytest.mark.parametrize("exit_layer", [1, 3])
+@pytest.mark.parametrize("alpha", [0.0, 0.8])
+def test_thresholds_between_scores_do_live_what_replay_says_up_to_the_first_wrong_draft(
+    live: Live, traces: list[PromptTrace], costs: CostTable, exit_layer: int, alpha: float
+) -> None:
+    temperature = AnnealedConfidence(alpha).temperature(exit_layer, NUM_LAYERS)
+    at = [trace.signals(p, exit_layer - 1, 0, temperature) for trace in traces for p in range(trace.num_positions)]
+    threshold = threshold_between_scores(np.array([signals.annealed_confidence for signals in at]))
+    policy = StaticPolicy((exit_layer,), threshold, w_max=4, alpha=alpha)
+    replayed = replay(traces, policy, costs, NUM_LAYERS, "none", keep_records=True)
+    assert replayed.records is not None
+    num_exact = num_tested = 0
+    for steps, records in zip(live(policy), replayed.records, strict=True):
+        assert [s.num_accepted for s in steps] == [r.num_accepted for r in records]
+        for step, record in zip(steps, records, strict=True):
+            num_tested += step.stop_reason != "off"
+            if step.num_accepted == step.num_drafted:  # no wrong draft, so nothing was estimated
+                assert_same_work(step, record)
+                np.testing.assert_allclose(step.scores, record.scores, atol=2e-4)
+                np.testing.assert_allclose(step.confidences, record.confidences, atol=1e-5)
+                num_exact += step.num_drafted > 0 or step.stop_reason == "depth"
+    assert num_exact >= 5 and num_tested > num_exact
+
+
+def test_several_exits_accept_live_what_replay_says(live: Live, traces: list[PromptTrace], costs: CostTable) -> None:
+    confidence = np.concatenate([t.confidence for t in traces])
+    thresholds = [threshold_between_scores(confidence[:, 0]), threshold_between_scores(confidence[:, 1]), 0.0]
+    policy = StaticPolicy(EXITS, thresholds, w_max=5)
+    replayed = replay(traces, policy, costs, NUM_LAYERS, "none", keep_records=True)
+    assert replayed.records is not None
+    exits_seen = set()
+    for steps, records in zip(live(policy), replayed.records, strict=True):
+        assert [s.num_emitted for s in steps] == [r.num_emitted for r in records]
+        for step, record in zip(steps, records, strict=True):
+            if step.num_accepted == step.num_drafted:
+                assert_same_work(step, record)
+                exits_seen |= set(step.exit_layers)
+    assert len(exits_seen) >= 2
+
+
+class Watching(StaticPolicy):
+    """Keeps the features that it is shown."""
+
+    needs_features = True
+    needs_full_signals = True
+
+    def __init__(self) -> None:
+        super().__init__((2,), threshold=0.0, w_max=3)
+        self.seen: list[np.ndarray] = []
+
+    def decide(self, features: np.ndarray | None) -> Decision:
+        assert features is not None
+        self.seen.append(features.copy())
+        return super().decide(features)
+
+
+def test_policy_is_shown_the_same_features_live_and_in_replay(
+    live: Live, traces: list[PromptTrace], costs: CostTable
+) -> None:
+    in_decoding, in_replay = Watching(), Watching()
+    live(in_decoding)
+    replay(traces, in_replay, costs, NUM_LAYERS, "none")
+    assert len(in_decoding.seen) == len(in_replay.seen) > 20
+    np.testing.assert_allclose(in_decoding.seen, in_replay.seen, atol=1e-4)
+
+
+def test_end_token_inside_a_draft_ends_live_and_replayed_steps_alike(
+    loaded: LoadedModel, prompts: list[torch.Tensor], traces: list[PromptTrace], costs: CostTable
+) -> None:
+    adapter, num_inside = ModelAdapter(loaded.model), 0
+    for ids, whole in zip(prompts, traces, strict=True):
+        end = int(whole.tokens[-1])
+        trace = record_continuation(adapter, ids, EXITS, 30, eos_token_ids=(end,))
+        policy = StaticPolicy((3,), threshold=0.0, w_max=4)
+        output = SpecBoundDecoder(loaded.model, policy).generate(ids, max_new_tokens=30, eos_token_id=end)
+        assert output.sequences[0, ids.shape[1] :].tolist() == trace.tokens.tolist()
+        records = replay([trace], policy, costs, NUM_LAYERS, "none", keep_records=True).records
+        assert records is not None
+        assert [s.num_emitted for s in output.stats.steps] == [r.num_emitted for r in records[0]]
+        for step, record in zip(output.stats.steps, records[0], strict=True):
+            if step.num_accepted == step.num_drafted:
+                assert_same_work(step, record)
+                num_inside += step.stop_reason == "eos"
+    assert num_inside > 0

@@ -1,0 +1,160 @@
+"""The stage end to end on a random small model: files, resume, verdict, refusals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from specbound_controller.costs import CostTable
+from specbound_controller.errors import InputError
+from specbound_profiling import profile as stage
+from specbound_profiling.config import ProfileConfig
+from specbound_profiling.log import StepLog, open_log
+from specbound_profiling.profile import ProfileSummary, profile
+from specbound_profiling.trace import PromptTrace
+from specbound_profiling.verdict import verdict
+
+SENTENCES = (
+    "the cat sat on the mat",
+    "a dog ran",
+    "one two . then it was",
+    "def a ( ) : return that",
+    "under the tree",
+    "it was one dog and two cat",
+    "that was then",
+)
+
+
+@pytest.fixture(scope="module")
+def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    rows = [{"prompt": text, "task": "ab"[index % 2]} for index, text in enumerate(SENTENCES)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def config_of(tiny_model_dir: Path, prompts_file: Path) -> Callable[..., ProfileConfig]:
+    def config(out: Path, **changes: object) -> ProfileConfig:
+        fields: dict[str, object] = {"model": str(tiny_model_dir), "prompts": str(prompts_file), "out": str(out)}
+        fields |= {"max_new_tokens": 24, "shard_prompts": 2, "num_cost_steps": 60, "exit_layers": (1, 2, 3)}
+        return ProfileConfig(**{**fields, **changes})  # type: ignore[arg-type]
+
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, config_of: Callable[..., ProfileConfig]
+) -> tuple[ProfileSummary, StepLog]:
+    out = tmp_path_factory.mktemp("logs") / "log"
+    return profile(config_of(out)), open_log(out)
+
+
+def shards(root: Path) -> dict[str, bytes]:
+    files = [*root.rglob("*.parquet"), root / "manifest.json"]
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def test_log_holds_every_prompt_in_order_and_a_cost_table(finished: tuple[ProfileSummary, StepLog]) -> None:
+    _, log = finished
+    traces = log.traces("none")
+    assert [t.prompt_id for t in traces] == [f"prompts-{i + 1}" for i in range(len(SENTENCES))]
+    assert [t.task for t in traces] == ["ab"[i % 2] for i in range(len(SENTENCES))]
+    assert log.manifest.num_layers == 4 and len(log.manifest.model_fingerprint) == 64
+    assert log.manifest.counts["none"]["num_positions"] == sum(t.num_positions for t in traces)
+    assert log.costs["none"].num_steps >= 60 and log.costs["none"].seconds(np.ones(12)) > 0
+    assert "thread" in log.costs["none"].machine
+
+
+def test_summary_names_speeds_and_ends_with_a_conclusion(finished: tuple[ProfileSummary, StepLog]) -> None:
+    summary, _ = finished
+    text = str(summary)
+    assert "agreement with the full model by exit layer: 1: " in text
+    assert "best static" in text and "oracle" in text and "worth a controller" in text
+    found = summary.verdicts[0]
+    assert found.oracle_speedup >= 1 and found.best_static_speedup >= 1 and found.plain_tokens_per_second > 0
+
+
+def test_verdict_is_no_where_even_the_oracle_gains_less_than_a_tenth(
+    trace_of: Callable[..., PromptTrace], costs: CostTable
+) -> None:
+    assert "not worth a controller here" in str(verdict([[trace_of([[0]] * 9)]], costs, 8))
+    good = verdict([[trace_of([[1]] * 9)], [trace_of([[1]] * 9)]], costs, 8)
+    assert good.oracle_speedup > 1.5 and good.best_static == "exit2_width8"
+    assert "not worth" not in str(good) and good.agreement == {2: 1.0} and good.num_positions == 18
+
+
+def test_interrupted_run_resumes_to_the_same_shards(
+    tmp_path: Path,
+    finished: tuple[ProfileSummary, StepLog],
+    config_of: Callable[..., ProfileConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record, calls = stage.record_continuation, 0
+
+    def interrupted(*arguments: object, **options: object) -> PromptTrace:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return record(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stage, "record_continuation", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        profile(config_of(tmp_path / "log"))
+    monkeypatch.undo()
+    assert [p.name for p in sorted((tmp_path / "log").rglob("*.parquet"))] == ["none-00000.parquet"] * 2
+    profile(config_of(tmp_path / "log"))
+    assert shards(tmp_path / "log") == shards(finished[1].root)
+
+
+def test_finished_run_is_not_recorded_again(
+    finished: tuple[ProfileSummary, StepLog], config_of: Callable[..., ProfileConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "record_continuation", None)
+    summary = profile(config_of(finished[1].root))
+    assert summary.verdicts == finished[0].verdicts
+
+
+def test_other_settings_on_the_same_folder_are_refused(
+    finished: tuple[ProfileSummary, StepLog], config_of: Callable[..., ProfileConfig]
+) -> None:
+    with pytest.raises(InputError, match="out holds another run: max_new_tokens is 24 there, 25 here"):
+        profile(config_of(finished[1].root, max_new_tokens=25))
+
+
+def test_bad_input_is_refused_before_anything_is_written(
+    tmp_path: Path, config_of: Callable[..., ProfileConfig]
+) -> None:
+    out = tmp_path / "log"
+    for changes, message in (
+        ({"exit_layers": (2, 9)}, r"exit_layer must be in \[1, 3\] for a 4-layer model, got 9"),
+        ({"model": str(tmp_path / "nowhere")}, "does not exist"),
+        ({"prompts": str(tmp_path / "nowhere.jsonl")}, "existing file"),
+        ({"max_new_tokens": 512}, "max_new_tokens must be < 512, the positions of the model, got 512"),
+    ):
+        with pytest.raises(InputError, match=message):
+            profile(config_of(out, **changes))
+        assert not out.exists()
+
+
+def test_prompt_without_room_keeps_its_last_tokens(
+    tmp_path: Path, config_of: Callable[..., ProfileConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "the cat " * 300}))
+    config = config_of(tmp_path / "log", prompts=str(tmp_path / "long.jsonl"), num_cost_steps=30)
+    profile(config)
+    assert open_log(tmp_path / "log").traces("none")[0].prompt_length == 512 - 24
+    assert "1 prompts are longer than 488 tokens" in caplog.text
+
+
+def test_sixteen_bit_log_runs_through_the_same_code_and_says_that_it_is_an_estimate(
+    tmp_path: Path, config_of: Callable[..., ProfileConfig]
+) -> None:
+    config = config_of(tmp_path / "log", compression=("none", "bf16"), num_prompts=2, num_cost_steps=30)
+    text = str(profile(config))
+    assert "bf16: 2 prompts" in text and "not exact: below fp32" in text
+    assert {t.compression for t in open_log(tmp_path / "log").traces("bf16")} == {"bf16"}
