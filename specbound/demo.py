@@ -3,6 +3,7 @@
 Each stage is the one that its own command runs; this module only hands files from one to the next.
 """
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,12 +31,14 @@ from specbound.report import Row, model_info
 from specbound_controller.actions import Action, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
+from specbound_controller.errors import InputError
 from specbound_controller.policy import AnnealedConfidence, StaticPolicy
 from specbound_profiling.best_static import static_seconds
 from specbound_profiling.config import ProfileConfig
 from specbound_profiling.log import StepLog, open_log
 from specbound_profiling.oracle import oracle
 from specbound_profiling.profile import profile
+from specbound_profiling.progress import status
 from specbound_profiling.prompts import load_prompts
 from specbound_profiling.record import record_continuation
 from specbound_profiling.replay import PLAIN, replay_static
@@ -67,6 +70,8 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoResult:
     with _work_folder(config.out) as name:
         folder = Path(name)
         log_dir, controller_dir = folder / "log", folder / "controller"
+        if controller_dir.exists():
+            raise InputError(f"out must be empty or hold no finished demo, got {folder}; choose another folder")
         say(f"[1/3] profiling {config.num_profile_prompts} prompts x {config.max_new_tokens} tokens")
         profile(
             ProfileConfig(
@@ -80,7 +85,8 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoResult:
             )
         )
         say("[2/3] training a controller on the log")
-        train_controller(TrainConfig(log=str(log_dir), out=str(controller_dir), seed=config.seed))
+        with status("fitting"):
+            train_controller(TrainConfig(log=str(log_dir), out=str(controller_dir), seed=config.seed))
         say(f"[3/3] decoding {config.num_evaluation_prompts} other prompts with every method, interleaved")
         result = evaluate(config, open_log(log_dir), Controller.load(controller_dir))
     result.notes.append(f"the whole chain took {time.perf_counter() - started:.0f} s")
@@ -111,10 +117,10 @@ def evaluate(config: DemoConfig, log: StepLog, controller: Controller) -> DemoRe
     plain = replay_static(traces, PLAIN, costs, adapter.num_layers)
     rows = evaluation.timed_rows() + evaluation.replayed_rows("oracle", replayed, plain)
     rows.sort(key=lambda row: evaluation.tasks.index(row.task))
+    is_equal = not any(row.outputs_equal is False and math.isnan(row.speedup) for row in rows)
     is_quiet = probe.is_quiet or config.allow_noise
-    notes = [f"best static, chosen on the profiling prompts: {static.name}", *_notes(config, evaluation, traces, probe)]
-    is_equal = all(row.outputs_equal is not False or row.speedup == row.speedup for row in rows)
     rows = rows if is_quiet else [row.without_speedup() for row in rows]
+    notes = [*_choices(static, controller), *_gains(rows), *_conditions(config, evaluation, traces, probe)]
     return DemoResult(model_info(config.model, loaded.model), rows, notes, is_quiet and is_equal)
 
 
@@ -126,7 +132,8 @@ def time_all(
     probe: ContentionProbe,
 ) -> Evaluation:
     """Interleaved timings, and every output compared with plain decoding's."""
-    timings = time_methods(methods, prompts, config.num_rounds, probe)
+    with status("decoding"):
+        timings = time_methods(methods, prompts, config.num_rounds, probe)
     differences = find_differences(timings, prompts, adapter)
     return Evaluation(prompts, timings, differences, COMPRESSION, adapter.num_layers, config.seed)
 
@@ -159,15 +166,24 @@ def static_policy(action: Action, alpha: float) -> StaticPolicy:
     return StaticPolicy(exits, action.threshold, action.width, alpha=alpha, combine=action.combine)
 
 
-def _notes(
+def _choices(static: Action, controller: Controller) -> list[str]:
+    played = controller.config.static_actions.get(COMPRESSION)
+    lines = [f"best static, chosen on the profiling prompts: {static.name}"]
+    if played is not None:
+        lines.append(f"the controller found nothing faster on its validation prompts than {played.name} at every step")
+    return lines
+
+
+def _conditions(
     config: DemoConfig, evaluation: Evaluation, traces: Sequence[PromptTrace], probe: ContentionProbe
 ) -> list[str]:
     indices = evaluation.indices("all")
     seconds = {name: evaluation.seconds(name, indices).sum() for name in evaluation.timings}
     num_cut = sum(trace.is_loop_cut for trace in traces)
     notes = [
-        f"plain decoding in our loop runs at {seconds['transformers'] / seconds['plain']:.2f}x transformers' generate; "
-        f"speedups are over {evaluation.reference}, in brackets the 95 % interval over prompts",
+        "* replayed on the recorded continuations with knowledge of the future: the limit of any choice",
+        f"plain decoding in our loop is {seconds['transformers'] / seconds['plain']:.2f}x as fast as transformers' "
+        f"generate; speedups are over {evaluation.reference}",
         f"{num_cut} of {len(traces)} continuations were cut where they began to loop, for every method alike",
         *(difference.describe() for difference in evaluation.differences),
     ]
@@ -178,3 +194,18 @@ def _notes(
             + ("take the speeds with care" if config.allow_noise else "no speedup is shown; --allow-noise shows it")
         )
     return notes
+
+
+def _gains(rows: Sequence[Row]) -> list[str]:
+    """Intervals, and how much of the oracle's gain each method takes; nothing where no speedup is shown."""
+    totals = {row.method: row for row in rows if row.task == "all"}
+    lines = []
+    for name in ("best_static", "controller"):
+        row = totals[name]
+        if math.isnan(row.speedup):
+            continue
+        share = (row.speedup - 1) / (totals["oracle"].speedup - 1) if totals["oracle"].speedup > 1 else math.nan
+        low, high = row.speedup_low, row.speedup_high
+        interval = "" if math.isnan(low) else f" (95 % interval over prompts {low:.2f} to {high:.2f})"
+        lines.append(f"{name.replace('_', ' ')}: {row.speedup:.2f}x{interval}, {share:.0%} of the oracle's gain")
+    return lines

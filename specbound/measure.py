@@ -135,11 +135,10 @@ def time_methods(
     prompts: Sequence[TimedPrompt],
     num_rounds: int,
     probe: ContentionProbe,
-    on_prompt: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Timing]]:
     """Every method on every prompt, one after the other on each prompt, a different one first each time.
 
-    Returns method name -> one `Timing` per prompt. `on_prompt` is called after each prompt of each round.
+    Returns method name -> one `Timing` per prompt.
     """
     timings = {method.name: [Timing() for _ in prompts] for method in methods}
     for method in methods:
@@ -153,7 +152,6 @@ def time_methods(
                 started = time.perf_counter()
                 timing.tokens, timing.stats = method.run(prompt.input_ids, prompt.max_new_tokens)
                 timing.runs_s.append(time.perf_counter() - started)
-            on_prompt()
             probe.sample()
     return timings
 

@@ -1,0 +1,118 @@
+"""The commands one after the other, on random models: files are the only thing that passes between them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from specbound.cli.main import main
+
+WORDS = ("the cat sat on", "a dog ran under the", "one two and then", "def return ( )", "it was that", "the mat and a")
+SMALL = ("--max-new-tokens", "16")
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve short prompts of two kinds."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    rows = [{"prompt": f"{text} {extra}", "task": extra} for text in WORDS for extra in ("tree", "two")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def chain(
+    tmp_path_factory: pytest.TempPathFactory, save_tiny_model: Callable[[Path, str, int], Path], prompts: Path
+) -> dict[str, Path]:
+    """A random GPT-NeoX, profiled, and its controller."""
+    root = tmp_path_factory.mktemp("chain")
+    model = save_tiny_model(root / "model", "gpt_neox", 6)
+    log, controller = root / "log", root / "controller"
+    profile = ("profile", "--model", str(model), "--prompts", str(prompts), "--num-cost-steps", "60", *SMALL)
+    assert main((*profile, "--out", str(log))) == 0
+    assert main(("train-controller", "--log", str(log), "--out", str(controller), "--epochs", "2")) == 0
+    return {"model": model, "log": log, "controller": controller, "prompts": prompts}
+
+
+def test_generate_with_the_trained_controller_equals_plain_decoding(
+    chain: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("generate", "--model", str(chain["model"]), "--prompt", "the cat and", "--max-new-tokens", "40")
+    assert main((*argv, "--controller", str(chain["controller"]), "--compare", "--json", "-")) == 0
+    report = json.loads(capsys.readouterr().out)
+    controller, plain = report["rows"]
+    assert (controller["method"], plain["method"]) == ("controller", "plain")
+    assert controller["outputs_equal"] is True and controller["speedup"] > 0
+    assert main(argv) == 0
+    assert capsys.readouterr().out.strip() == report["text"].strip()
+
+
+def test_controller_for_another_model_is_refused(
+    chain: dict[str, Path], tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("generate", "--model", str(tiny_model_dir), "--controller", str(chain["controller"]), "--prompt", "the cat")
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert "6 layers" in err and "4" in err and err.count("\n") == 1
+
+
+def test_log_folder_of_another_run_is_refused_and_left_alone(
+    chain: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (chain["log"] / "manifest.json").read_bytes()
+    argv = ("profile", "--model", str(chain["model"]), "--prompts", str(chain["prompts"]), "--out", str(chain["log"]))
+    assert main((*argv, "--max-new-tokens", "17")) == 2
+    err = capsys.readouterr().err
+    assert "out holds another run" in err and err.count("\n") == 1
+    assert (chain["log"] / "manifest.json").read_bytes() == before
+
+
+def test_controller_folder_that_is_in_use_is_refused(
+    chain: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(("train-controller", "--log", str(chain["log"]), "--out", str(chain["controller"]))) == 2
+    assert "out must be empty or new" in capsys.readouterr().err
+
+
+def test_log_without_enough_data_is_refused(
+    chain: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    argv = ("profile", "--model", str(chain["model"]), "--prompts", str(chain["prompts"]), "--num-prompts", "1")
+    assert main((*argv, "--max-new-tokens", "2", "--num-cost-steps", "30", "--out", str(log))) == 0
+    capsys.readouterr()
+    assert main(("train-controller", "--log", str(log), "--out", str(tmp_path / "controller"))) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("specbound: error: ") and err.count("\n") == 1
+    assert not (tmp_path / "controller" / "config.json").exists()
+
+
+def test_demo_prints_every_method_and_writes_the_rows(
+    chain: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "demo.json"
+    options = {
+        "--model": chain["model"],
+        "--profile-prompts": chain["prompts"],
+        "--evaluation-prompts": chain["prompts"],
+        "--num-profile-prompts": 8,
+        "--num-evaluation-prompts": 4,
+        "--max-new-tokens": 16,
+        "--num-cost-steps": 60,
+        "--json": report,
+        "--out": tmp_path / "run",
+    }
+    argv = ["demo", *(str(part) for pair in options.items() for part in pair)]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    rows = json.loads(report.read_text())["rows"]
+    assert {row["method"] for row in rows} == {"transformers", "plain", "best_static", "controller", "oracle"}
+    assert {row["task"] for row in rows} == {"tree", "two", "all"}
+    assert all(row["outputs_equal"] is not False for row in rows)
+    assert [row["simulated"] for row in rows if row["task"] == "all"] == [False] * 4 + [True]
+    plain = next(row for row in rows if (row["method"], row["task"]) == ("plain", "all"))
+    assert plain["tokens_per_step"] == 1.0 and plain["layer_calls_per_token"] == 6.0
+    assert "oracle*" in out and "the whole chain took" in out
+    assert main(argv) == 2
+    assert "out must be empty" in capsys.readouterr().err
