@@ -1,9 +1,11 @@
 """One prompt, one model, perhaps a controller: what `specbound generate` does. Knows no command line."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import TextStreamer
 
@@ -18,7 +20,9 @@ from specbound.report import Row, model_info
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
+from specbound_profiling.machine import machine_fingerprint
 
+logger = logging.getLogger(__name__)
 WARM_UP_TOKENS = 8
 
 
@@ -64,7 +68,8 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
     decoder, method = plain, "plain"
     if controller is not None:
         controller.check_model(model_fingerprint(loaded.model), plain.adapter.num_layers)
-        policy = controller.policy(stored_costs(controller, loaded.compression), loaded.compression)
+        costs = stored_costs(controller, loaded.compression, loaded.model.device)
+        policy = controller.policy(costs, loaded.compression)
         decoder = SpecBoundDecoder(loaded.model, policy=policy, compression=loaded.compression, record_steps=False)
         method = "controller"
     input_ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"]
@@ -111,12 +116,16 @@ def load_controller(name: str) -> Controller | None:
     return Controller.load(demo_controller_dir() if name == "demo" else Path(name).expanduser())
 
 
-def stored_costs(controller: Controller, compression: str) -> CostTable:
-    """The cost table that the controller carries for this level, or for the level that stands in for it."""
+def stored_costs(controller: Controller, compression: str, device: torch.device) -> CostTable:
+    """The cost table that the controller carries for this level, or for the level that stands in for it.
+
+    One that was measured on another machine is a logged warning: it changes the choices, never the output.
+    """
     tables = controller.config.costs
     level = compression if compression in tables else controller.config.compressions[0]
     if level not in tables:
-        raise InputError(
-            f"the controller carries no cost table for compression {compression!r}; train it on a log with one"
-        )
+        raise InputError(f"the controller carries no cost table for compression {compression!r}: train it again")
+    here = machine_fingerprint(device)
+    if tables[level].machine != here:
+        logger.warning("the controller's costs are from another machine (%s), not %s", tables[level].machine, here)
     return tables[level]

@@ -1,6 +1,7 @@
 """The commands one after the other, on random models: files are the only thing that passes between them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,3 +117,17 @@ def test_demo_prints_every_method_and_writes_the_rows(
     assert "oracle*" in out and "the whole chain took" in out
     assert main(argv) == 2
     assert "out must be empty" in capsys.readouterr().err
+
+
+def test_costs_of_another_machine_are_a_warning(
+    chain: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = shutil.copytree(chain["controller"], tmp_path / "controller")
+    config = json.loads((elsewhere / "config.json").read_text())
+    config["costs"]["none"]["machine"] = "an abacus"
+    (elsewhere / "config.json").write_text(json.dumps(config))
+    argv = ("generate", "--model", str(chain["model"]), "--prompt", "the cat", *SMALL)
+    assert main((*argv, "--controller", str(chain["controller"]))) == 0
+    assert "another machine" not in caplog.text
+    assert main((*argv, "--controller", str(elsewhere))) == 0
+    assert "the controller's costs are from another machine (an abacus)" in caplog.text
