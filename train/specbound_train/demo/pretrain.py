@@ -66,6 +66,8 @@ class PretrainConfig:
     """Share of the sequences by kind of text."""
     validate_every: int = 200
     """Steps between two readings of the held-out loss."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints."""
     seed: int = 0
     """Seed of weights, batches and exit layers."""
 
@@ -215,9 +217,15 @@ def pretrain(
         precision=precision,
         max_steps=2 * config.num_steps,
         logger=CSVLogger(out, name="curve", flush_logs_every_n_steps=10),
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, config.validate_every),
         callbacks=[
-            ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=400, enable_version_counter=False),
+            ModelCheckpoint(
+                out,
+                save_last=True,
+                save_top_k=0,
+                every_n_train_steps=2 * config.checkpoint_every,
+                enable_version_counter=False,
+            ),
             Pace(50, config.tokens_per_step),
         ],
         enable_progress_bar=False,
