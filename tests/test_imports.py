@@ -4,7 +4,6 @@ import ast
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,12 +166,14 @@ def test_help_loads_no_torch(arguments: list[str]) -> None:
 
 
 def test_help_answers_within_half_a_second() -> None:
+    """Processor seconds: on a busy machine the wall clock measures the others."""
     times = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(3):
+        before = os.times()
         command = [sys.executable, "-m", "specbound", "--help"]
         subprocess.run(command, check=True, env=source_environment(), stdout=subprocess.DEVNULL)
-        times.append(time.perf_counter() - start)
+        after = os.times()
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(times) < 0.5
 
 

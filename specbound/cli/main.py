@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from specbound import __version__
-from specbound.cli.parsing import nearest
 from specbound_controller.errors import InputError, MissingExtraError
 
 COMMANDS = {
@@ -63,6 +62,8 @@ def _dispatch(arguments: list[str]) -> int:
         return EXIT_OK
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
+        from specbound.cli.parsing import nearest
+
         raise InputError(f"unknown command {name!r}{nearest(name, COMMANDS)}; see specbound --help")
     module, function = COMMANDS[name][0].split(":")
     run: Callable[[Sequence[str]], int | None] = getattr(import_module(module), function)
