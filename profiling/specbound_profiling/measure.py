@@ -1,15 +1,16 @@
 """Measures what work costs on this machine: live steps with random decisions, and non-negative least squares.
 
-Whole steps are timed, not kernels, so that the table holds what a step really costs, overhead included. Exit tests
-and decisions are so small beside a step that its noise would hide them: each is also timed alone, and the table never
-prices it below that.
+Whole steps are timed, not kernels, so that the table holds what a step really costs, overhead included. On one CPU
+thread the clock is that thread's CPU time, which other programs on the machine hardly lengthen; elsewhere it is the
+wall clock. Exit tests and decisions are so small beside a step that its noise would hide them: they are timed alone,
+and the rest is fitted.
 """
 
 # S steps, W work counts
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -97,32 +98,42 @@ def measure_costs(
     policies = [RandomPolicy(exits, has_features, seed) for has_features in (False, True)]
     decoder.policy = policies[0]
     decoder.generate(prompt_ids[0], max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[])  # warm-up
+    clock = step_clock(decoder.adapter.device)
     work, seconds = [], []
     started = time.perf_counter()
     for ids, policy in zip(itertools.cycle(prompt_ids), itertools.cycle(policies), strict=False):
         decoder.policy = policy
-        for record in decoder.generate(ids, max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[]).stats.steps:
-            work.append(record_work(record, policy))
-            seconds.append(record.seconds)
+        marks: list[float] = []
+        steps = decoder.generate(
+            ids, max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[], on_step=lambda _, marks=marks: marks.append(clock())
+        ).stats.steps
+        work += [record_work(record, policy) for record in steps[1:]]  # the first began in prefill
+        seconds += np.diff(marks).tolist()
         is_late = time.perf_counter() - started > max_seconds
         if len(seconds) >= num_steps or (is_late and len(seconds) >= MIN_STEPS):
             break
-    floor = np.zeros(len(WORK_NAMES))
-    floor[WORK_NAMES.index("exit_tests")] = exit_test_seconds(decoder.adapter)
-    floor[WORK_NAMES.index("decisions")] = decision_seconds(policies[1], loaded.compression)
+    alone = {
+        "exit_tests": exit_test_seconds(decoder.adapter, clock),
+        "decisions": decision_seconds(policies[1], loaded.compression, clock),
+    }
     fingerprint = machine_fingerprint(decoder.adapter.device)
-    return fit_costs(np.array(work), np.array(seconds), loaded.compression, fingerprint, floor)
+    return fit_costs(np.array(work), np.array(seconds), loaded.compression, fingerprint, alone)
+
+
+def step_clock(device: torch.device) -> Callable[[], float]:
+    """The thread's CPU time where one CPU thread does all the work, else the wall clock. Seconds."""
+    return time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 @torch.inference_mode()
-def exit_test_seconds(adapter: ModelAdapter) -> float:
+def exit_test_seconds(adapter: ModelAdapter, clock: Callable[[], float]) -> float:
     """What taking an exit's statistics costs beyond the bare arg max, timed alone."""
     logits = torch.randn(1, adapter.vocab_size, device=adapter.device, dtype=adapter.dtype)
-    with_test = _median_seconds(lambda: read_signals(logits, 1, 0, 1.3))
-    return max(0.0, with_test - _median_seconds(lambda: int(logits.argmax(-1))))
+    with_test = _median_seconds(lambda: read_signals(logits, 1, 0, 1.3), clock)
+    return max(0.0, with_test - _median_seconds(lambda: int(logits.argmax(-1)), clock))
 
 
-def decision_seconds(policy: RandomPolicy, compression: str) -> float:
+def decision_seconds(policy: RandomPolicy, compression: str, clock: Callable[[], float]) -> float:
     """What features and a perceptron of a controller's size cost, timed alone."""
     state = FeatureState(compression)
     record = StepRecord(
@@ -133,33 +144,37 @@ def decision_seconds(policy: RandomPolicy, compression: str) -> float:
         state.update(record)
         policy.best_action(state.vector())
 
-    return _median_seconds(decide)
+    return _median_seconds(decide, clock)
 
 
-def _median_seconds(call: Callable[[], object]) -> float:
+def _median_seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
     seconds = []
     for _ in range(NUM_TIMINGS):
-        started = time.perf_counter()
+        started = clock()
         call()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     return float(np.median(seconds))
 
 
 def fit_costs(
-    work: np.ndarray, seconds: np.ndarray, compression: str, machine: str, floor: np.ndarray | None = None
+    work: np.ndarray,
+    seconds: np.ndarray,
+    compression: str,
+    machine: str,
+    alone: Mapping[str, float] | None = None,
 ) -> CostTable:
     """Cost table from timed steps; its held-out error comes from steps left out.
 
     Args:
         work: counts of each step, (S, W).
         seconds: (S,)
-        floor: least seconds per unit of each kind of work, (W,); None is zero for all.
+        alone: seconds of the kinds of work that were timed alone, by name; the others are fitted to what is left.
     """
-    floor = np.zeros(work.shape[1]) if floor is None else floor
+    fixed = np.array([np.nan if alone is None else alone.get(name, np.nan) for name in WORK_NAMES])
     is_held_out = np.arange(len(seconds)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    judged = _fit(work[~is_held_out], seconds[~is_held_out], floor)
+    judged = _fit(work[~is_held_out], seconds[~is_held_out], fixed)
     error = np.abs(work[is_held_out] @ judged - seconds[is_held_out]) / seconds[is_held_out]
-    coefficients = _fit(work, seconds, floor)
+    coefficients = _fit(work, seconds, fixed)
     return CostTable(
         coefficients=dict(zip(WORK_NAMES, coefficients.tolist(), strict=True)),
         compression=compression,
@@ -169,21 +184,22 @@ def fit_costs(
     )
 
 
-def _fit(work: np.ndarray, seconds: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """Least relative squares with coefficients >= `floor`, and no cheaper calls with more rows. (W,)
+def _fit(work: np.ndarray, seconds: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+    """Least relative squares with prices >= 0, no cheaper calls with more rows, and some prices given. (W,)
 
     Steps that something else on the machine interrupted are left out: those far above the bulk of the residuals.
     """
-    num_buckets = len(ROW_BUCKETS)
-    steps_up = np.tril(np.ones((num_buckets, num_buckets)))  # price of a bucket = sum of the increments up to it
+    num_buckets, is_fitted = len(ROW_BUCKETS), np.isnan(fixed)
     to_prices = np.eye(work.shape[1])
-    to_prices[:num_buckets, :num_buckets] = steps_up
+    # price of a bucket = sum of the increments up to it
+    to_prices[:num_buckets, :num_buckets] = np.tril(np.ones((num_buckets, num_buckets)))
+    given = np.where(is_fitted, 0.0, fixed)
+    columns, left = (work @ to_prices)[:, is_fitted], seconds - work @ given
     keep = np.ones(len(seconds), dtype=bool)
-    for _ in range(3):
-        weight = 1.0 / seconds[keep, None]
-        above_floor = seconds[keep] - work[keep] @ floor
-        increments, _ = nnls((work[keep] @ to_prices) * weight, above_floor * weight[:, 0])
-        prices = to_prices @ increments + floor
+    for _ in range(4):
+        weight = 1.0 / seconds[keep]
+        increments, _ = nnls(columns[keep] * weight[:, None], left[keep] * weight)
+        prices = to_prices[:, is_fitted] @ increments + given
         residual = seconds / np.maximum(work @ prices, 1e-12) - 1.0
         spread = 1.4826 * np.median(np.abs(residual - np.median(residual)))
         keep = residual <= np.median(residual) + 3.0 * max(spread, 1e-6)

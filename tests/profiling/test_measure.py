@@ -1,10 +1,13 @@
 """The cost fit on made-up steps with known prices."""
 
+import time
+
 import numpy as np
 import pytest
+import torch
 
-from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES, work_vector
-from specbound_profiling.measure import fit_costs
+from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES
+from specbound_profiling.measure import fit_costs, step_clock
 from specbound_profiling.oracle import fixed_draft_work
 
 PRICES = np.array([1.0, 1.1, 1.3, 1.7, 2.5, 4.0, 0.2, 0.6, 0.05, 0.4, 0.3, 0.8]) * 1e-3
@@ -52,9 +55,15 @@ def test_calls_with_more_rows_are_never_cheaper_and_nothing_is_free() -> None:
     assert prices[4] == pytest.approx(2 * prices[3]) and prices[5] == pytest.approx(4 * prices[3])
 
 
-def test_no_price_falls_below_its_floor() -> None:
-    work = np.array([work_vector({1: 16}, {1: 1}, 0, 100, num_decisions=n % 2) for n in range(50)])
-    floor = np.zeros(len(WORK_NAMES))
-    floor[WORK_NAMES.index("decisions")] = 5e-4
-    table = fit_costs(work, np.full(50, 0.01), "none", "here", floor)
-    assert table.coefficients["decisions"] == 5e-4
+def test_prices_timed_alone_are_kept_and_the_rest_is_fitted() -> None:
+    rng = np.random.default_rng(3)
+    work = steps(rng, 300)
+    table = fit_costs(work, work @ PRICES, "none", "here", {"exit_tests": 4e-4, "decisions": 3e-4})
+    assert table.coefficients["exit_tests"] == 4e-4 and table.coefficients["decisions"] == 3e-4
+    np.testing.assert_allclose(table.seconds(work), work @ PRICES, rtol=1e-3)
+
+
+def test_clock_is_cpu_time_only_where_one_cpu_thread_does_the_work() -> None:
+    expected = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    assert step_clock(torch.device("cpu")) is expected
+    assert step_clock(torch.device("cuda")) is time.perf_counter
