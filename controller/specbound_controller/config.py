@@ -34,8 +34,9 @@ class ControllerConfig:
     """Calibration of the exit score: slope for each exit layer. (E,)"""
     offsets: tuple[float, ...]
     """Calibration of the exit score: offset for each exit layer. (E,)"""
-    static_action: Action | None = None
-    """The action played at every step where the step policy was not faster on the validation prompts, else None."""
+    static_actions: Mapping[str, Action] = field(default_factory=dict)
+    """Compression level -> the action played at every step, where the step policy was not faster than the best
+    static action on the validation prompts. Levels that are not named play the step policy."""
     costs: Mapping[str, CostTable] = field(default_factory=dict)
     """Compression level -> cost table of the training machine."""
     prompts_hash: str = ""
@@ -57,7 +58,7 @@ class ControllerConfig:
             raise ValueError(f"compressions must be among {', '.join(COMPRESSIONS)}, got {self.compressions}")
         if not self.actions or self.actions[0].width != 0 or len(set(self.actions)) != len(self.actions):
             raise ValueError("actions must be distinct and begin with plain decoding")
-        played = (*self.actions, self.static_action) if self.static_action is not None else self.actions
+        played = (*self.actions, *self.static_actions.values())
         if not {action.exit_layer for action in played} <= {0, *layers}:
             raise ValueError(f"actions must use the exit layers {layers}")
         if any(action.width > 64 for action in played):
@@ -66,8 +67,9 @@ class ControllerConfig:
             raise ValueError(f"slopes and offsets must have {len(layers)} values")
         if not all(map(math.isfinite, (self.alpha, *self.slopes, *self.offsets))) or self.alpha < 0:
             raise ValueError(f"alpha, slopes and offsets must be finite, and alpha >= 0, got {self.alpha}")
-        if not set(self.costs) <= set(COMPRESSIONS):
-            raise ValueError(f"costs must be by compression level, got {tuple(self.costs)}")
+        for name, mapping in (("costs", self.costs), ("static_actions", self.static_actions)):
+            if not set(mapping) <= set(COMPRESSIONS):
+                raise ValueError(f"{name} must be by compression level, got {tuple(mapping)}")
 
     def to_json(self, weights_sha256: str) -> str:
         """The text of `config.json`; names the weights it belongs to."""
@@ -78,7 +80,7 @@ class ControllerConfig:
             "signal_names": SIGNAL_NAMES,
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
             "actions": [asdict(action) for action in self.actions],
-            "static_action": None if self.static_action is None else asdict(self.static_action),
+            "static_actions": {name: asdict(action) for name, action in self.static_actions.items()},
             "costs": {name: _cost_content(table) for name, table in self.costs.items()},
         }
         return json.dumps(content, indent=1, default=dict) + "\n"
@@ -98,7 +100,6 @@ class ControllerConfig:
             raise ValueError(f"schema must be {SCHEMA}, got {content.get('schema')!r}")
         _check_names("feature_names", content["feature_names"], FEATURE_NAMES)
         _check_names("signal_names", content["signal_names"], SIGNAL_NAMES)
-        static = content["static_action"]
         config = ControllerConfig(
             exit_layers=tuple(_integer(value, "exit_layers") for value in _list(content, "exit_layers")),
             num_layers=_integer(content["num_layers"], "num_layers"),
@@ -108,7 +109,7 @@ class ControllerConfig:
             alpha=_number(content["alpha"], "alpha"),
             slopes=tuple(_number(value, "slopes") for value in _list(content, "slopes")),
             offsets=tuple(_number(value, "offsets") for value in _list(content, "offsets")),
-            static_action=None if static is None else _action(static),
+            static_actions={name: _action(value) for name, value in _object(content, "static_actions").items()},
             costs={name: _cost_table(value) for name, value in _object(content, "costs").items()},
             prompts_hash=_text(content["prompts_hash"], "prompts_hash"),
             seed=_integer(content["seed"], "seed"),

@@ -120,17 +120,17 @@ class Controller:
         change[FEATURE_NAMES.index(f"compression_{compression}")] = -1.0
         change[FEATURE_NAMES.index(f"compression_{used}")] = 1.0
         before = np.zeros(len(SIGNAL_NAMES) + len(self.config.exit_layers), dtype=np.float32)
-        return Controller(
-            self.config,
-            self.score_mlp.shifted(np.concatenate((before, change))),
-            self.step_mlp.shifted(change),
-            Sample(self.sample.features - change, self.sample.weights),
-        )
+        score_mlp = self.score_mlp.shifted(np.concatenate((before, change)))
+        return Controller(self.config, score_mlp, self.step_mlp.shifted(change), self.sample)
 
-    def solve_rho(self, costs: CostTable) -> float:
-        """Long-run tokens per second of the step policy's choices on its sample, at these costs."""
-        table = self.step_policy.table(self.sample.features, self.sample.context_lengths, costs, self.config.num_layers)
-        return solve_rho(*table, self.sample.weights.astype(np.float64))
+    def solve_rho(self, costs: CostTable, compression: str) -> float:
+        """Long-run tokens per second of the step policy on the sample's steps of one level, at these costs."""
+        is_level = self.sample.features[:, FEATURE_NAMES.index(f"compression_{compression}")] > 0.5
+        chosen = is_level if is_level.any() else np.ones_like(is_level)
+        emitted, seconds = self.step_policy.table(
+            self.sample.features[chosen], self.sample.context_lengths[chosen], costs, self.config.num_layers
+        )
+        return solve_rho(emitted, seconds, self.sample.weights[chosen].astype(np.float64))
 
     def policy(self, costs: CostTable, compression: str, guard: bool = True) -> ControllerPolicy:
         """The policy for one machine's costs and one compression level.
@@ -140,8 +140,8 @@ class Controller:
             compression: Level of the model that decodes. One it was not trained on is a logged warning.
             guard: Whether to fall back to plain decoding where speculation does not pay.
         """
-        controller = self.as_if(compression, self.level_used(compression))
-        return ControllerPolicy(controller, costs, guard)
+        used = self.level_used(compression)
+        return ControllerPolicy(self.as_if(compression, used), used, costs, self.solve_rho(costs, used), guard)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes `controller.safetensors` and `config.json`; each appears whole or not at all."""

@@ -21,18 +21,25 @@ _CONTEXT = FEATURE_NAMES.index("log_context_length")
 class ControllerPolicy:
     """Chooses `argmax emitted - rho * seconds` over the grid at every step, or plays the stored static action."""
 
-    def __init__(self, controller: "Controller", costs: CostTable, guard: bool = True) -> None:
-        """Solves the long-run speed for these costs; `Controller.policy` is the way to get one."""
+    def __init__(
+        self, controller: "Controller", compression: str, costs: CostTable, rho: float, guard: bool = True
+    ) -> None:
+        """`Controller.policy` is the way to get one.
+
+        Args:
+            compression: The level, among those trained on, that it decides for.
+            rho: Long-run tokens per second at these costs.
+        """
         config = controller.config
         scores: dict[str, ExitScore] = {"annealed": AnnealedConfidence(config.alpha), "learned": controller.score}
         self.actions = config.actions
-        self.static_action = config.static_action
-        static = config.static_action
+        self.static_action = static = config.static_actions.get(compression)
+        """The action played at every step, where training found nothing better; else None."""
         self.needs_features = static is None or static.score == "learned"
         self.needs_full_signals = self.needs_features
         self.costs = costs
         self.guard = NeverSlowerGuard(costs, config.num_layers, self.needs_features) if guard else None
-        self.rho = controller.solve_rho(costs)
+        self.rho = rho
         """Long-run tokens per second that the choice is made at."""
         self.action_counts = np.zeros(len(self.actions), dtype=np.int64)
         """Steps in which each action was chosen, over all prompts. (A,)"""

@@ -14,11 +14,11 @@ from specbound_controller.records import StepRecord
 class GuardLimits:
     """How much may be lost before the guard closes, and how long it stays closed."""
 
-    debt: float = 8.0
+    debt: float = 12.0
     """Seconds that speculation may lose before the first pause, in plain decoding's seconds per token."""
     probe_debt: float = 3.0
     """The same for a probe after a pause."""
-    first_pause: int = 16
+    first_pause: int = 8
     """Plain steps of the first pause."""
     growth: int = 2
     """Factor from one pause to the next while probes fail."""
