@@ -182,7 +182,7 @@ def test_another_model_is_refused_with_both_values(controller_of: Callable[..., 
     controller.check_model("a" * 64, 12)
     with pytest.raises(InputError, match="12 layers, got one of 16"):
         controller.check_model("a" * 64, 16)
-    with pytest.raises(InputError, match="aaaa.*, got cccc"):
+    with pytest.raises(InputError, match=r"aaaa.*, got cccc"):
         controller.check_model("c" * 64, 12)
 
 

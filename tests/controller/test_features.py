@@ -157,5 +157,5 @@ def test_names_are_unique_and_vectors_float32() -> None:
 
 
 def test_unknown_compression_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="compression must be one of none, .* got 'int3'"):
+    with pytest.raises(ValueError, match=r"compression must be one of none, .* got 'int3'"):
         FeatureState("int3")

@@ -125,3 +125,9 @@ def log_of() -> Callable[[Path, dict[str, list[PromptTrace]], CostTable], Path]:
 def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 prompts x 60 tokens, one level."""
     return write_log(tmp_path_factory.mktemp("logs") / "log", {"none": synthetic_traces(0, 24, 60)}, synthetic_costs())
+
+
+@pytest.fixture(scope="session")
+def small_log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """5 prompts x 24 tokens, one level."""
+    return write_log(tmp_path_factory.mktemp("logs") / "log", {"none": synthetic_traces(1, 5, 24)}, synthetic_costs())

@@ -1,0 +1,160 @@
+"""Training rows: features equal the replay's, targets equal what actions really do on the trace."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from specbound_controller.actions import Action, action_grid
+from specbound_controller.config import ControllerConfig
+from specbound_controller.controller import Controller, Sample
+from specbound_controller.costs import CostTable
+from specbound_controller.features import FEATURE_NAMES
+from specbound_controller.mlp import Mlp
+from specbound_controller.policy import Policy
+from specbound_controller.records import Decision, StepRecord
+from specbound_controller.score import SIGNAL_NAMES, LearnedScore
+from specbound_controller.step_policy import CurveLayout
+from specbound_controller.work import expected_work_weights
+from specbound_profiling.outcomes import TraceBatch
+from specbound_profiling.replay import record_work, replay
+from specbound_profiling.simulate import simulate_step
+from specbound_profiling.trace import PromptTrace
+from specbound_train.rows import ExploringPolicy, collect_steps, curve_rows, learned_scores, score_rows
+
+NUM_LAYERS = 12
+ACTIONS = action_grid((2, 4), (1, 2, 4), (0.3, 0.6))
+
+
+def random_score(seed: int = 0) -> LearnedScore:
+    rng = np.random.default_rng(seed)
+    inputs = len(SIGNAL_NAMES) + 2 + len(FEATURE_NAMES)
+    shapes = ((8, inputs), (8,), (1, 8), (1,))
+    mlp = Mlp(*(rng.normal(scale=0.3, size=shape).astype(np.float32) for shape in shapes))
+    return LearnedScore(mlp, (2, 4), (1.0, 1.2), (1.0, 0.5))
+
+
+class RandomPolicy:
+    """Random actions; keeps the features that it was shown."""
+
+    needs_features = needs_full_signals = True
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng, self.seen = np.random.default_rng(seed), []
+        self.decisions = [action.decision({"learned": random_score()}) for action in ACTIONS]
+
+    def reset(self) -> None:
+        pass
+
+    def decide(self, features: np.ndarray | None) -> Decision:
+        self.seen.append(features)
+        return self.decisions[int(self.rng.integers(len(self.decisions)))]
+
+    def observe(self, record: StepRecord) -> None:
+        pass
+
+
+def test_features_of_the_rows_are_those_that_the_policy_saw(
+    traces_of: Callable[..., list[PromptTrace]], costs_of: Callable[..., CostTable]
+) -> None:
+    policy = RandomPolicy()
+    batch = TraceBatch(traces_of(0, 4, 30))
+    steps, result = collect_steps(batch, policy, costs_of(), NUM_LAYERS, "none")
+    assert len(steps) == result.num_steps.sum()
+    np.testing.assert_array_equal(steps.features, np.array(policy.seen))
+    assert set(batch.position[steps.rows]) <= set(range(1, 30)) and (np.diff(steps.rows) > 0).all()
+
+
+def test_targets_equal_the_step_that_each_action_would_take(
+    traces_of: Callable[..., list[PromptTrace]], costs_of: Callable[..., CostTable]
+) -> None:
+    traces = traces_of(1, 3, 25)
+    batch, score = TraceBatch(traces), random_score()
+    layout = CurveLayout(ACTIONS)
+    steps, _ = collect_steps(batch, RandomPolicy(1), costs_of(), NUM_LAYERS, "none")
+    rows = curve_rows(steps, layout, score, NUM_LAYERS)
+    reached = rows.is_reached.reshape(len(rows), layout.num_curves, layout.longest)
+    known = rows.is_known.reshape(reached.shape)
+    for row in range(len(rows)):
+        trace = traces[np.searchsorted(batch.end_row, steps.rows[row], side="right")]
+        start = int(batch.position[steps.rows[row]])
+        for action in ACTIONS[1:]:
+            record = simulate_step(trace, start, action.decision({"learned": score}), steps.features[row], NUM_LAYERS)
+            width = min(action.width, 25 - start - 1)
+            profile = layout.profile_of[ACTIONS.index(action)]
+            assert reached[row, profile, :width].sum() == record.num_accepted
+            if action.threshold > 0:
+                drafted = reached[row, len(layout.profiles) + layout.tested.index(profile), :width]
+                assert drafted.sum() == record.num_drafted
+        is_next = np.concatenate((np.ones_like(reached[row, :, :1]), reached[row, :, :-1]), axis=1)
+        is_allowed = np.arange(layout.longest) < 25 - start - 1  # what the length limit does not cut
+        np.testing.assert_array_equal(known[row], is_next & is_allowed)
+
+
+def test_expected_work_weights_price_the_replayed_step(
+    traces_of: Callable[..., list[PromptTrace]], costs_of: Callable[..., CostTable]
+) -> None:
+    trace = traces_of(2, 1, 60)[0]
+    score, policy = random_score(), RandomPolicy()
+    features = np.random.default_rng(0).random(len(FEATURE_NAMES)).astype(np.float32)
+    for start in (1, 10, 30):
+        weights = expected_work_weights(ACTIONS, NUM_LAYERS, trace.prompt_length + start)
+        for a, action in enumerate(ACTIONS):
+            record = simulate_step(trace, start, action.decision({"learned": score}), features, NUM_LAYERS)
+            is_drafted = np.arange(weights.shape[1]) <= record.num_drafted
+            np.testing.assert_allclose(is_drafted @ weights[a], record_work(record, policy), atol=1e-9)
+
+
+def test_score_rows_are_drafts_whose_predecessors_were_accepted(
+    traces_of: Callable[..., list[PromptTrace]], costs_of: Callable[..., CostTable]
+) -> None:
+    traces = traces_of(3, 2, 20)
+    batch = TraceBatch(traces)
+    steps, _ = collect_steps(batch, RandomPolicy(2), costs_of(), NUM_LAYERS, "none")
+    rows = score_rows(steps, 4)
+    wanted = []
+    for exit_index in range(2):
+        for row in steps.rows:
+            trace = traces[np.searchsorted(batch.end_row, row, side="right")]
+            start = int(batch.position[row])
+            for draft in range(min(4, 20 - start)):
+                wanted.append((exit_index, draft, bool(trace.is_accepted[start + draft, exit_index])))
+                if not trace.is_accepted[start + draft, exit_index]:
+                    break
+    draft_index = rows.inputs[:, SIGNAL_NAMES.index("draft_index")].astype(int)
+    assert list(zip(rows.exit_index.tolist(), draft_index.tolist(), rows.is_accepted.tolist(), strict=True)) == wanted
+
+
+def test_exploring_policy_plays_its_share_of_random_actions(costs_of: Callable[..., CostTable]) -> None:
+    base: Policy = RandomPolicy()
+    base.decisions = [Decision(w_max=0)]  # type: ignore[attr-defined]
+    other = Action(2, 3).decision({})
+    policy = ExploringPolicy(base, [other], 0.25, np.random.default_rng(0))
+    share = np.mean([policy.decide(None) is other for _ in range(2000)])
+    assert share == pytest.approx(0.25, abs=0.03)
+
+
+def test_controller_replays_the_same_scores_as_the_vectorised_targets(
+    traces_of: Callable[..., list[PromptTrace]], costs_of: Callable[..., CostTable]
+) -> None:
+    """The scores that a live step computes one by one are those of the training rows."""
+    traces, score = traces_of(4, 2, 30), random_score(5)
+    batch = TraceBatch(traces)
+    layout = CurveLayout(ACTIONS)
+    shapes = ((2, len(FEATURE_NAMES)), (2,), (layout.num_outputs, 2), (layout.num_outputs,))
+    action = Action(4, 4, 0.3, "learned")
+    player = Controller(
+        ControllerConfig(
+            (2, 4), 12, "f", ("none",), ACTIONS, 0.0, score.slopes, score.offsets, static_actions={"none": action}
+        ),
+        score.mlp,
+        Mlp(*(np.zeros(shape, dtype=np.float32) for shape in shapes)),
+        Sample(np.ones((1, len(FEATURE_NAMES)), np.float32), np.ones(1, np.float32)),
+    )
+    policy = player.policy(costs_of(), "none", guard=False)
+    result = replay(traces, policy, costs_of(), 12, "none", keep_records=True)
+    steps, _ = collect_steps(batch, policy, costs_of(), 12, "none")
+    scores = learned_scores(steps, score, 4)
+    records = [record for prompt in result.records or () for record in prompt]
+    for row, record in zip(steps.rows, records, strict=True):
+        np.testing.assert_allclose(record.scores, scores[row, : record.num_drafted, 1], atol=1e-6)

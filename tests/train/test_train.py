@@ -1,0 +1,152 @@
+"""Tiny real training runs, from a log on disk to a controller that loads and decides."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from specbound_controller.controller import CONFIG_FILE, WEIGHTS_FILE, Controller
+from specbound_controller.costs import CostTable
+from specbound_controller.errors import InputError, MissingExtraError
+from specbound_profiling.log import open_log
+from specbound_profiling.replay import replay
+from specbound_profiling.trace import PromptTrace
+from specbound_train.config import TrainConfig
+from specbound_train.data import load_levels
+from specbound_train.summary import TrainSummary
+from specbound_train.train import train_controller
+
+SMALL = {"epochs": 2, "max_rounds": 1, "hidden_units": 8, "score_hidden_units": 8, "widths": (1, 2, 4)}
+
+
+@pytest.fixture(scope="module")
+def trained(log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainSummary]:
+    out = tmp_path_factory.mktemp("trained") / "controller"
+    config = TrainConfig(log=str(log_dir), out=str(out), epochs=10, max_rounds=2, widths=(1, 2, 4))
+    return out, train_controller(config)
+
+
+def test_trained_controller_loads_and_names_its_model(trained: tuple[Path, TrainSummary], log_dir: Path) -> None:
+    controller = Controller.load(trained[0])
+    manifest = open_log(log_dir).manifest
+    controller.check_model(manifest.model_fingerprint, manifest.num_layers)
+    assert controller.config.exit_layers == tuple(manifest.exit_layers)
+    assert controller.config.prompts_hash == manifest.prompts_hash
+    assert controller.config.costs.keys() == {"none"}
+    assert 1 <= len(controller.sample.features) <= 5000
+    assert sorted(path.name for path in trained[0].iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+
+
+def test_summary_says_what_the_saved_controller_does(trained: tuple[Path, TrainSummary], log_dir: Path) -> None:
+    out, summary = trained
+    log, controller = open_log(log_dir), Controller.load(out)
+    data = load_levels(log, 0.25, 0)[0]
+    level = summary.levels[0]
+    policy = controller.policy(log.costs["none"], "none")
+    result = replay(data.validation, policy, log.costs["none"], 12, "none")
+    assert result.tokens_per_second / level.plain_tokens_per_second == pytest.approx(level.controller_speedup)
+    assert level.num_prompts == len(data.validation) == 6
+    assert controller.config.summary["levels"][0]["controller_speedup"] == level.controller_speedup
+    assert level.controller_speedup <= level.oracle_speedup
+    json.dumps(summary.to_dict())
+
+
+def test_controller_is_not_slower_than_the_static_setting_it_was_compared_with(
+    trained: tuple[Path, TrainSummary],
+) -> None:
+    level = trained[1].levels[0]
+    assert level.controller_speedup >= level.best_static_speedup - 1e-9
+    if level.played_action is None:
+        assert level.step_policy_speedup > level.best_static_speedup
+    else:
+        assert f"plays {level.played_action.name} at every step" in str(trained[1])
+
+
+def test_score_tells_accepted_from_rejected_drafts(trained: tuple[Path, TrainSummary]) -> None:
+    for fit in trained[1].exits:
+        assert fit.auroc > 0.7 and fit.ece < 0.2
+
+
+def test_same_seed_gives_the_same_files(small_log_dir: Path, tmp_path: Path) -> None:
+    files = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        config = TrainConfig(log=str(small_log_dir), out=str(tmp_path / name), seed=seed, **SMALL)  # type: ignore[arg-type]
+        train_controller(config)
+        files.append([(tmp_path / name / file).read_bytes() for file in (WEIGHTS_FILE, CONFIG_FILE)])
+    assert files[0] == files[1]
+    assert files[0][0] != files[2][0]
+
+
+def test_useless_exits_fall_back_to_a_setting_that_is_not_slower_than_plain(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+) -> None:
+    traces = [replace(t, is_accepted=np.zeros_like(t.is_accepted)) for t in traces_of(0, 8, 30)]
+    log = log_of(tmp_path / "log", {"none": traces}, costs_of())
+    summary = train_controller(TrainConfig(log=str(log), out=str(tmp_path / "out"), **SMALL))  # type: ignore[arg-type]
+    level = summary.levels[0]
+    assert level.best_static == "plain" and level.is_static
+    assert level.controller_speedup == pytest.approx(1.0)
+    assert Controller.load(tmp_path / "out").policy(costs_of(), "none").decide(None).w_max == 0
+    assert "plays plain at every step" in str(summary)
+
+
+def test_two_compression_levels_train_one_controller(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+) -> None:
+    levels = {level: traces_of(0, 6, 30, compression=level) for level in ("none", "int8")}
+    log = log_of(tmp_path / "log", levels, costs_of())
+    summary = train_controller(TrainConfig(log=str(log), out=str(tmp_path / "out"), **SMALL))  # type: ignore[arg-type]
+    assert [level.compression for level in summary.levels] == ["none", "int8"]
+    assert Controller.load(tmp_path / "out").config.compressions == ("none", "int8")
+
+
+def test_smallest_log_that_is_accepted_trains(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+) -> None:
+    log = log_of(tmp_path / "log", {"none": traces_of(0, 3, 12)}, costs_of())
+    train_controller(TrainConfig(log=str(log), out=str(tmp_path / "out"), **SMALL))  # type: ignore[arg-type]
+    Controller.load(tmp_path / "out")
+
+
+def test_out_that_holds_something_is_refused_before_any_work(log_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"out must be empty or new.*notes\.txt"):
+        train_controller(TrainConfig(log=str(log_dir), out=str(tmp_path)))
+    with pytest.raises(InputError, match="out must be a folder"):
+        train_controller(TrainConfig(log=str(log_dir), out=str(tmp_path / "notes.txt")))
+
+
+def test_folder_that_is_no_log_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="log must be a folder that specbound profile wrote"):
+        train_controller(TrainConfig(log=str(tmp_path), out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_csv_logger_writes_a_loss_curve_for_every_fit(small_log_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train_controller(TrainConfig(log=str(small_log_dir), out=str(out), logger="csv", **SMALL))  # type: ignore[arg-type]
+    for name in ("exit_score", "step_policy_1"):
+        header, *lines = next((out / "logs" / name).rglob("metrics.csv")).read_text().splitlines()
+        assert "tune_loss" in header and "train_loss" in header and lines
+
+
+def test_missing_extra_is_named_with_the_command(
+    log_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else find(name, *rest))
+    with pytest.raises(MissingExtraError, match=r"pip install 'specbound\[train\]'"):
+        train_controller(TrainConfig(log=str(log_dir), out=str(tmp_path / "out"), logger="wandb"))
