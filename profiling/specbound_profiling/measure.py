@@ -101,13 +101,16 @@ def measure_costs(
     clock = step_clock(decoder.adapter.device)
     work, seconds = [], []
     started = time.perf_counter()
+    marks: list[float] = []
+
+    def mark(record: StepRecord) -> None:
+        marks.append(clock())
+
     for ids, policy in zip(itertools.cycle(prompt_ids), itertools.cycle(policies), strict=False):
         decoder.policy = policy
-        marks: list[float] = []
-        steps = decoder.generate(
-            ids, max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[], on_step=lambda _, marks=marks: marks.append(clock())
-        ).stats.steps
-        work += [record_work(record, policy) for record in steps[1:]]  # the first began in prefill
+        marks.clear()
+        output = decoder.generate(ids, max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[], on_step=mark)
+        work += [record_work(record, policy) for record in output.stats.steps[1:]]  # the first began in prefill
         seconds += np.diff(marks).tolist()
         is_late = time.perf_counter() - started > max_seconds
         if len(seconds) >= num_steps or (is_late and len(seconds) >= MIN_STEPS):
