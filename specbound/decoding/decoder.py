@@ -150,12 +150,11 @@ class SpecBoundDecoder:
         runner = StepRunner(self.adapter, cache, request.eos_token_ids)
         self.policy.reset()
         features = FeatureState(self.compression) if self.policy.needs_features else None
-        if features is not None:
-            features.reset(len(tokens))
-
         hidden = self.adapter.embed(request.input_ids, 0)
         hidden = self.adapter.run_layers(hidden, 0, self.adapter.num_layers, cache, 0)
         tokens.append(int(self.adapter.read_head(hidden[:, -1:])[0, -1].argmax()))
+        if features is not None:
+            features.reset(len(tokens))
         stats.num_tokens += 1
         stats.prefill_seconds = stats.seconds = time.perf_counter() - started
         yield tokens[-1:]
