@@ -20,7 +20,7 @@ from specbound_train.demo.corpus import Document, cut_prompts, load_documents
 from specbound_train.demo.pretrain import PretrainConfig, pretrain
 from specbound_train.demo.tokens import load_or_encode, train_tokenizer
 
-NUM_PROMPTS_PER_KIND = {"profile": 40, "evaluate": 24}
+NUM_PROMPTS_PER_KIND = {"profile": 80, "evaluate": 40}
 
 
 def main() -> None:
