@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specbound import __version__
 from specbound.config import DemoConfig
 from specbound.decoding.adapter import ModelAdapter
 from specbound.evaluation import Evaluation
@@ -27,7 +28,7 @@ from specbound.measure import (
     time_methods,
     transformers_method,
 )
-from specbound.report import Row, model_info
+from specbound.report import Row, machine_info, model_info
 from specbound_controller.actions import Action, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
@@ -89,6 +90,8 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoResult:
             train_controller(TrainConfig(log=str(log_dir), out=str(controller_dir), seed=config.seed))
         say(f"[3/3] decoding {config.num_evaluation_prompts} other prompts with every method, interleaved")
         result = evaluate(config, open_log(log_dir), Controller.load(controller_dir))
+    machine = machine_info()
+    result.notes.append(f"measured on {machine['name']}, {machine['num_cores']} cores, specbound {__version__}")
     result.notes.append(f"the whole chain took {time.perf_counter() - started:.0f} s")
     return result
 

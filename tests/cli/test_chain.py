@@ -1,13 +1,20 @@
 """The commands one after the other, on random models: files are the only thing that passes between them."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from specbound.cli.main import main
+from specbound.config import DemoConfig
+from specbound.decoding import decoder
+from specbound.measure import ContentionProbe
+from specbound_controller.actions import Action
 
 WORDS = ("the cat sat on", "a dog ran under the", "one two and then", "def return ( )", "it was that", "the mat and a")
 SMALL = ("--max-new-tokens", "16")
@@ -117,6 +124,57 @@ def test_demo_prints_every_method_and_writes_the_rows(
     assert "oracle*" in out and "the whole chain took" in out
     assert main(argv) == 2
     assert "out must be empty" in capsys.readouterr().err
+
+
+@pytest.fixture
+def demo_config(chain: dict[str, Path]) -> DemoConfig:
+    return DemoConfig(
+        num_profile_prompts=8,
+        num_evaluation_prompts=4,
+        max_new_tokens=16,
+        num_cost_steps=60,
+        num_rounds=1,
+        allow_noise=False,
+        model=str(chain["model"]),
+        evaluation_prompts=str(chain["prompts"]),
+    )
+
+
+def run_evaluation(config: DemoConfig, chain: dict[str, Path]) -> Any:
+    from specbound.demo import evaluate
+    from specbound_controller.controller import Controller
+    from specbound_profiling.log import open_log
+
+    return evaluate(config, open_log(chain["log"]), Controller.load(chain["controller"]))
+
+
+def test_wrong_outputs_take_the_speedup_away_and_are_reported(
+    chain: dict[str, Path], demo_config: DemoConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = decoder.accept_greedy
+
+    def accept_wrongly(draft: Any, *arguments: Any) -> tuple[list[int], int]:
+        emitted, num_accepted = accept(draft, *arguments)
+        return [token % 60 + 2 for token in emitted] if draft.num_drafted else emitted, num_accepted
+
+    monkeypatch.setattr(decoder, "accept_greedy", accept_wrongly)
+    monkeypatch.setattr("specbound.demo.best_static_action", lambda *arguments: Action(2, 2))
+    result = run_evaluation(replace(demo_config, allow_noise=True), chain)
+    static = [row for row in result.rows if row.method == "best_static"]
+    assert not result.is_trustworthy
+    assert all(math.isnan(row.speedup) for row in static) and static[-1].outputs_equal is False
+    assert any("best_static differs from plain decoding at new token" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("is_quiet", [True, False])
+def test_a_noisy_machine_shows_no_speedup_unless_allowed(
+    chain: dict[str, Path], demo_config: DemoConfig, monkeypatch: pytest.MonkeyPatch, is_quiet: bool
+) -> None:
+    monkeypatch.setattr(ContentionProbe, "is_quiet", is_quiet)
+    result = run_evaluation(demo_config, chain)
+    assert result.is_trustworthy is is_quiet
+    assert all(math.isnan(row.speedup) is not is_quiet for row in result.rows)
+    assert any("the machine was busy" in note for note in result.notes) is not is_quiet
 
 
 def test_costs_of_another_machine_are_a_warning(
