@@ -19,7 +19,7 @@ demo-full: $(STAMP)
 	$(BIN)/specbound demo --config configs/demo_full.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 check: lint wheel-check
 
