@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 # B rows (sequences), H key-value heads, C capacity in tokens, D head width, n new tokens
 
 
-class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]
+class PreallocatedLayer(CacheLayerMixin):
     """Keys and values of one layer: buffers (B, H, C, D) that double when full, and a length per row.
 
     With a sliding window only the keys that the new queries may see are handed out; the buffer keeps all of them,
@@ -90,7 +90,7 @@ def visible_keys(past: int, num_new: int, window: int | None) -> int:
     return past + num_new if window is None else min(past, window - 1) + num_new
 
 
-class DecodeCache(Cache):  # type: ignore[misc]
+class DecodeCache(Cache):
     """One `PreallocatedLayer` per decoder layer."""
 
     layers: list[PreallocatedLayer]
