@@ -97,7 +97,7 @@ def measure_costs(
     exits = auto_exit_layers(decoder.adapter.num_layers) if exit_layers is None else tuple(exit_layers)
     policies = [RandomPolicy(exits, has_features, seed) for has_features in (False, True)]
     decoder.policy = policies[0]
-    decoder.generate(prompt_ids[0], max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[])  # warm-up
+    decoder.generate(prompt_ids[0], max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[], do_sample=False)  # warm-up
     clock = step_clock(decoder.adapter.device)
     work, seconds = [], []
     started = time.perf_counter()
@@ -109,7 +109,7 @@ def measure_costs(
     for ids, policy in zip(itertools.cycle(prompt_ids), itertools.cycle(policies), strict=False):
         decoder.policy = policy
         marks.clear()
-        output = decoder.generate(ids, max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[], on_step=mark)
+        output = decoder.generate(ids, max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[], do_sample=False, on_step=mark)
         work += [record_work(record, policy) for record in output.stats.steps[1:]]  # the first began in prefill
         seconds += np.diff(marks).tolist()
         is_late = time.perf_counter() - started > max_seconds

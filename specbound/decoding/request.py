@@ -75,7 +75,7 @@ def request_from_arguments(
         if name in HARMLESS_KEYWORDS or value is None or value in NEUTRAL.get(name, ()):
             continue
         raise InputError(f"{name} is not supported by SpecBoundDecoder.generate, got {value!r}")
-    _refuse_config(config, adapter)
+    _refuse_config(config, adapter, overridden=frozenset(others))
     if max_new_tokens is None and max_length is None:
         max_new_tokens, max_length = config.max_new_tokens, config.max_length
     if max_new_tokens is None:
@@ -139,10 +139,11 @@ def _eos_ids(eos: int | list[int] | Tensor | None) -> frozenset[int]:
     return frozenset({eos} if isinstance(eos, int) else eos)
 
 
-def _refuse_config(config: GenerationConfig, adapter: ModelAdapter) -> None:
+def _refuse_config(config: GenerationConfig, adapter: ModelAdapter, overridden: frozenset[str] = frozenset()) -> None:
+    """Refuses what a generation config asks for, unless an argument of the call says otherwise."""
     for name, neutral in NEUTRAL.items():
         value = getattr(config, name, None)
-        if value not in neutral:
+        if value not in neutral and name not in overridden:
             raise InputError(
                 f"{name} must be {neutral[-1]!r} for the SpecBound decoder, got {value!r} "
                 f"(generation config of {name_of(adapter.model)})"

@@ -196,6 +196,17 @@ def test_the_models_generation_config_is_honoured() -> None:
     assert torch.equal(output.sequences, model.generate(prompt))
 
 
+def test_an_argument_of_the_call_wins_over_a_sampling_generation_config() -> None:
+    model = random_model("llama")
+    prompt = random_prompt(7, 4)
+    expected = plain(model, prompt, max_new_tokens=9)
+    model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, pad_token_id=0)
+    decoder = SpecBoundDecoder(model, StaticPolicy((2,), 0.0, 4))
+    with pytest.raises(InputError, match="do_sample must be False"):
+        decoder.generate(prompt, max_new_tokens=9)
+    assert torch.equal(decoder.generate(prompt, max_new_tokens=9, do_sample=False).sequences, expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from specbound_controller.costs import CostTable
@@ -14,17 +15,20 @@ from specbound_train.data import load_levels, split_prompts
 
 def test_no_prompt_stands_on_two_sides_and_kinds_are_spread() -> None:
     tasks = {f"p{i}": ("prose", "code", "math")[i % 3] for i in range(48)}
-    parts = split_prompts(tasks, 0.25, 0)
-    assert sum(map(len, parts)) == 48 and set.union(*parts) == set(tasks)
-    assert len(parts[2]) == 12
-    assert [sum(tasks[p] == kind for p in parts[2]) for kind in ("prose", "code", "math")] == [4, 4, 4]
-    assert parts == split_prompts(tasks, 0.25, 0) != split_prompts(tasks, 0.25, 1)
+    folds, validation = split_prompts(tasks, 0.25, 0)
+    assert set(folds) | validation == set(tasks) and not set(folds) & validation
+    assert [sum(tasks[p] == kind for p in validation) for kind in ("prose", "code", "math")] == [4, 4, 4]
+    for fold in range(4):
+        kinds = [tasks[prompt] for prompt, own in folds.items() if own == fold]
+        assert [kinds.count(kind) for kind in ("prose", "code", "math")] == [3, 3, 3]
+    assert (folds, validation) == split_prompts(tasks, 0.25, 0)
+    assert validation != split_prompts(tasks, 0.25, 1)[1]
 
 
 @pytest.mark.parametrize("num_prompts", [3, 4, 5, 12])
-def test_every_part_gets_a_prompt(num_prompts: int) -> None:
-    tasks = {f"p{i}": f"kind{i % 4}" for i in range(num_prompts)}
-    assert all(len(part) >= 1 for part in split_prompts(tasks, 0.25, 0))
+def test_validation_and_at_least_two_folds_get_a_prompt(num_prompts: int) -> None:
+    folds, validation = split_prompts({f"p{i}": f"kind{i % 4}" for i in range(num_prompts)}, 0.25, 0)
+    assert len(validation) >= 1 and set(folds.values()) == set(range(min(4, len(folds)))) and len(folds) >= 2
 
 
 def test_a_prompt_is_on_the_same_side_at_every_level(
@@ -37,7 +41,8 @@ def test_a_prompt_is_on_the_same_side_at_every_level(
         tmp_path / "log", {"none": traces_of(0, 8, 20), "int8": traces_of(0, 8, 20, compression="int8")}, costs_of()
     )
     none, int8 = load_levels(open_log(log), 0.25, 0)
-    for part in ("fit", "tune", "validation"):
+    np.testing.assert_array_equal(none.folds, int8.folds)
+    for part in ("training", "validation"):
         assert [t.prompt_id for t in getattr(none, part)] == [t.prompt_id for t in getattr(int8, part)]
     assert none.num_positions == 8 * 19
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from specbound_controller.mlp import sigmoid
-from specbound_train.modules import FitSettings, Perceptron, Rows, fit
+from specbound_train.modules import FitSettings, Perceptron, Rows, average, fit, fit_folds
 
 SETTINGS = FitSettings(hidden_units=8, epochs=10, learning_rate=1e-2, weight_decay=1e-2, seed=0)
 
@@ -79,3 +79,21 @@ def test_fit_is_quiet(capfd: pytest.CaptureFixture[str], recwarn: pytest.Warning
     fit(rows_of(0, 100), rows_of(1, 50), FitSettings(4, 1, 1e-2, 0.0, 0, min_steps=1), None)
     captured = capfd.readouterr()
     assert captured.out == captured.err == "" and len(recwarn) == 0
+
+
+def test_each_fold_is_fitted_without_its_own_rows() -> None:
+    """Rows of a fold whose targets are all turned around do not move that fold's perceptron, only the others."""
+    rows, folds = rows_of(0, 600), np.arange(600) % 3
+    settings = FitSettings(6, 1, 1e-2, 0.0, 0, min_steps=1, patience=100)
+    turned = Rows(rows.inputs, np.where(folds[:, None] == 1, ~rows.targets, rows.targets), rows.is_known)
+    plain, changed = (fit_folds(part, folds, settings, lambda fold: None) for part in (rows, turned))
+    np.testing.assert_array_equal(plain[1].weight1, changed[1].weight1)
+    assert not np.array_equal(plain[0].weight1, changed[0].weight1)
+    assert [mlp.weight1.shape[0] for mlp in plain] == [2, 2, 2]
+
+
+def test_average_is_the_mean_of_the_logits() -> None:
+    rows = rows_of(0, 300)
+    mlps = fit_folds(rows, np.arange(300) % 3, FitSettings(6, 1, 1e-2, 0.0, 0, min_steps=1), lambda fold: None)
+    wanted = np.mean([mlp(rows.inputs) for mlp in mlps], axis=0)
+    np.testing.assert_allclose(average(mlps)(rows.inputs), wanted, atol=1e-5)

@@ -59,9 +59,10 @@ def test_features_of_the_rows_are_those_that_the_policy_saw(
 ) -> None:
     policy = RandomPolicy()
     batch = TraceBatch(traces_of(0, 4, 30))
-    steps, result = collect_steps(batch, policy, costs_of(), NUM_LAYERS, "none")
+    steps, result = collect_steps(batch, np.arange(4), policy, costs_of(), NUM_LAYERS, "none")
     assert len(steps) == result.num_steps.sum()
     np.testing.assert_array_equal(steps.features, np.array(policy.seen))
+    np.testing.assert_array_equal(steps.folds, np.repeat(np.arange(4), result.num_steps))
     assert set(batch.position[steps.rows]) <= set(range(1, 30)) and (np.diff(steps.rows) > 0).all()
 
 
@@ -69,15 +70,15 @@ def test_targets_equal_the_step_that_each_action_would_take(
     traces_of: Callable[..., list[PromptTrace]], costs_of: Callable[..., CostTable]
 ) -> None:
     traces = traces_of(1, 3, 25)
-    batch, score = TraceBatch(traces), random_score()
+    batch, scores = TraceBatch(traces), (random_score(0), random_score(1))
     layout = CurveLayout(ACTIONS)
-    steps, _ = collect_steps(batch, RandomPolicy(1), costs_of(), NUM_LAYERS, "none")
-    rows = curve_rows(steps, layout, score, NUM_LAYERS)
+    steps, _ = collect_steps(batch, np.arange(3) % 2, RandomPolicy(1), costs_of(), NUM_LAYERS, "none")
+    rows = curve_rows(steps, layout, scores, NUM_LAYERS)
     reached = rows.is_reached.reshape(len(rows), layout.num_curves, layout.longest)
     known = rows.is_known.reshape(reached.shape)
     for row in range(len(rows)):
         trace = traces[np.searchsorted(batch.end_row, steps.rows[row], side="right")]
-        start = int(batch.position[steps.rows[row]])
+        start, score = int(batch.position[steps.rows[row]]), scores[steps.folds[row]]
         for action in ACTIONS[1:]:
             record = simulate_step(trace, start, action.decision({"learned": score}), steps.features[row], NUM_LAYERS)
             width = min(action.width, 25 - start - 1)
@@ -110,7 +111,7 @@ def test_score_rows_are_drafts_whose_predecessors_were_accepted(
 ) -> None:
     traces = traces_of(3, 2, 20)
     batch = TraceBatch(traces)
-    steps, _ = collect_steps(batch, RandomPolicy(2), costs_of(), NUM_LAYERS, "none")
+    steps, _ = collect_steps(batch, np.arange(2), RandomPolicy(2), costs_of(), NUM_LAYERS, "none")
     rows = score_rows(steps, 4)
     wanted = []
     for exit_index in range(2):
@@ -121,6 +122,7 @@ def test_score_rows_are_drafts_whose_predecessors_were_accepted(
                 wanted.append((exit_index, draft, bool(trace.is_accepted[start + draft, exit_index])))
                 if not trace.is_accepted[start + draft, exit_index]:
                     break
+    assert set(rows.folds) == {0, 1} and len(rows.subset(rows.folds == 0)) == (rows.folds == 0).sum()
     draft_index = rows.inputs[:, SIGNAL_NAMES.index("draft_index")].astype(int)
     assert list(zip(rows.exit_index.tolist(), draft_index.tolist(), rows.is_accepted.tolist(), strict=True)) == wanted
 
@@ -153,8 +155,8 @@ def test_controller_replays_the_same_scores_as_the_vectorised_targets(
     )
     policy = player.policy(costs_of(), "none", guard=False)
     result = replay(traces, policy, costs_of(), 12, "none", keep_records=True)
-    steps, _ = collect_steps(batch, policy, costs_of(), 12, "none")
-    scores = learned_scores(steps, score, 4)
+    steps, _ = collect_steps(batch, np.zeros(2, dtype=int), policy, costs_of(), 12, "none")
+    scores = learned_scores(steps, (score,), 4)
     records = [record for prompt in result.records or () for record in prompt]
     for row, record in zip(steps.rows, records, strict=True):
         np.testing.assert_allclose(record.scores, scores[row, : record.num_drafted, 1], atol=1e-6)

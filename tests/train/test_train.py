@@ -138,7 +138,7 @@ def test_folder_that_is_no_log_is_refused(tmp_path: Path) -> None:
 def test_csv_logger_writes_a_loss_curve_for_every_fit(small_log_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     train_controller(TrainConfig(log=str(small_log_dir), out=str(out), logger="csv", **SMALL))  # type: ignore[arg-type]
-    for name in ("exit_score", "step_policy_1"):
+    for name in ("exit_score_fold0", "step_policy_1_fold3"):
         header, *lines = next((out / "logs" / name).rglob("metrics.csv")).read_text().splitlines()
         assert "tune_loss" in header and "train_loss" in header and lines
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from sklearn.model_selection import train_test_split
 
 from specbound_controller.costs import CostTable
@@ -12,11 +13,11 @@ from specbound_profiling.log import StepLog
 from specbound_profiling.trace import PromptTrace
 
 MIN_PROMPTS = 3
-"""Fewest prompts to train on: one each to fit, to tune and to judge."""
+"""Fewest prompts to train on: two to fit and to end the fits, one to judge."""
 MIN_POSITIONS = 32
 """Fewest generated tokens beyond the first of each prompt, over all prompts of a level."""
-TUNE_SHARE = 0.2
-"""Share of the training prompts that calibrate the score and end the fits."""
+MAX_FOLDS = 4
+"""Most folds of the training prompts: networks are fitted on all but one of them and judged on that one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,17 +26,12 @@ class LevelData:
 
     compression: str
     costs: CostTable
-    fit: tuple[PromptTrace, ...]
-    """Prompts that the networks are fitted on."""
-    tune: tuple[PromptTrace, ...]
-    """Prompts that calibrate the score and tell when to end a fit."""
+    training: tuple[PromptTrace, ...]
+    """Prompts that networks are fitted and settings chosen on."""
+    folds: np.ndarray
+    """Fold of each training prompt, from 0. (number of training prompts,) int64"""
     validation: tuple[PromptTrace, ...]
     """Prompts that only judge."""
-
-    @property
-    def training(self) -> tuple[PromptTrace, ...]:
-        """The prompts that settings may be chosen on."""
-        return self.fit + self.tune
 
     @property
     def num_positions(self) -> int:
@@ -55,15 +51,20 @@ def load_levels(log: StepLog, validation_share: float, seed: int) -> list[LevelD
         if level not in log.costs:
             raise InputError(f"log {log.root} has no cost table for {level}; profile again to measure one")
     tasks = {trace.prompt_id: trace.task for traces in by_level.values() for trace in traces}
-    fit, tune, validation = split_prompts(tasks, validation_share, seed)
-    return [
-        LevelData(
-            level,
-            log.costs[level],
-            *(tuple(trace for trace in traces if trace.prompt_id in part) for part in (fit, tune, validation)),
+    folds, validation = split_prompts(tasks, validation_share, seed)
+    levels = []
+    for level, traces in by_level.items():
+        training = tuple(trace for trace in traces if trace.prompt_id in folds)
+        levels.append(
+            LevelData(
+                compression=level,
+                costs=log.costs[level],
+                training=training,
+                folds=np.array([folds[trace.prompt_id] for trace in training]),
+                validation=tuple(trace for trace in traces if trace.prompt_id in validation),
+            )
         )
-        for level, traces in by_level.items()
-    ]
+    return levels
 
 
 def check_enough(traces: Sequence[PromptTrace], level: str, origin: str) -> None:
@@ -77,20 +78,17 @@ def check_enough(traces: Sequence[PromptTrace], level: str, origin: str) -> None
         )
 
 
-def split_prompts(tasks: dict[str, str], validation_share: float, seed: int) -> tuple[set[str], set[str], set[str]]:
-    """Prompt ids to fit, to tune and to judge, by kind of content where there are enough of each."""
+def split_prompts(tasks: dict[str, str], validation_share: float, seed: int) -> tuple[dict[str, int], set[str]]:
+    """Training prompt -> fold, and the validation prompts; by kind of content where there are enough of each."""
     prompts = sorted(tasks)
-    training, validation = _split(prompts, tasks, validation_share, seed)
-    fit, tune = _split(training, tasks, TUNE_SHARE, seed + 1)
-    return set(fit), set(tune), set(validation)
-
-
-def _split(prompts: list[str], tasks: dict[str, str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    num_second = max(1, round(share * len(prompts)))
+    num_validation = max(1, round(validation_share * len(prompts)))
     kinds = [tasks[prompt] for prompt in prompts]
     counts = Counter(kinds)
-    can_stratify = min(counts.values()) >= 2 and len(counts) <= min(num_second, len(prompts) - num_second)
-    first, second = train_test_split(
-        prompts, test_size=num_second, random_state=seed, stratify=kinds if can_stratify else None
+    can_stratify = min(counts.values()) >= 2 and len(counts) <= min(num_validation, len(prompts) - num_validation)
+    training, validation = train_test_split(
+        prompts, test_size=num_validation, random_state=seed, stratify=kinds if can_stratify else None
     )
-    return first, second
+    # The split has shuffled them; by kind and then in turn spreads every kind over the folds.
+    by_kind = sorted(training, key=lambda prompt: tasks[prompt])
+    num_folds = min(MAX_FOLDS, len(training))
+    return {prompt: index % num_folds for index, prompt in enumerate(by_kind)}, set(validation)

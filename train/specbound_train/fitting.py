@@ -2,13 +2,14 @@
 
 # R rows (steps), F features, J longest draft
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil, isnan
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.loggers import Logger
 
 from specbound_controller.actions import Action, action_grid
 from specbound_controller.config import ControllerConfig
@@ -20,12 +21,13 @@ from specbound_controller.score import LearnedScore
 from specbound_controller.step_policy import CurveLayout
 from specbound_profiling.log import StepLog
 from specbound_profiling.outcomes import TraceBatch
+from specbound_profiling.trace import PromptTrace
 from specbound_train.calibration import ExitFit, fit_alpha, fit_measures, platt
 from specbound_train.compare import best_static_action, judge
 from specbound_train.config import TrainConfig
 from specbound_train.data import LevelData, load_levels
 from specbound_train.loggers import finish, make_logger
-from specbound_train.modules import FitSettings, Rows, fit
+from specbound_train.modules import FitSettings, Rows, average, fit_folds
 from specbound_train.rows import (
     CurveRows,
     ExploringPolicy,
@@ -69,11 +71,19 @@ class _Run:
         config = self.config
         return FitSettings(hidden_units, config.epochs, config.learning_rate, config.weight_decay, config.seed)
 
-    def fit(self, name: str, rows: Rows, tune: Rows, hidden_units: int) -> Mlp:
-        logger = make_logger(self.config.logger, self.config.out, name)
-        mlp = fit(rows, tune, self.settings(hidden_units), logger)
-        finish(logger)
-        return mlp
+    def fit(self, name: str, rows: Rows, folds: np.ndarray, hidden_units: int) -> tuple[Mlp, ...]:
+        """One perceptron for each fold, fitted without it."""
+        loggers: list[Logger | None] = []
+
+        def logger_of(fold: int) -> Logger | None:
+            for logger in loggers[-1:]:
+                finish(logger)
+            loggers.append(make_logger(self.config.logger, self.config.out, f"{name}_fold{fold}"))
+            return loggers[-1]
+
+        mlps = fit_folds(rows, folds, self.settings(hidden_units), logger_of)
+        finish(loggers[-1])
+        return mlps
 
 
 class _FixedPolicy:
@@ -97,10 +107,11 @@ class _FixedPolicy:
 def fit_controller(config: TrainConfig, log: StepLog) -> tuple[Controller, TrainSummary]:
     """The controller, and the summary with the wall time left at 0."""
     run = _prepare(config, log)
-    fit_steps = _first_steps(run, lambda data: data.fit, 0)
-    tune_steps = _first_steps(run, lambda data: data.tune, 1)
-    score = _fit_score(run, fit_steps, tune_steps)
-    controller, num_rows, num_rounds = _fit_step_policy(run, score, fit_steps, tune_steps)
+    steps = [
+        part for index, data in enumerate(run.levels) for part in _first_steps(run, index, data.training, data.folds)
+    ]
+    scores = _fit_scores(run, steps)
+    controller, num_rows, num_rounds = _fit_step_policy(run, scores, steps)
     levels = tuple(
         judge(data, controller, run.statics[data.compression], run.layout.longest, config.seed) for data in run.levels
     )
@@ -113,7 +124,7 @@ def fit_controller(config: TrainConfig, log: StepLog) -> tuple[Controller, Train
         num_rounds=num_rounds,
         num_actions=len(run.actions),
         alpha=run.alpha,
-        exits=_judge_score(run, score),
+        exits=_judge_score(run, scores.deployed),
         levels=levels,
         seconds=0.0,
     )
@@ -133,40 +144,47 @@ def _prepare(config: TrainConfig, log: StepLog) -> _Run:
     return _Run(config, log, levels, actions, CurveLayout(actions), alpha, statics)
 
 
-def _first_steps(run: _Run, part: Callable[[LevelData], tuple[Any, ...]], key: int) -> list[StepRows]:
-    """Steps of the best static action with random ones between, on one part of the prompts at every level."""
+def _first_steps(run: _Run, index: int, traces: tuple[PromptTrace, ...], folds: np.ndarray) -> list[StepRows]:
+    """Steps of a level's best static action with random ones between, on some prompts."""
+    data = run.levels[index]
     annealed = {"annealed": AnnealedConfidence(run.alpha)}
     # Before there is a learned score, annealed confidence tests in its place.
     grid = [
         (replace(action, score="annealed") if action.score == "learned" else action).decision(annealed)
         for action in run.actions
     ]
+    batch = TraceBatch(traces)
+    passes = min(MAX_PASSES, max(1, ceil(2 * WANTED_ROWS / max(1, data.num_positions))))
+    base = _FixedPolicy(run.statics[data.compression].decision(annealed))
     steps = []
-    for index, data in enumerate(run.levels):
-        batch = TraceBatch(part(data))
-        passes = min(MAX_PASSES, max(1, ceil(2 * WANTED_ROWS / max(1, data.num_positions))))
-        base = _FixedPolicy(run.statics[data.compression].decision(annealed))
-        for number in range(passes):
-            rng = np.random.default_rng((run.config.seed, index, key, number))
-            policy = ExploringPolicy(base, grid, run.config.exploration, rng)
-            steps.append(collect_steps(batch, policy, data.costs, run.num_layers, data.compression)[0])
+    for number in range(passes):
+        rng = np.random.default_rng((run.config.seed, index, len(traces), number))
+        policy = ExploringPolicy(base, grid, run.config.exploration, rng)
+        steps.append(collect_steps(batch, folds, policy, data.costs, run.num_layers, data.compression)[0])
     return steps
 
 
-def _fit_score(run: _Run, fit_steps: Sequence[StepRows], tune_steps: Sequence[StepRows]) -> LearnedScore:
-    """The exit score, calibrated for each exit layer on the tuning prompts."""
-    rows, tune = (
-        _at_most(concatenate_score_rows([score_rows(steps, run.layout.longest) for steps in part]), run.config.seed)
-        for part in (fit_steps, tune_steps)
-    )
-    mlp = run.fit("exit_score", _score_targets(rows), _score_targets(tune), run.config.score_hidden_units)
-    logits = mlp(tune.inputs)[:, 0].astype(np.float64)
-    exit_layers = run.log.manifest.exit_layers
-    values = [
-        platt(logits[tune.exit_index == index], tune.is_accepted[tune.exit_index == index])
-        for index in range(len(exit_layers))
-    ]
-    return LearnedScore(mlp, exit_layers, tuple(slope for slope, _ in values), tuple(offset for _, offset in values))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scores:
+    """Exit scores: one for each fold, fitted without it, and their average."""
+
+    by_fold: tuple[LearnedScore, ...]
+    deployed: LearnedScore
+
+
+def _fit_scores(run: _Run, steps: Sequence[StepRows]) -> _Scores:
+    """Exit scores, calibrated for each exit layer on rows that their networks have not seen."""
+    rows = _at_most(concatenate_score_rows([score_rows(part, run.layout.longest) for part in steps]), run.config.seed)
+    mlps = run.fit("exit_score", _score_targets(rows), rows.folds, run.config.score_hidden_units)
+    logits = np.empty(len(rows))
+    for fold, mlp in enumerate(mlps):
+        logits[rows.folds == fold] = mlp(rows.inputs[rows.folds == fold])[:, 0]
+    exit_layers = tuple(run.log.manifest.exit_layers)
+    chosen = [rows.exit_index == index for index in range(len(exit_layers))]
+    values = [platt(logits[here], rows.is_accepted[here]) for here in chosen]
+    slopes, offsets = tuple(slope for slope, _ in values), tuple(offset for _, offset in values)
+    by_fold = tuple(LearnedScore(mlp, exit_layers, slopes, offsets) for mlp in mlps)
+    return _Scores(by_fold, LearnedScore(average(mlps), exit_layers, slopes, offsets))
 
 
 def _score_targets(rows: ScoreRows) -> Rows:
@@ -180,40 +198,33 @@ def _at_most(rows: ScoreRows, seed: int) -> ScoreRows:
     return rows.subset(np.sort(np.random.default_rng(seed).choice(len(rows), MAX_SCORE_ROWS, replace=False)))
 
 
-def _fit_step_policy(
-    run: _Run, score: LearnedScore, fit_steps: list[StepRows], tune_steps: list[StepRows]
-) -> tuple[Controller, int, int]:
+def _fit_step_policy(run: _Run, scores: _Scores, steps: list[StepRows]) -> tuple[Controller, int, int]:
     """Fits, replays, adds the replayed steps and fits again, until the replayed speed is stable: the fastest of them.
 
     Returns the controller, the number of rows of the last fit, and the number of rounds.
     """
-    rows, tune = _targets(run, score, fit_steps), _targets(run, score, tune_steps)
-    sample = _sample([*fit_steps, *tune_steps], run.config.seed)
+    rows = _targets(run, scores, steps)
+    sample = _sample(steps, run.config.seed)
     speeds: list[float] = []
     best: Controller | None = None
     for number in range(1, run.config.max_rounds + 1):
-        mlp = run.fit(
-            f"step_policy_{number}",
-            Rows(rows.features, rows.is_reached, rows.is_known),
-            Rows(tune.features, tune.is_reached, tune.is_known),
-            run.config.hidden_units,
-        )
-        controller = _controller(run, score, mlp, sample)
-        speed, new_fit, new_tune = _replay_training(run, controller)
-        sample = _sample([*new_fit, *new_tune], run.config.seed)
-        if best is None or speed > max(speeds):
-            best = replace(controller, sample=sample)  # the sample of its own trajectory
+        targets = Rows(rows.features, rows.is_reached, rows.is_known)
+        mlps = run.fit(f"step_policy_{number}", targets, rows.folds, run.config.hidden_units)
+        by_fold = [_controller(run, score, mlp, sample) for score, mlp in zip(scores.by_fold, mlps, strict=True)]
+        speed, steps = _replay_training(run, by_fold)
+        sample = _sample(steps, run.config.seed)
+        if not speeds or speed > max(speeds):
+            best = _controller(run, scores.deployed, average(mlps), sample)
         speeds.append(speed)
         if number == run.config.max_rounds or (number > 1 and abs(speed / speeds[-2] - 1.0) < STABLE):
             break
-        rows = concatenate_curve_rows([rows, _targets(run, score, new_fit)])
-        tune = concatenate_curve_rows([tune, _targets(run, score, new_tune)])
+        rows = concatenate_curve_rows([rows, _targets(run, scores, steps)])
     assert best is not None  # max_rounds is at least 1
     return best, len(rows), len(speeds)
 
 
-def _targets(run: _Run, score: LearnedScore, steps: Sequence[StepRows]) -> CurveRows:
-    return concatenate_curve_rows([curve_rows(part, run.layout, score, run.num_layers) for part in steps])
+def _targets(run: _Run, scores: _Scores, steps: Sequence[StepRows]) -> CurveRows:
+    return concatenate_curve_rows([curve_rows(part, run.layout, scores.by_fold, run.num_layers) for part in steps])
 
 
 def _controller(run: _Run, score: LearnedScore, mlp: Mlp, sample: Sample) -> Controller:
@@ -235,18 +246,24 @@ def _controller(run: _Run, score: LearnedScore, mlp: Mlp, sample: Sample) -> Con
     return Controller(config, score.mlp, mlp, sample)
 
 
-def _replay_training(run: _Run, controller: Controller) -> tuple[float, list[StepRows], list[StepRows]]:
-    """Replayed tokens per second on the training prompts without the guard, and the steps taken."""
+def _replay_training(run: _Run, by_fold: Sequence[Controller]) -> tuple[float, list[StepRows]]:
+    """Replayed tokens per second on the training prompts, and the steps taken, without the guard.
+
+    Each prompt is decoded by the controller that was fitted without its fold, so that the speed is no promise of
+    networks that know the prompts.
+    """
     num_tokens, seconds = 0.0, 0.0
-    steps: tuple[list[StepRows], list[StepRows]] = ([], [])
+    steps = []
     for data in run.levels:
-        policy = controller.policy(data.costs, data.compression, guard=False)
-        for traces, found in zip((data.fit, data.tune), steps, strict=True):
-            rows, result = collect_steps(TraceBatch(traces), policy, data.costs, run.num_layers, data.compression)
-            found.append(rows)
+        for fold, controller in enumerate(by_fold):
+            batch = TraceBatch([trace for trace, own in zip(data.training, data.folds, strict=True) if own == fold])
+            folds = np.full(len(batch.traces), fold)
+            policy = controller.policy(data.costs, data.compression, guard=False)
+            rows, result = collect_steps(batch, folds, policy, data.costs, run.num_layers, data.compression)
+            steps.append(rows)
             num_tokens += float(result.num_tokens.sum())
             seconds += float(result.seconds.sum())
-    return num_tokens / seconds, *steps
+    return num_tokens / seconds, steps
 
 
 def _sample(steps: Sequence[StepRows], seed: int) -> Sample:
@@ -260,7 +277,11 @@ def _sample(steps: Sequence[StepRows], seed: int) -> Sample:
 
 def _judge_score(run: _Run, score: LearnedScore) -> tuple[ExitFit, ...]:
     """Calibration of the exit score on the validation prompts, along steps of the best static action."""
-    steps = _first_steps(run, lambda data: data.validation, 2)
+    steps = [
+        part
+        for index, data in enumerate(run.levels)
+        for part in _first_steps(run, index, data.validation, np.zeros(len(data.validation), dtype=np.int64))
+    ]
     rows = concatenate_score_rows([score_rows(part, run.layout.longest) for part in steps])
     logits = score.mlp(rows.inputs)[:, 0].astype(np.float64)
     fits = []

@@ -7,8 +7,8 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import lightning
 import numpy as np
@@ -35,6 +35,10 @@ class Rows:
     is_known: np.ndarray
     """Which targets count. (R, O) bool"""
 
+    def subset(self, chosen: np.ndarray) -> "Rows":
+        """Some of the rows. chosen: (R,) bool"""
+        return Rows(self.inputs[chosen], self.targets[chosen], self.is_known[chosen])
+
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
@@ -45,9 +49,10 @@ class FitSettings:
     learning_rate: float
     weight_decay: float
     seed: int
-    batch_rows: int = 1024
     min_steps: int = 300
     """Least optimiser steps before `epochs` may end a fit; small logs need more passes."""
+    max_steps: int = 1500
+    """Most optimiser steps; large logs need fewer passes."""
     patience: int = 8
     """Epochs without a better held-out loss after which a fit ends."""
 
@@ -93,7 +98,10 @@ class Perceptron(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         settings = self.settings
-        optimizer = torch.optim.AdamW(self.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        weights = [parameter for parameter in self.parameters() if parameter.ndim == 2]
+        biases = [parameter for parameter in self.parameters() if parameter.ndim == 1]  # the constant fit: no decay
+        groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, settings.learning_rate, total_steps=self.num_steps, pct_start=0.1
         )
@@ -147,9 +155,9 @@ class _Batches:
 
 def fit(rows: Rows, tune: Rows, settings: FitSettings, logger: Logger | None) -> Mlp:
     """Fits a perceptron on `rows` and keeps the weights that are best on `tune`; the constant fit is a candidate."""
-    batch_rows = min(settings.batch_rows, max(32, len(rows.inputs) // 8))
-    batches = _Batches(rows, batch_rows, settings.seed)
-    epochs = max(settings.epochs, math.ceil(settings.min_steps / len(batches)))
+    batches = _Batches(rows, min(4096, max(32, len(rows.inputs) // 16)), settings.seed)
+    least, most = (math.ceil(steps / len(batches)) for steps in (settings.min_steps, settings.max_steps))
+    epochs = min(max(settings.epochs, least), most)
     scaler = StandardScaler().fit(rows.inputs.astype(np.float64))
     is_constant = scaler.var_ < 1e-12
     scale = np.where(is_constant, 0.0, 1.0 / scaler.scale_)
@@ -179,6 +187,40 @@ def fit(rows: Rows, tune: Rows, settings: FitSettings, logger: Logger | None) ->
         trainer.fit(module, batches, held_out)
     keeper.restore(module)
     return module.to_numpy()
+
+
+def fit_folds(
+    rows: Rows, folds: np.ndarray, settings: FitSettings, loggers: Callable[[int], Logger | None]
+) -> tuple[Mlp, ...]:
+    """For each fold, a perceptron that was fitted on the others, with its weights kept by the loss on that fold.
+
+    Args:
+        folds: Fold of each row, 0 to K - 1. (R,)
+        settings: Of all K together: each gets its share of the hidden units.
+        loggers: Fold -> its logger.
+    """
+    num_folds = int(folds.max()) + 1
+    share = replace(settings, hidden_units=max(1, settings.hidden_units // num_folds))
+    return tuple(
+        fit(
+            rows.subset(folds != fold),
+            rows.subset(folds == fold),
+            replace(share, seed=settings.seed * num_folds + fold),
+            loggers(fold),
+        )
+        for fold in range(num_folds)
+    )
+
+
+def average(mlps: Sequence[Mlp]) -> Mlp:
+    """One perceptron whose logits are the mean of all: their hidden units side by side."""
+    share = np.float32(1.0 / len(mlps))
+    return Mlp(
+        np.concatenate([mlp.weight1 for mlp in mlps]),
+        np.concatenate([mlp.bias1 for mlp in mlps]),
+        np.concatenate([mlp.weight2 * share for mlp in mlps], axis=1),
+        np.stack([mlp.bias2 * share for mlp in mlps]).sum(axis=0),
+    )
 
 
 def _base_logits(rows: Rows) -> np.ndarray:

@@ -7,7 +7,7 @@ off the trace for every action of the grid. Knows no network.
 # R rows (steps), N positions of all traces, J longest draft, E exit layers, F features, S signals, Q curves
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -53,15 +53,20 @@ class StepRows:
     """Row of `batch` at which each step began. (R,) int64"""
     features: np.ndarray
     """(R, F) float32"""
+    folds: np.ndarray
+    """Fold of each step's prompt. (R,) int64"""
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 def collect_steps(
-    batch: TraceBatch, policy: Policy, costs: CostTable, num_layers: int, compression: str
+    batch: TraceBatch, folds: np.ndarray, policy: Policy, costs: CostTable, num_layers: int, compression: str
 ) -> tuple[StepRows, ReplayResult]:
-    """The steps that a policy takes on the traces, with the features that each of them began with; and the totals."""
+    """The steps that a policy takes on the traces, with the features that each of them began with; and the totals.
+
+    folds: Fold of each trace. (number of traces,)
+    """
     result = replay(batch.traces, policy, costs, num_layers, compression, keep_records=True)
     assert result.records is not None  # asked for
     state, rows, features = FeatureState(compression), [], []
@@ -72,7 +77,7 @@ def collect_steps(
             features.append(state.vector())
             state.update(record)
     array = np.array(features, dtype=np.float32).reshape(len(rows), len(FEATURE_NAMES))
-    return StepRows(batch, np.array(rows, dtype=np.int64), array), result
+    return StepRows(batch, np.array(rows, dtype=np.int64), array, np.repeat(folds, result.num_steps)), result
 
 
 def signal_grid(traces: Sequence[PromptTrace]) -> np.ndarray:
@@ -105,15 +110,15 @@ class ScoreRows:
     """(R,) int64"""
     confidence: np.ndarray
     """Plain confidence at the exit, for comparison. (R,)"""
+    folds: np.ndarray
+    """Fold of each row's prompt. (R,) int64"""
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def subset(self, chosen: np.ndarray) -> "ScoreRows":
         """The rows of some indices."""
-        return ScoreRows(
-            self.inputs[chosen], self.is_accepted[chosen], self.exit_index[chosen], self.confidence[chosen]
-        )
+        return ScoreRows(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 def score_rows(steps: StepRows, longest: int) -> ScoreRows:
@@ -140,6 +145,7 @@ def score_rows(steps: StepRows, longest: int) -> ScoreRows:
                 batch.is_accepted[rows, exit_index],
                 np.full(len(rows), exit_index),
                 confidence[rows, exit_index],
+                steps.folds[step],
             )
         )
     return concatenate_score_rows(parts)
@@ -147,12 +153,7 @@ def score_rows(steps: StepRows, longest: int) -> ScoreRows:
 
 def concatenate_score_rows(parts: Sequence[ScoreRows]) -> ScoreRows:
     """All rows of some parts, one after another."""
-    return ScoreRows(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("inputs", "is_accepted", "exit_index", "confidence")
-        )
-    )
+    return ScoreRows(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(ScoreRows)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,20 +166,26 @@ class CurveRows:
     """Targets. (R, Q * J) bool"""
     is_known: np.ndarray
     """Which targets count: j - 1 was reached, and the length limit did not forbid j. (R, Q * J) bool"""
+    folds: np.ndarray
+    """Fold of each row's prompt. (R,) int64"""
 
     def __len__(self) -> int:
         return len(self.features)
 
 
-def curve_rows(steps: StepRows, layout: CurveLayout, score: LearnedScore, num_layers: int) -> CurveRows:
-    """Full-information targets of every action, in the order of the step policy's outputs."""
-    scores = learned_scores(steps, score, layout.longest)
+def curve_rows(steps: StepRows, layout: CurveLayout, fold_scores: Sequence[LearnedScore], num_layers: int) -> CurveRows:
+    """Full-information targets of every action, in the order of the step policy's outputs.
+
+    fold_scores: For each fold the exit score that was fitted without it: one that has seen a prompt would promise
+        more of itself than it keeps on others.
+    """
+    scores = learned_scores(steps, fold_scores, layout.longest)
     accepted, drafted = [], []
     for profile in layout.profiles:
         decision = Decision(
             w_max=layout.longest,
             thresholds={profile.exit_layer: profile.threshold},
-            score=score if profile.threshold > 0 else None,
+            score=fold_scores[0] if profile.threshold > 0 else None,  # not called: `scores` holds the values
             combine=profile.combine,
         )
         outcomes = step_outcomes(steps.batch, decision, num_layers, scores if profile.threshold > 0 else None)
@@ -190,23 +197,25 @@ def curve_rows(steps: StepRows, layout: CurveLayout, score: LearnedScore, num_la
     # A width that the length limit clipped says nothing about longer drafts; an end of sequence is an outcome.
     is_allowed = count <= steps.batch.max_width[steps.rows][:, None, None]
     is_known = (reached >= count - 1) & is_allowed
-    return CurveRows(steps.features, (reached >= count).reshape(len(steps), -1), is_known.reshape(len(steps), -1))
+    flat = (len(steps), -1)
+    return CurveRows(steps.features, (reached >= count).reshape(flat), is_known.reshape(flat), steps.folds)
 
 
-def learned_scores(steps: StepRows, score: LearnedScore, longest: int) -> np.ndarray:
-    """Scores along every step's draft; nan where no step begins. (N, J, E) float64"""
+def learned_scores(steps: StepRows, fold_scores: Sequence[LearnedScore], longest: int) -> np.ndarray:
+    """Scores along every step's draft, by the score of its fold; nan where no step begins. (N, J, E) float64"""
     batch = steps.batch
     scores = np.full((batch.num_rows, longest, len(batch.exit_layers)), np.nan)
     signals = signal_grid(batch.traces)
     for exit_index, exit_layer in enumerate(batch.exit_layers):
         along = draft_signals(steps, signals, longest, exit_index)
-        features = np.broadcast_to(steps.features[:, None, :], (*along.shape[:2], steps.features.shape[1]))
-        scores[steps.rows, :, exit_index] = score.probabilities(along, exit_layer, features)
+        for fold in np.unique(steps.folds):
+            chosen = np.flatnonzero(steps.folds == fold)
+            features = np.broadcast_to(steps.features[chosen, None, :], (len(chosen), longest, steps.features.shape[1]))
+            values = fold_scores[fold].probabilities(along[chosen], exit_layer, features)
+            scores[steps.rows[chosen], :, exit_index] = values
     return scores
 
 
 def concatenate_curve_rows(parts: Sequence[CurveRows]) -> CurveRows:
     """All rows of some parts, one after another."""
-    return CurveRows(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "is_reached", "is_known"))
-    )
+    return CurveRows(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(CurveRows)))
