@@ -7,28 +7,23 @@ import torch
 from transformers import PreTrainedModel
 
 NUM_SIGNS = 4096
-VOLATILE_FIELDS = frozenset(
-    {
-        "dtype",
-        "torch_dtype",
-        "quantization_config",
-        "_name_or_path",
-        "name_or_path",
-        "transformers_version",
-        "architectures",
-        "use_cache",
-        "output_hidden_states",
-        "output_attentions",
-        "return_dict",
-    }
+ARCHITECTURE_FIELDS = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
 )
-"""Config fields that differ between two loads of the same weights."""
+"""Config fields that name the shape. Others depend on the load (dtype, path) or on transformers' version."""
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
-    """Sha256 of the config without dtype, quantisation and path fields, and of the signs of 4,096 fixed entries of
-    the input embedding, which survive casting and quantisation. 64 hex digits."""
-    config = {k: v for k, v in model.config.to_diff_dict().items() if k not in VOLATILE_FIELDS}
+    """Sha256 of the config's architecture fields and of the signs of 4,096 fixed entries of the input embedding,
+    which survive casting and quantisation. 64 hex digits."""
+    config = {name: getattr(model.config, name, None) for name in ARCHITECTURE_FIELDS}
     weight = model.get_input_embeddings().weight.detach()
     flat = weight.reshape(-1)
     indices = torch.linspace(0, flat.numel() - 1, min(NUM_SIGNS, flat.numel()), dtype=torch.float64).long()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -47,21 +48,38 @@ def load_model(name: str, compression: str = "none", device: str = "auto") -> Lo
     Raises:
         InputError: the model does not exist, is no causal language model, or the level is unknown.
     """
-    if compression not in COMPRESSIONS:
-        raise InputError(f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}")
+    require_compression(compression)
     source = _source(name)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(device)
     _refuse_other_tasks(source, name)
     options = _weight_options(compression, device)
     try:
         model = AutoModelForCausalLM.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
     if compression in FLOAT_DTYPES:
         model = model.to(device)
     return LoadedModel(model.eval(), tokenizer, name, compression)
+
+
+def require_compression(compression: str) -> None:
+    """Raises InputError for an unknown level, MissingExtraError where its packages are not installed."""
+    if compression not in COMPRESSIONS:
+        raise InputError(f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}")
+    packages = () if compression in FLOAT_DTYPES else ("bitsandbytes", "accelerate")
+    if any(importlib.util.find_spec(package) is None for package in packages):
+        raise MissingExtraError(f"compression {compression}", "quant")
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used: {_first_line(error)}") from error
+    return name
 
 
 def _source(name: str) -> str:
@@ -94,8 +112,6 @@ def _refuse_other_tasks(source: str, name: str) -> None:
 def _weight_options(compression: str, device: str) -> dict[str, Any]:
     if compression in FLOAT_DTYPES:
         return {"dtype": FLOAT_DTYPES[compression]}
-    if any(importlib.util.find_spec(package) is None for package in ("bitsandbytes", "accelerate")):
-        raise MissingExtraError(f"compression {compression}", "quant")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # one warning per call on a CPU
     if compression == "int8":
         return {

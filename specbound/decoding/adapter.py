@@ -44,7 +44,8 @@ FAMILIES = {
 }
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
 FULL, SLIDING = "full_attention", "sliding_attention"
-MAX_MASK_TABLE_ROWS = 64
+MAX_MASK_TABLE_ROWS = 32
+"""Most query rows whose mask is kept as a table; longer blocks (prefill) get a mask of their own."""
 
 
 class ModelAdapter:
@@ -73,7 +74,6 @@ class ModelAdapter:
         self.dtype: torch.dtype = self.embedding.weight.dtype
         self.kinds = layer_kinds(self.config, self.num_layers)
         self.window: int | None = getattr(self.config, "sliding_window", None)
-        self._uses_sdpa = self.config._attn_implementation == "sdpa"
         self._rotary_tables: dict[str, tuple[Tensor, Tensor]] = {}
         self._positions = torch.arange(0, device=self.device).unsqueeze(0)
         self._masks: dict[tuple[str, int], Tensor] = {}
@@ -159,7 +159,8 @@ class ModelAdapter:
         """Additive mask (1, 1, n, visible keys), or None where the kernel needs none."""
         window = self._window(kind)
         keys = visible_keys(position, num_new, window)
-        if num_new == 1 or (self._uses_sdpa and position == 0 and (window is None or num_new <= window)):
+        uses_sdpa = self.config._attn_implementation == "sdpa"  # the user may switch it between two calls
+        if num_new == 1 or (uses_sdpa and position == 0 and (window is None or num_new <= window)):
             return None  # one query sees all the keys it is given; sdpa is causal by itself from position 0
         if num_new > MAX_MASK_TABLE_ROWS:
             return causal_mask(num_new, keys, window, self.dtype, self.device)[None, None]

@@ -3,6 +3,7 @@
 Source: SpecBound (arXiv 2604.12247), bounded speculation with cached states.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from specbound.decoding.adapter import ModelAdapter, name_of
+from specbound.decoding.adapter import ModelAdapter, name_of, refuse_unsupported
 from specbound.decoding.request import Request, request_from_arguments, request_from_transformers
 from specbound.decoding.signals import logit_statistics
 from specbound.decoding.stats import DecodeStats
@@ -21,6 +22,9 @@ from specbound_controller.errors import InputError
 from specbound_controller.features import FeatureState
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
+
+NEW_TOKENS_CAPACITY = 256
+"""Room for new tokens that a cache begins with; it doubles when full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,7 @@ class SpecBoundDecoder:
     def _decode(
         self, request: Request, streamer: BaseStreamer | None, on_step: Callable[[StepRecord], None] | None
     ) -> GenerateOutput:
+        refuse_unsupported(self.model)  # the user may have changed its mode or kernels since
         stats = DecodeStats()
         tokens = request.input_ids[0].tolist()
         num_prompt_tokens = len(tokens)
@@ -146,7 +151,7 @@ class SpecBoundDecoder:
         """Appends the output to `tokens` and yields what each step emitted. Holds all state of the call."""
         started = time.perf_counter()
         limit = len(tokens) + request.max_new_tokens
-        cache = self.adapter.new_cache(capacity=limit)
+        cache = self.adapter.new_cache(capacity=min(limit, len(tokens) + NEW_TOKENS_CAPACITY))
         runner = StepRunner(self.adapter, cache, request.eos_token_ids)
         self.policy.reset()
         features = FeatureState(self.compression) if self.policy.needs_features else None
@@ -214,11 +219,9 @@ def step_record(
 ) -> StepRecord:
     """The record of a finished step; takes the runner's work counts and leaves it empty ones."""
     work = runner.take_work()
-    nan = float("nan")
-    full = (nan, nan, nan)
+    full = [math.nan] * 3
     if full_row is not None:
-        statistics = logit_statistics(full_row)
-        full = (float(statistics.confidence), float(statistics.entropy_nats), float(statistics.margin))
+        full = torch.cat(logit_statistics(full_row)[1:]).tolist()
     return StepRecord(
         context_length=context_length,
         num_drafted=draft.num_drafted,
@@ -226,8 +229,8 @@ def step_record(
         num_emitted=num_emitted,
         exit_layers=tuple(draft.exit_layers),
         scores=tuple(draft.scores),
-        confidences=tuple(s.confidence if s is not None else nan for s in draft.signals),
-        entropies_nats=tuple(s.entropy_nats if s is not None else nan for s in draft.signals),
+        confidences=tuple(s.confidence if s is not None else math.nan for s in draft.signals),
+        entropies_nats=tuple(s.entropy_nats if s is not None else math.nan for s in draft.signals),
         stop_reason=draft.stop_reason,
         layer_calls_by_rows=work.layer_calls,
         head_reads_by_rows=work.head_reads,

@@ -1,11 +1,12 @@
 """What a caller asked for, checked: prompt, limits, end tokens. What cannot be honoured is refused by name."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from specbound.decoding.adapter import ModelAdapter, name_of
@@ -71,11 +72,12 @@ def request_from_arguments(
     others: Mapping[str, object],
 ) -> Request:
     """The request of `SpecBoundDecoder.generate`."""
+    config = merged(config, adapter.model.generation_config)
     for name, value in others.items():
         if name in HARMLESS_KEYWORDS or value is None or value in NEUTRAL.get(name, ()):
             continue
         raise InputError(f"{name} is not supported by SpecBoundDecoder.generate, got {value!r}")
-    _refuse_config(config, adapter, overridden=frozenset(others))
+    _refuse_config(config, adapter, overridden=frozenset(k for k, value in others.items() if value is not None))
     if max_new_tokens is None and max_length is None:
         max_new_tokens, max_length = config.max_new_tokens, config.max_length
     if max_new_tokens is None:
@@ -108,6 +110,27 @@ def request_from_transformers(
     assert mask is None or isinstance(mask, Tensor)
     max_length = DEFAULT_MAX_LENGTH if config.max_length is None else config.max_length
     return _checked(adapter, input_ids, mask, max_length - input_ids.shape[-1], _eos_ids(config.eos_token_id))
+
+
+def merged(config: GenerationConfig, defaults: GenerationConfig) -> GenerationConfig:
+    """A copy of a generation config whose unset fields are a model's own, as transformers' generate does it."""
+    result = copy.deepcopy(config)
+    for name, value in defaults.to_dict().items():
+        if getattr(result, name, None) is None:
+            setattr(result, name, value)
+    return result
+
+
+def greedy_config(model: PreTrainedModel) -> GenerationConfig:
+    """Plain greedy decoding with a model's own end and padding tokens, whatever its generation config asks for.
+
+    Fields with a neutral value are set, because transformers fills unset ones from the model's config.
+    """
+    own = model.generation_config
+    neutral = {name: values[-1] for name, values in NEUTRAL.items() if values[-1] not in (None, [], {})}
+    eos = own.eos_token_id
+    pad = own.pad_token_id if own.pad_token_id is not None else eos[0] if isinstance(eos, list) else eos
+    return GenerationConfig(**neutral, eos_token_id=eos, pad_token_id=pad)
 
 
 def _checked(

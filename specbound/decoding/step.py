@@ -13,6 +13,7 @@ from torch import Tensor
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
 from specbound.decoding.signals import logit_statistics, tempered_confidence
+from specbound_controller.errors import InputError
 from specbound_controller.records import Decision, ExitSignals
 
 
@@ -72,6 +73,12 @@ class StepRunner:
         self._start_token(draft)
         if decision.w_max == 0 or not exits:
             return draft
+        num_layers = self.adapter.num_layers
+        for exit_layer, _ in (exits[0], exits[-1]):
+            if not 1 <= exit_layer < num_layers:
+                raise InputError(
+                    f"exit_layer must be in [1, {num_layers - 1}] for a {num_layers}-layer model, got {exit_layer}"
+                )
         survival = 1.0
         while draft.num_drafted < decision.w_max:
             found = self._find_exit(draft, exits, decision, survival, features)

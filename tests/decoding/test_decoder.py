@@ -12,6 +12,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
 
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import greedy_config
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from specbound_controller.records import Decision, StepRecord
@@ -172,6 +173,32 @@ def test_the_limit_inside_a_draft_cuts_exactly(max_new_tokens: int) -> None:
         assert all(s.num_drafted < max_new_tokens for s in output.stats.steps)
 
 
+@pytest.mark.parametrize("exit_layer", [-1, 0, 4, 5])
+def test_an_exit_layer_outside_the_model_is_refused(exit_layer: int) -> None:
+    for exits in ((exit_layer,), tuple(sorted((2, exit_layer)))):
+        decoder = SpecBoundDecoder(random_model("llama"), StaticPolicy(exits, 0.0, 4))
+        with pytest.raises(InputError, match=rf"exit_layer must be in \[1, 3\] for a 4-layer model, got {exit_layer}"):
+            decoder.generate(random_prompt(0, 5), max_new_tokens=9)
+
+
+def test_a_model_that_is_changed_after_the_decoder_was_built_is_decoded_rightly_or_refused() -> None:
+    model = random_model("llama")
+    prompt = random_prompt(0, 9)
+    decoder = SpecBoundDecoder(model, StaticPolicy((2,), 0.0, 4))
+    model.set_attn_implementation("eager")
+    assert torch.equal(decoder.generate(prompt, max_new_tokens=30).sequences, plain(model, prompt, max_new_tokens=30))
+    model.train()
+    with pytest.raises(InputError, match="training mode"):
+        decoder.generate(prompt, max_new_tokens=9)
+
+
+def test_a_long_output_outgrows_the_first_cache() -> None:
+    model = random_model("llama", num_layers=2)
+    prompt = random_prompt(0, 4)
+    output = SpecBoundDecoder(model, StaticPolicy((1,), 0.0, 3)).generate(prompt, max_new_tokens=330)
+    assert torch.equal(output.sequences, plain(model, prompt, max_new_tokens=330))
+
+
 def test_two_layer_model_and_one_token_prompt() -> None:
     model = random_model("llama", num_layers=2)
     prompt = random_prompt(5, 1)
@@ -205,6 +232,12 @@ def test_an_argument_of_the_call_wins_over_a_sampling_generation_config() -> Non
     with pytest.raises(InputError, match="do_sample must be False"):
         decoder.generate(prompt, max_new_tokens=9)
     assert torch.equal(decoder.generate(prompt, max_new_tokens=9, do_sample=False).sequences, expected)
+    model.generation_config.repetition_penalty = 1.3
+    with pytest.raises(InputError, match="repetition_penalty"):
+        decoder.generate(prompt, max_new_tokens=9, do_sample=False, repetition_penalty=None)
+    config = greedy_config(model)
+    assert torch.equal(decoder.generate(prompt, max_new_tokens=9, generation_config=config).sequences, expected)
+    assert torch.equal(model.generate(prompt, max_new_tokens=9, generation_config=config), expected)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,18 @@ def test_an_unknown_compression_is_refused_with_the_known_ones() -> None:
     assert refused("demo", "int3") == "compression must be one of none, bf16, fp16, int8, nf4, got 'int3'"
 
 
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError, match="device 'gpu' cannot be used"):
+        load_model("demo", device="gpu")
+
+
+def test_truncated_weights_are_one_line(tmp_path: Path) -> None:
+    random_model("llama").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert "cannot be loaded" in refused(str(tmp_path))
+
+
 def test_a_hub_id_that_is_not_cached_is_one_line_offline() -> None:
     assert "cannot be loaded" in refused("nobody/no-such-model")
 
