@@ -1,62 +1,24 @@
-"""The step log on disk: shards written whole or not at all, a manifest, resume, and reading shard by shard.
+"""The step log on disk: shards written whole or not at all, resume, and reading shard by shard.
 
 Layout of a log directory: `exits/LEVEL-NNNNN.parquet`, `positions/LEVEL-NNNNN.parquet` (LEVEL a compression level,
 NNNNN a shard), `manifest.json`, `costs.json`. A shard counts as written when both its files stand. Knows no model.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
+from specbound_profiling.manifest import Manifest, identity, read_costs, read_manifest, write_costs, write_manifest
 from specbound_profiling.tables import EXITS_SCHEMA, POSITIONS_SCHEMA, exits_table, positions_table, traces_of
 from specbound_profiling.trace import PromptTrace
 
-SCHEMA_VERSION = 1
-_NOT_IDENTITY = frozenset({"model", "prompts", "versions", "counts"})
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a run recorded. Two runs are the same where all is equal but names, versions and counts."""
-
-    model: str
-    """What the user called the model."""
-    model_fingerprint: str
-    """Equal over all compression levels of one model."""
-    num_layers: int
-    vocab_size: int
-    eos_token_ids: tuple[int, ...]
-    prompts: str
-    """Where the prompts came from."""
-    prompts_hash: str
-    num_prompts: int
-    shard_prompts: int
-    """Prompts per shard."""
-    exit_layers: tuple[int, ...]
-    temperatures: tuple[float, ...]
-    compressions: tuple[str, ...]
-    max_new_tokens: int
-    seed: int
-    sampling: Mapping[str, Any] = field(default_factory=lambda: {"method": "greedy"})
-    exactness: str = "token"
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Library -> version that the run began with."""
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Compression level -> prompts, positions, cut loops, EOS ends; set when the level is complete."""
-    schema_version: int = SCHEMA_VERSION
-
-    @property
-    def num_shards(self) -> int:
-        """Shards per compression level."""
-        return -(-self.num_prompts // self.shard_prompts)
+_FOLDERS = ("exits", "positions")
 
 
 class LogWriter:
@@ -70,19 +32,19 @@ class LogWriter:
         """
         self.root, self.manifest = root, manifest
         refuse_foreign(root, resume)
-        if root.exists() and any(root.iterdir()):
+        if _holds_anything(root):
             self.manifest = self._adopt()
         else:
             _make_directory(root)
-            self._write_manifest()
-        for folder in ("exits", "positions"):
+            write_manifest(root, self.manifest)
+        for folder in _FOLDERS:
             _make_directory(root / folder)
             for leftover in (root / folder).glob("*.partial"):
                 leftover.unlink()
 
     def _adopt(self) -> Manifest:
         found = read_manifest(self.root)
-        wanted, there = _identity(self.manifest), _identity(found)
+        wanted, there = identity(self.manifest), identity(found)
         for name, value in wanted.items():
             if there[name] != value:
                 raise InputError(
@@ -96,36 +58,34 @@ class LogWriter:
         return _is_written(self.root, compression, shard)
 
     def write_shard(self, compression: str, shard: int, traces: Sequence[PromptTrace]) -> None:
-        """Writes a shard so that it is there whole or not at all."""
-        for folder, table in (("exits", exits_table(traces)), ("positions", positions_table(traces))):
-            path = _shard_path(self.root, folder, compression, shard)
-            partial = path.with_suffix(".partial")
-            try:
-                pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
-                os.replace(partial, path)
-            finally:
+        """Writes a shard so that it is there whole or not at all: exits without positions count as missing."""
+        tables = {"exits": exits_table(traces), "positions": positions_table(traces)}
+        paths = {folder: _shard_path(self.root, folder, compression, shard) for folder in tables}
+        partials = {folder: path.with_suffix(".partial") for folder, path in paths.items()}
+        try:
+            for folder, table in tables.items():
+                pq.write_table(table, partials[folder], compression="zstd", write_page_checksum=True)
+            for folder, path in paths.items():
+                os.replace(partials[folder], path)
+        finally:
+            for partial in partials.values():
                 partial.unlink(missing_ok=True)
 
     def write_costs(self, compression: str, table: CostTable) -> None:
-        """Adds a compression level's cost table to `costs.json`."""
-        tables = read_costs(self.root) | {compression: table}
-        _write_json(self.root / "costs.json", {name: asdict(costs) for name, costs in tables.items()})
+        """Puts a compression level's cost table into `costs.json`."""
+        write_costs(self.root, read_costs(self.root) | {compression: table})
 
     def write_counts(self, compression: str, counts: Mapping[str, int]) -> None:
         """Puts a finished level's counts into the manifest."""
-        values = asdict(self.manifest) | {"counts": {**self.manifest.counts, compression: dict(counts)}}
-        self.manifest = _manifest_of(values)
-        self._write_manifest()
-
-    def _write_manifest(self) -> None:
-        _write_json(self.root / "manifest.json", asdict(self.manifest))
+        self.manifest = replace(self.manifest, counts={**self.manifest.counts, compression: dict(counts)})
+        write_manifest(self.root, self.manifest)
 
 
 def refuse_foreign(root: Path, resume: bool) -> None:
     """Raises InputError where the folder holds something that no run may go on with."""
     if root.exists() and not root.is_dir():
         raise InputError(f"out must be a folder, got the file {root}")
-    if not root.exists() or not any(root.iterdir()):
+    if not _holds_anything(root):
         return
     if not (root / "manifest.json").exists():
         raise InputError(f"out must be empty or hold a run of specbound profile, got {root}; choose another")
@@ -154,17 +114,12 @@ class StepLog:
         for shard in range(self.manifest.num_shards):
             yield self._read_shard(compression, shard)
 
-    def iter_traces(self, compression: str) -> Iterator[PromptTrace]:
-        """The traces one by one, a shard in memory at a time."""
-        for traces in self.iter_shards(compression):
-            yield from traces
-
     def traces(self, compression: str) -> list[PromptTrace]:
         """All traces of a level, in the order of the prompts."""
-        return list(self.iter_traces(compression))
+        return [trace for traces in self.iter_shards(compression) for trace in traces]
 
     def _read_shard(self, compression: str, shard: int) -> list[PromptTrace]:
-        paths = {folder: _shard_path(self.root, folder, compression, shard) for folder in ("exits", "positions")}
+        paths = {folder: _shard_path(self.root, folder, compression, shard) for folder in _FOLDERS}
         manifest = self.manifest
         try:
             traces = list(
@@ -194,7 +149,7 @@ def open_log(root: Path | str) -> StepLog:
     Raises:
         InputError: no log there, a broken manifest or cost table, or a run that was not finished.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     manifest = read_manifest(root)
     missing = [
         (compression, shard)
@@ -208,45 +163,9 @@ def open_log(root: Path | str) -> StepLog:
     return StepLog(root, manifest, read_costs(root))
 
 
-def read_manifest(root: Path) -> Manifest:
-    """Raises InputError where there is none, or it is broken or of another schema version."""
-    path = root / "manifest.json"
-    if not path.exists():
-        raise InputError(f"log must be a folder that specbound profile wrote, got {root} (no manifest.json)")
-    values = _read_json(path)
-    version = values.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{path}: schema_version must be {SCHEMA_VERSION}, got {version!r}; profile again")
-    try:
-        return _manifest_of(values)
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{path} is not a manifest of schema {SCHEMA_VERSION}: {error}") from None
-
-
-def read_costs(root: Path) -> dict[str, CostTable]:
-    """Cost tables by compression level; empty where none was measured. Raises InputError where broken."""
-    path = root / "costs.json"
-    if not path.exists():
-        return {}
-    try:
-        return {name: CostTable(**values) for name, values in _read_json(path).items()}
-    except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a cost table: {error}") from None
-
-
-def _manifest_of(values: Mapping[str, Any]) -> Manifest:
-    tuples = {"eos_token_ids", "exit_layers", "temperatures", "compressions"}
-    known = {f.name for f in fields(Manifest)}
-    if set(values) - known:
-        raise TypeError(f"unknown key {sorted(set(values) - known)[0]!r}")
-    arguments: dict[str, Any] = {n: tuple(value) if n in tuples else value for n, value in values.items()}
-    return Manifest(**arguments)
-
-
-def _identity(manifest: Manifest) -> dict[str, Any]:
-    return {f.name: getattr(manifest, f.name) for f in fields(Manifest) if f.name not in _NOT_IDENTITY}
+def _holds_anything(root: Path) -> bool:
+    """Whether more stands there than what a killed run had begun to write."""
+    return root.exists() and any(path.suffix != ".partial" for path in root.iterdir())
 
 
 def _short(value: object) -> str:
@@ -255,7 +174,7 @@ def _short(value: object) -> str:
 
 
 def _is_written(root: Path, compression: str, shard: int) -> bool:
-    return all(_shard_path(root, folder, compression, shard).exists() for folder in ("exits", "positions"))
+    return all(_shard_path(root, folder, compression, shard).exists() for folder in _FOLDERS)
 
 
 def _shard_path(root: Path, folder: str, compression: str, shard: int) -> Path:
@@ -281,19 +200,3 @@ def _make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out must be a folder that can be written, got {path} ({error.strerror})") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
-from specbound_profiling import log
-from specbound_profiling.log import LogWriter, Manifest, open_log
+from specbound_profiling import log, manifest
+from specbound_profiling.log import LogWriter, open_log
+from specbound_profiling.manifest import Manifest, read_costs, read_manifest
 from specbound_profiling.trace import DEFAULT_TEMPERATURES, PromptTrace
 
 TraceOf = Callable[..., PromptTrace]
@@ -103,6 +105,49 @@ def test_run_killed_inside_a_shard_resumes_to_the_same_files(
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
 
+def test_exits_without_positions_are_missing_and_are_written_again(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    before = contents(write(tmp_path, traces).root)
+    (tmp_path / "positions" / "none-00001.parquet").unlink()
+    (tmp_path / "exits" / "none-00001.parquet").write_bytes(b"half")
+    with pytest.raises(InputError, match="1 of 3 shards are missing"):
+        open_log(tmp_path)
+    assert not LogWriter(tmp_path, MANIFEST).is_written("none", 1)
+    write(tmp_path, traces)
+    assert contents(tmp_path) == before
+
+
+def test_run_stopped_while_it_writes_positions_leaves_no_exits_either(
+    tmp_path: Path, traces: list[PromptTrace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table = pq.write_table
+
+    def stopped(table: pa.Table, path: Path, **options: object) -> None:
+        if "positions" in str(path):
+            raise KeyboardInterrupt
+        write_table(table, path, **options)
+
+    monkeypatch.setattr(log.pq, "write_table", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, traces)
+    assert list(contents(tmp_path)) == ["manifest.json"]
+
+
+def test_interrupted_manifest_leaves_nothing_and_a_killed_ones_remains_are_ignored(
+    tmp_path: Path, traces: list[PromptTrace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifest.os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, traces)
+    monkeypatch.undo()
+    assert contents(tmp_path) == {}
+    (tmp_path / "manifest.partial").write_text("{")
+    write(tmp_path, traces)
+    assert not list(tmp_path.rglob("*.partial")) and len(open_log(tmp_path).traces("none")) == 5
+
+
 def test_folder_of_another_run_is_refused_with_both_values(tmp_path: Path, traces: list[PromptTrace]) -> None:
     write(tmp_path, traces)
     with pytest.raises(InputError, match=r"out holds another run: max_new_tokens is 64 there, 32 here"):
@@ -180,6 +225,51 @@ def test_broken_manifest_is_one_clear_error(tmp_path: Path, text: str, message: 
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=message):
         open_log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shard_prompts": 0}, "shard_prompts must be an integer >= 1, got 0"),
+        ({"num_prompts": "5"}, "num_prompts must be an integer >= 1, got '5'"),
+        ({"num_layers": True}, "num_layers must be an integer >= 1, got True"),
+        ({"exit_layers": ["a"]}, "exit_layers must hold only int, got 'a'"),
+        ({"temperatures": 1.0}, "is not iterable"),
+        ({"counts": [1]}, r"counts must be an object, got \[1\]"),
+    ],
+)
+def test_wrong_value_in_a_manifest_is_one_error_that_names_the_file(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(asdict(MANIFEST) | changes))
+    with pytest.raises(InputError, match=rf"manifest\.json is not a manifest of schema 1: .*{message}"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["fast", None, True, -1.0, float("nan"), [1.0]])
+def test_price_that_is_no_number_is_one_error_that_names_the_file(
+    tmp_path: Path, costs: CostTable, value: object
+) -> None:
+    table = asdict(costs) | {"coefficients": {**costs.coefficients, "head_reads": value}}
+    (tmp_path / "costs.json").write_text(json.dumps({"none": table}))
+    with pytest.raises(InputError, match=r"costs\.json is not a cost table: head_reads must be a number >= 0, got"):
+        read_costs(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"none": 3}', '{"none": {"coefficients": 3}}', '{"none": {"coefficients": {}}}'])
+def test_cost_table_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "costs.json").write_text(text)
+    with pytest.raises(InputError, match="is not a cost table"):
+        read_costs(tmp_path)
+
+
+def test_log_in_the_users_home_is_opened(
+    tmp_path: Path, traces: list[PromptTrace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "log", traces)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert open_log("~/log").root == tmp_path / "log"
 
 
 def test_folder_that_is_no_log_and_broken_costs_are_refused(tmp_path: Path, traces: list[PromptTrace]) -> None:

@@ -1,0 +1,154 @@
+"""The JSON files of a log: what the run recorded (`manifest.json`) and what work costs there (`costs.json`).
+
+Both are checked as they are read, and written whole or not at all. Knows no shard.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from specbound_controller.costs import CostTable
+from specbound_controller.errors import InputError
+
+SCHEMA_VERSION = 1
+_NOT_IDENTITY = frozenset({"model", "prompts", "versions", "counts"})
+_TUPLES = {"eos_token_ids": int, "exit_layers": int, "temperatures": float, "compressions": str}
+"""Field -> kind of its entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a run recorded. Two runs are the same where all is equal but names, versions and counts."""
+
+    model: str
+    """What the user called the model."""
+    model_fingerprint: str
+    """Equal over all compression levels of one model."""
+    num_layers: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    prompts: str
+    """Where the prompts came from."""
+    prompts_hash: str
+    num_prompts: int
+    shard_prompts: int
+    """Prompts per shard."""
+    exit_layers: tuple[int, ...]
+    temperatures: tuple[float, ...]
+    compressions: tuple[str, ...]
+    max_new_tokens: int
+    seed: int
+    sampling: Mapping[str, Any] = field(default_factory=lambda: {"method": "greedy"})
+    exactness: str = "token"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Library -> version that the run began with."""
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Compression level -> prompts, positions, cut loops, EOS ends; set when the level is complete."""
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "vocab_size", "num_prompts", "shard_prompts", "max_new_tokens"):
+            value = getattr(self, name)
+            if not _is_a(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+        for name, kind in _TUPLES.items():
+            for entry in getattr(self, name):
+                if not _is_a(entry, kind):
+                    raise ValueError(f"{name} must hold only {kind.__name__}, got {entry!r}")
+        for name in ("sampling", "versions", "counts"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} must be an object, got {getattr(self, name)!r}")
+
+    @property
+    def num_shards(self) -> int:
+        """Shards per compression level."""
+        return -(-self.num_prompts // self.shard_prompts)
+
+
+def identity(manifest: Manifest) -> dict[str, Any]:
+    """The values that two equal runs share."""
+    return {f.name: getattr(manifest, f.name) for f in fields(Manifest) if f.name not in _NOT_IDENTITY}
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Raises InputError where there is none, or it is broken or of another schema version."""
+    path = root / "manifest.json"
+    if not path.exists():
+        raise InputError(f"log must be a folder that specbound profile wrote, got {root} (no manifest.json)")
+    values = _read_json(path)
+    version = values.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path}: schema_version must be {SCHEMA_VERSION}, got {version!r}; profile again")
+    try:
+        unknown = sorted(set(values) - {f.name for f in fields(Manifest)})
+        if unknown:
+            raise ValueError(f"unknown key {unknown[0]!r}")
+        arguments: dict[str, Any] = {n: tuple(value) if n in _TUPLES else value for n, value in values.items()}
+        return Manifest(**arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} is not a manifest of schema {SCHEMA_VERSION}: {error}") from None
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Writes `manifest.json`."""
+    _write_json(root / "manifest.json", asdict(manifest))
+
+
+def read_costs(root: Path) -> dict[str, CostTable]:
+    """Cost tables by compression level; empty where none was measured. Raises InputError where broken."""
+    path = root / "costs.json"
+    if not path.exists():
+        return {}
+    try:
+        return {name: _cost_table(values) for name, values in _read_json(path).items()}
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a cost table: {error}; delete it and profile again") from None
+
+
+def write_costs(root: Path, tables: Mapping[str, CostTable]) -> None:
+    """Writes `costs.json`."""
+    _write_json(root / "costs.json", {name: asdict(costs) for name, costs in tables.items()})
+
+
+def _cost_table(values: Any) -> CostTable:
+    if not isinstance(values, dict) or not isinstance(values.get("coefficients"), dict):
+        raise ValueError("every level must hold an object with coefficients")
+    table = CostTable(**values)
+    for name, seconds in table.coefficients.items():
+        if not _is_a(seconds, float) or seconds < 0 or not isfinite(seconds):
+            raise ValueError(f"{name} must be a number >= 0, got {seconds!r}")
+    kinds = {"compression": str, "machine": str, "held_out_error": float, "num_steps": int}
+    for name, kind in kinds.items():
+        if not _is_a(getattr(table, name), kind):
+            raise ValueError(f"{name} must be {kind.__name__}, got {getattr(table, name)!r}")
+    return table
+
+
+def _is_a(value: object, kind: type) -> bool:
+    """As JSON has it: an integer is a float, a truth value is neither."""
+    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
