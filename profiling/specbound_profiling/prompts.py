@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
     """Prompts by name, in the order of the source.
 
     Args:
-        spec: `demo` (the profiling set), `demo:evaluate`, a JSON-lines file, or `hf:NAME[:split[:column]]`.
+        spec: `demo` (the profiling set), `demo:evaluate`, a JSON-lines file, or `hf:NAME[:split[:column]]`; a
+            split may be a slice, `train[:10]`.
         num_prompts: take only so many, the first of each task in turn; None takes all.
 
     Raises:
@@ -104,8 +106,8 @@ def _read_data_set(spec: str) -> list[Prompt]:
         import datasets
     except ModuleNotFoundError:
         raise MissingExtraError("a data set as prompts", "profile") from None
-    name, _, rest = spec.removeprefix("hf:").partition(":")
-    split, _, column = rest.partition(":")
+    outside_brackets = r":(?![^\[]*\])"  # a slice such as train[:10] has a colon of its own
+    name, split, column, *_ = [*re.split(outside_brackets, spec.removeprefix("hf:"), maxsplit=2), "", ""]
     split = split or "train"
     try:
         rows = datasets.load_dataset(name, split=split)

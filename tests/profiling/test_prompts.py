@@ -93,6 +93,12 @@ def test_local_data_set_is_read_by_split_and_column(data_set: str) -> None:
     assert load_prompts(f"hf:{data_set}:test") == expected
 
 
+def test_split_may_be_a_slice(data_set: str) -> None:
+    first = [Prompt("qa-1", "math", "How many?")]
+    assert load_prompts(f"hf:{data_set}:test[:1]") == first
+    assert load_prompts(f"hf:{data_set}:test[0:1]:question") == first
+
+
 def test_data_set_errors_are_one_line(data_set: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="column must be one of question, task, number, got 'answer'"):
         load_prompts(f"hf:{data_set}:test:answer")
