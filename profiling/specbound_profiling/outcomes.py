@@ -99,15 +99,13 @@ def step_outcomes(
     decision: Decision,
     num_layers: int,
     scores: np.ndarray | None = None,
-    num_decisions: int = 0,
 ) -> StepOutcomes:
-    """Outcome of the decision at every row.
+    """Outcome of the decision at every row. A fixed decision is charged with no decision time.
 
     Args:
         scores: exit scores to compare with the thresholds, (N, E), or (N, J, E) where they depend on the row at
             which the step starts and on the draft index (J >= w_max); None computes the decision's own score
             without features.
-        num_decisions: decisions to charge each step with (0 for a fixed decision, 1 where a controller chose it).
     """
     exits = [(batch.exit_index(e), e, threshold) for e, threshold in decision.exits()]
     tested = [e for _, e, threshold in exits if threshold > 0]
@@ -125,7 +123,7 @@ def step_outcomes(
         num_accepted=draft.num_accepted,
         num_emitted=draft.num_accepted + 1 - draft.is_done,
         num_layer_calls=draft.calls_by_rows.sum(axis=1),
-        work=draft.work(num_decisions),
+        work=draft.work(),
     )
 
 
@@ -202,7 +200,7 @@ class _Draft:
             runs = np.flatnonzero(num_pending)
             self.calls_by_rows[runs, num_pending[runs]] += self.bounds[level + 1] - self.bounds[level]
 
-    def work(self, num_decisions: int) -> np.ndarray:
+    def work(self) -> np.ndarray:
         """(N, W), in the order of `WORK_NAMES`."""
         rows = np.arange(self.calls_by_rows.shape[1])
         buckets = np.zeros((len(rows), len(ROW_BUCKETS)))
@@ -212,7 +210,7 @@ class _Draft:
             self.num_reads + 1,
             self.num_reads + self.num_drafted + 1,
             self.num_tests,
-            np.full(len(self.num_reads), num_decisions),
+            np.zeros(len(self.num_reads)),
             np.ones(len(self.num_reads)),
         ]
         work = np.column_stack([self.calls_by_rows @ buckets, *columns])

@@ -74,22 +74,6 @@ class ReplayResult:
         """Tokens per second over another replay's."""
         return self.tokens_per_second / plain.tokens_per_second
 
-    def for_task(self, task: str) -> "ReplayResult":
-        """The prompts of one task."""
-        chosen = [i for i, name in enumerate(self.tasks) if name == task]
-        return ReplayResult(
-            prompt_ids=tuple(self.prompt_ids[i] for i in chosen),
-            tasks=tuple(self.tasks[i] for i in chosen),
-            num_tokens=self.num_tokens[chosen],
-            num_steps=self.num_steps[chosen],
-            num_drafted=self.num_drafted[chosen],
-            num_accepted=self.num_accepted[chosen],
-            num_layer_calls=self.num_layer_calls[chosen],
-            work=self.work[chosen],
-            seconds=self.seconds[chosen],
-            records=None if self.records is None else tuple(self.records[i] for i in chosen),
-        )
-
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
     total = float(denominator.sum())

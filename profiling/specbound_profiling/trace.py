@@ -141,8 +141,7 @@ def interpolate_confidence(
 ) -> np.ndarray:
     """Confidence at any temperature of the grid's range, linear in the logarithm. (..., K) -> (...)
 
-    Exact at grid points; between two that stand 0.1 apart the error is below 0.002 (`interpolation_error` measures
-    it on the log at hand).
+    Exact at grid points; between two that stand 0.1 apart the error is below 0.002.
 
     Raises:
         InputError: the temperature lies outside the grid.
@@ -164,17 +163,3 @@ def interpolate_confidence(
     low, high = (np.log(np.maximum(confidence_at[..., k], tiny)) for k in (left, right))
     between: np.ndarray = np.exp(low + share * (high - low))
     return between
-
-
-def interpolation_error(trace: PromptTrace) -> float:
-    """Estimated largest error of `interpolate_confidence` on this trace.
-
-    Each inner grid point is interpolated from its two neighbours; at half the distance the error of a linear rule
-    is a quarter of what that shows. 0 where the grid has no inner point.
-    """
-    grid, worst = trace.temperatures, 0.0
-    for k in range(1, len(grid) - 1):
-        pair = trace.confidence_at[..., [k - 1, k + 1]]
-        guess = interpolate_confidence(pair, (grid[k - 1], grid[k + 1]), grid[k])
-        worst = max(worst, float(np.abs(guess - trace.confidence_at[..., k]).max()))
-    return worst / 4

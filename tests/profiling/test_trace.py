@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from specbound_controller.errors import InputError
-from specbound_profiling.trace import PromptTrace, interpolate_confidence, interpolation_error
+from specbound_profiling.trace import PromptTrace, interpolate_confidence
 
 TraceOf = Callable[..., PromptTrace]
 
@@ -29,14 +29,6 @@ def test_interpolated_softmax_confidence_is_within_the_stated_error() -> None:
     recorded = np.stack([confidence(t) for t in grid], axis=-1)
     error = max(np.abs(interpolate_confidence(recorded, grid, t) - confidence(t)).max() for t in np.linspace(1, 2, 37))
     assert error < 0.002
-
-
-def test_estimated_interpolation_error_is_zero_for_a_geometric_grid(trace_of: TraceOf) -> None:
-    trace = trace_of([[1]] * 3)
-    decay = np.float32(0.8) ** np.arange(11, dtype=np.float32)
-    flat = trace_of([[1]] * 3, confidence_at=np.tile(decay, (3, 1, 1)))
-    assert interpolation_error(flat) == pytest.approx(0, abs=1e-6)
-    assert interpolation_error(trace) > 0
 
 
 def test_temperature_outside_the_grid_is_refused_with_the_range() -> None:
