@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES, CostTable, work_vector
+from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES, CostTable
 from specbound_controller.records import Decision
+from specbound_controller.work import single_exit_work
 from specbound_profiling.outcomes import TraceBatch, step_outcomes
 from specbound_profiling.replay import ReplayResult
 from specbound_profiling.trace import PromptTrace
@@ -39,10 +40,9 @@ def accepted_run(trace: PromptTrace, w_max: int) -> np.ndarray:
 
 def fixed_draft_work(exit_layer: int, width: int, num_layers: int, context_length: int) -> np.ndarray:
     """Work of a step that drafts `width` tokens at one exit without testing (width 0: plain decoding). (W,)"""
-    if width == 0:
-        return work_vector({1: num_layers}, {1: 1}, 0, context_length, num_decisions=0)
-    layer_calls = {1: (width + 1) * exit_layer, width + 1: num_layers - exit_layer}
-    return work_vector(layer_calls, {1: width, width + 1: 1}, 0, context_length, num_decisions=0)
+    work = single_exit_work(exit_layer, num_layers, width, width, is_tested=False, context_length=context_length)
+    work[[WORK_NAMES.index(name) for name in ("exit_tests", "decisions")]] = 0.0  # a controller's, not this step's
+    return work
 
 
 def _actions(exit_layers: tuple[int, ...], num_layers: int, w_max: int) -> _Actions:

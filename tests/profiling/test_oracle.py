@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from specbound_controller.actions import static_grid
-from specbound_controller.costs import CostTable
+from specbound_controller.costs import CostTable, work_vector
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 from specbound_profiling.best_static import static_seconds
-from specbound_profiling.oracle import accepted_run, oracle, oracle_grid
+from specbound_profiling.oracle import accepted_run, fixed_draft_work, oracle, oracle_grid
 from specbound_profiling.replay import PLAIN, record_work, replay_static
 from specbound_profiling.simulate import simulate_step
 from specbound_profiling.trace import PromptTrace
@@ -73,6 +73,13 @@ def test_oracle_is_never_slower_than_the_best_fixed_draft(random_trace_of: Trace
     assert (
         oracle(traces, costs, NUM_LAYERS, W_MAX).seconds.sum() <= replay_static(traces, PLAIN, costs, 5).seconds.sum()
     )
+
+
+@pytest.mark.parametrize(("exit_layer", "width"), [(0, 0), (1, 1), (3, 4), (2, 9)])
+def test_work_of_a_fixed_draft_is_that_of_its_calls_alone(exit_layer: int, width: int) -> None:
+    layer_calls = {1: (width + 1) * exit_layer, width + 1: NUM_LAYERS - exit_layer}
+    expected = work_vector(layer_calls, {1: width, width + 1: 1}, 0, 70, num_decisions=0)
+    assert fixed_draft_work(exit_layer, width, NUM_LAYERS, 70).tolist() == expected.tolist()
 
 
 def test_runs_of_correct_drafts_are_counted_from_each_position(trace_of: TraceOf) -> None:
