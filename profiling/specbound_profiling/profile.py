@@ -14,14 +14,16 @@ from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.fingerprint import model_fingerprint
-from specbound.loading import LoadedModel, load_model
-from specbound_controller.errors import InputError
+from specbound.loading import LoadedModel, load_model, require_compression
 from specbound_profiling.config import ProfileConfig
-from specbound_profiling.log import LogWriter, Manifest, open_log, read_costs, refuse_foreign
+from specbound_profiling.log import LogWriter, open_log, refuse_foreign
+from specbound_profiling.machine import machine_fingerprint
+from specbound_profiling.manifest import Manifest, read_costs
 from specbound_profiling.measure import TOKENS_PER_PROMPT, measure_costs
 from specbound_profiling.progress import RecordingBar, status
 from specbound_profiling.prompts import Prompt, load_prompts, prompts_hash
 from specbound_profiling.record import record_continuation
+from specbound_profiling.tokenization import tokenize_prompts
 from specbound_profiling.verdict import Verdict, verdict
 
 logger = logging.getLogger(__name__)
@@ -46,16 +48,18 @@ def profile(config: ProfileConfig) -> ProfileSummary:
     """Records all prompts at all compression levels, measures costs, replays. Raises InputError for bad input."""
     root = Path(config.out).expanduser()
     refuse_foreign(root, config.resume)
+    for compression in config.compression:
+        require_compression(compression)
     prompts = load_prompts(config.prompts, config.num_prompts)
     writer: LogWriter | None = None
     for compression in config.compression:
         loaded = load_model(config.model, compression, config.device)
         adapter = ModelAdapter(loaded.model)
-        prompt_ids = _tokenize(prompts, loaded, adapter, config.max_new_tokens)
+        prompt_ids = tokenize_prompts(prompts, loaded, adapter, config.max_new_tokens)
         if writer is None:
             writer = LogWriter(root, _manifest(config, prompts, loaded, adapter), config.resume)
         _record(writer, adapter, prompts, prompt_ids, compression)
-        if compression not in read_costs(root):
+        if not _has_own_costs(root, compression, machine_fingerprint(adapter.device)):
             with status(f"{compression}: measuring what work costs here"):
                 table = measure_costs(
                     loaded,
@@ -83,6 +87,14 @@ def _verdict(writer: LogWriter, compression: str, w_max: int) -> Verdict:
     }
     writer.write_counts(compression, counts)
     return result
+
+
+def _has_own_costs(root: Path, compression: str, machine: str) -> bool:
+    """Whether the log holds the level's costs on this machine; those of another one are a logged reason to measure."""
+    table = read_costs(root).get(compression)
+    if table is not None and table.machine != machine:
+        logger.warning("%s: costs are from (%s), not (%s); measured again", compression, table.machine, machine)
+    return table is not None and table.machine == machine
 
 
 def _cost_prompts(prompt_ids: Sequence[Tensor], adapter: ModelAdapter) -> list[Tensor]:
@@ -119,27 +131,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _tokenize(
-    prompts: Sequence[Prompt], loaded: LoadedModel, adapter: ModelAdapter, max_new_tokens: int
-) -> list[Tensor]:
-    """(1, T) ids of each prompt; one too long for the model keeps its last tokens, which is logged."""
-    longest = None if adapter.max_positions is None else adapter.max_positions - max_new_tokens
-    if longest is not None and longest < 1:
-        raise InputError(
-            f"max_new_tokens must be < {adapter.max_positions}, the positions of the model, got {max_new_tokens}"
-        )
-    all_ids, num_cut = [], 0
-    for prompt in prompts:
-        ids = loaded.tokenizer(prompt.text, return_tensors="pt")["input_ids"]
-        if ids.shape[1] == 0:
-            raise InputError(f"a prompt must have at least one token, got none for {prompt.prompt_id}")
-        num_cut += longest is not None and ids.shape[1] > longest
-        all_ids.append(ids if longest is None else ids[:, -longest:])
-    if num_cut:
-        logger.warning("%d prompts are longer than %d tokens; their last tokens are used", num_cut, longest)
-    return all_ids
 
 
 def _record(

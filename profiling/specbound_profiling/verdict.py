@@ -54,8 +54,8 @@ class Verdict:
             f"{self.num_loops_cut} cut where they loop, {self.num_eos_ends} ended by themselves",
             f"  agreement with the full model by exit layer: {agreement}",
             f"  plain {self.plain_tokens_per_second:.1f} tokens/s, best static {self.best_static_speedup:.2f}x "
-            f"({self.best_static}), oracle {self.oracle_speedup:.2f}x; by replay, cost table within "
-            f"{self.cost_error:.0%} of a step",
+            f"({self.best_static}, chosen on these same prompts), oracle {self.oracle_speedup:.2f}x; by replay, "
+            f"cost table within {self.cost_error:.0%} of a step",
             f"  {conclusion}",
         ]
         if self.compression != "none":

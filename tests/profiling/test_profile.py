@@ -1,17 +1,21 @@
 """The stage end to end on a random small model: files, resume, verdict, refusals."""
 
+import importlib.util
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from specbound_controller.costs import CostTable
-from specbound_controller.errors import InputError
+from specbound_controller.errors import InputError, MissingExtraError
 from specbound_profiling import profile as stage
 from specbound_profiling.config import ProfileConfig
 from specbound_profiling.log import StepLog, open_log
+from specbound_profiling.manifest import write_costs
 from specbound_profiling.profile import ProfileSummary, profile
 from specbound_profiling.trace import PromptTrace
 from specbound_profiling.verdict import verdict
@@ -73,7 +77,7 @@ def test_summary_names_speeds_and_ends_with_a_conclusion(finished: tuple[Profile
     summary, _ = finished
     text = str(summary)
     assert "agreement with the full model by exit layer: 1: " in text
-    assert "best static" in text and "oracle" in text and "worth a controller" in text
+    assert "chosen on these same prompts" in text and "oracle" in text and "worth a controller" in text
     found = summary.verdicts[0]
     assert found.oracle_speedup >= 1 and found.best_static_speedup >= 1 and found.plain_tokens_per_second > 0
 
@@ -117,6 +121,36 @@ def test_finished_run_is_not_recorded_again(
     monkeypatch.setattr(stage, "record_continuation", None)
     summary = profile(config_of(finished[1].root))
     assert summary.verdicts == finished[0].verdicts
+
+
+def test_costs_of_another_machine_are_measured_again_and_the_log_line_names_both(
+    tmp_path: Path,
+    finished: tuple[ProfileSummary, StepLog],
+    config_of: Callable[..., ProfileConfig],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root = Path(shutil.copytree(finished[1].root, tmp_path / "log"))
+    there = finished[1].costs["none"]
+    write_costs(root, {"none": replace(there, machine="an abacus")})
+    profile(config_of(root, num_cost_steps=30))
+    found = open_log(root).costs["none"]
+    assert found.machine == there.machine
+    assert found.coefficients != there.coefficients
+    assert [record.message for record in caplog.records] == [
+        f"none: costs are from (an abacus), not ({there.machine}); measured again"
+    ]
+
+
+def test_missing_packages_of_a_later_level_stop_the_run_before_the_first_is_recorded(
+    tmp_path: Path, config_of: Callable[..., ProfileConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    hidden = lambda name, *rest: None if name == "bitsandbytes" else find_spec(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
+    monkeypatch.setattr(stage, "load_model", None)
+    with pytest.raises(MissingExtraError, match=r"compression int8 needs the extra \[quant\]"):
+        profile(config_of(tmp_path / "log", compression=("none", "int8")))
+    assert not (tmp_path / "log").exists()
 
 
 def test_other_settings_on_the_same_folder_are_refused(
