@@ -26,7 +26,7 @@ SMALL = {"epochs": 2, "max_rounds": 1, "hidden_units": 8, "score_hidden_units": 
 @pytest.fixture(scope="module")
 def trained(log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainSummary]:
     out = tmp_path_factory.mktemp("trained") / "controller"
-    config = TrainConfig(log=str(log_dir), out=str(out), epochs=10, max_rounds=2, widths=(1, 2, 4))
+    config = TrainConfig(log=str(log_dir), out=str(out), epochs=8, max_rounds=2, widths=(1, 2, 4))
     return out, train_controller(config)
 
 

@@ -48,6 +48,7 @@ def load_levels(log: StepLog, validation_share: float, seed: int) -> list[LevelD
     by_level = {level: log.traces(level) for level in log.manifest.compressions}
     for level, traces in by_level.items():
         check_enough(traces, level, str(log.root))
+        by_level[level] = [trace for trace in traces if trace.num_positions > 1]  # the others hold no step
         if level not in log.costs:
             raise InputError(f"log {log.root} has no cost table for {level}; profile again to measure one")
     tasks = {trace.prompt_id: trace.task for traces in by_level.values() for trace in traces}

@@ -256,7 +256,10 @@ def _replay_training(run: _Run, by_fold: Sequence[Controller]) -> tuple[float, l
     steps = []
     for data in run.levels:
         for fold, controller in enumerate(by_fold):
-            batch = TraceBatch([trace for trace, own in zip(data.training, data.folds, strict=True) if own == fold])
+            traces = [trace for trace, own in zip(data.training, data.folds, strict=True) if own == fold]
+            if not traces:  # a prompt may end at once at one level and not at another
+                continue
+            batch = TraceBatch(traces)
             folds = np.full(len(batch.traces), fold)
             policy = controller.policy(data.costs, data.compression, guard=False)
             rows, result = collect_steps(batch, folds, policy, data.costs, run.num_layers, data.compression)

@@ -49,8 +49,6 @@ class FitSettings:
     learning_rate: float
     weight_decay: float
     seed: int
-    min_steps: int = 300
-    """Least optimiser steps before `epochs` may end a fit; small logs need more passes."""
     max_steps: int = 1500
     """Most optimiser steps; large logs need fewer passes."""
     patience: int = 8
@@ -156,8 +154,7 @@ class _Batches:
 def fit(rows: Rows, tune: Rows, settings: FitSettings, logger: Logger | None) -> Mlp:
     """Fits a perceptron on `rows` and keeps the weights that are best on `tune`; the constant fit is a candidate."""
     batches = _Batches(rows, min(4096, max(32, len(rows.inputs) // 16)), settings.seed)
-    least, most = (math.ceil(steps / len(batches)) for steps in (settings.min_steps, settings.max_steps))
-    epochs = min(max(settings.epochs, least), most)
+    epochs = min(settings.epochs, math.ceil(settings.max_steps / len(batches)))
     scaler = StandardScaler().fit(rows.inputs.astype(np.float64))
     is_constant = scaler.var_ < 1e-12
     scale = np.where(is_constant, 0.0, 1.0 / scaler.scale_)
