@@ -1,5 +1,6 @@
 """Loss curves: nowhere, CSV, TensorBoard or wandb."""
 
+import netrc
 import os
 from pathlib import Path
 
@@ -33,9 +34,19 @@ def finish(logger: Logger | None) -> None:
 
 
 def _wandb_logger(folder: Path, name: str) -> Logger:
-    import wandb
+    import wandb  # noqa: F401  (tells a missing package from a broken logger)
     from lightning.pytorch.loggers import WandbLogger
 
     os.environ.setdefault("WANDB_SILENT", "true")
-    is_online = os.environ.get("WANDB_MODE", "online") == "online" and wandb.api.api_key is not None
-    return WandbLogger(name=name, save_dir=str(folder), project="specbound", offline=not is_online)
+    mode = os.environ.get("WANDB_MODE") or ("online" if _is_logged_in() else "offline")
+    return WandbLogger(name=name, save_dir=str(folder), project="specbound", mode=mode)
+
+
+def _is_logged_in() -> bool:
+    """Whether wandb would find a key without asking: its environment variable, or an entry that its login wrote."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
