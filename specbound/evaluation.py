@@ -102,8 +102,9 @@ class Evaluation:
         rows = []
         for task in self.tasks:
             indices = self.indices(task)
-            scale = self.decode_seconds(indices) / float(plain.seconds[indices].sum())
-            seconds = self.prefill_seconds(indices) + scale * float(replayed.seconds[indices].sum())
+            modelled = float(plain.seconds[indices].sum())
+            share = float(replayed.seconds[indices].sum()) / modelled if modelled else 1.0  # prefill yields one token
+            seconds = self.prefill_seconds(indices) + share * self.decode_seconds(indices)
             tokens = self.tokens("plain", indices).sum()
             rows.append(
                 Row(
@@ -124,16 +125,18 @@ class Evaluation:
 
     def prefill_seconds(self, indices: Sequence[int]) -> float:
         """Prefill of plain decoding on these prompts, seconds."""
-        return sum(self._plain_stats(i).prefill_seconds for i in indices)
+        return sum(self.timings["plain"][i].prefill_seconds for i in indices)
 
     def decode_seconds(self, indices: Sequence[int]) -> float:
         """Plain decoding without prefill, seconds."""
         return float(self.seconds("plain", indices).sum()) - self.prefill_seconds(indices)
 
-    def _plain_stats(self, index: int) -> DecodeStats:
-        stats = self.timings["plain"][index].stats
-        assert stats is not None  # our own loop always keeps counts
-        return stats
+    def spread(self) -> str:
+        """One line: the smallest and the largest total seconds of every method over the rounds."""
+        totals = {name: np.array([t.runs_s for t in of_method]).sum(0) for name, of_method in self.timings.items()}
+        parts = [f"{name.replace('_', ' ')} {total.min():.2f} to {total.max():.2f}" for name, total in totals.items()]
+        num_rounds = len(self.timings["plain"][0].runs_s)
+        return f"seconds for all prompts over {num_rounds} rounds, least to most: {', '.join(parts)}"
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:

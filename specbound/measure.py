@@ -3,6 +3,7 @@
 Knows no policy and no prompt file: a method is a function from prompt ids and a token limit to tokens and counts.
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -11,11 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import greedy_config
 from specbound.decoding.stats import DecodeStats
 from specbound_controller.policy import Policy
 
@@ -63,11 +65,18 @@ class Timing:
     """Counts of one run (the runs are equal); None where the method keeps none."""
     runs_s: list[float] = field(default_factory=list)
     """Seconds from call to return, one per round."""
+    prefill_runs_s: list[float] = field(default_factory=list)
+    """Of these in prefill; empty where the method keeps no counts."""
 
     @property
     def seconds(self) -> float:
         """Median over the rounds."""
         return statistics.median(self.runs_s)
+
+    @property
+    def prefill_seconds(self) -> float:
+        """Median over the rounds."""
+        return statistics.median(self.prefill_runs_s)
 
 
 class ContentionProbe:
@@ -100,12 +109,24 @@ class ContentionProbe:
         return self.slowdown <= PROBE_TOLERANCE
 
 
+def greedy_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model with its end and padding tokens, and nothing else, in its generation config.
+
+    transformers fills what a call's generation config leaves unset from the model's own, so settings that sample or
+    penalise need a copy to be rid of them: a shallow one, which shares the weights and leaves the model as it is.
+    """
+    greedy = greedy_config(model)
+    twin = copy.copy(model)
+    twin.generation_config = GenerationConfig(eos_token_id=greedy.eos_token_id, pad_token_id=greedy.pad_token_id)
+    return twin
+
+
 def policy_method(name: str, model: PreTrainedModel, policy: Policy, compression: str) -> Method:
     """Our decoder under a policy; `StaticPolicy(())` is plain decoding."""
-    decoder = SpecBoundDecoder(model, policy=policy, compression=compression, record_steps=False)
+    decoder = SpecBoundDecoder(greedy_twin(model), policy=policy, compression=compression, record_steps=False)
 
     def run(input_ids: Tensor, max_new_tokens: int) -> tuple[list[int], DecodeStats]:
-        output = decoder.generate(input_ids, max_new_tokens=max_new_tokens, do_sample=False)
+        output = decoder.generate(input_ids, max_new_tokens=max_new_tokens)
         return output.sequences[0, input_ids.shape[1] :].tolist(), output.stats
 
     return Method(name, run)
@@ -113,18 +134,12 @@ def policy_method(name: str, model: PreTrainedModel, policy: Policy, compression
 
 def transformers_method(model: PreTrainedModel) -> Method:
     """transformers' own greedy generate."""
-    eos = model.generation_config.eos_token_id
-    pad = eos[0] if isinstance(eos, list) else eos
+    twin = greedy_twin(model)
 
     def run(input_ids: Tensor, max_new_tokens: int) -> tuple[list[int], None]:
         input_ids = input_ids.to(model.device)
-        output = model.generate(
-            input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=pad,
-        )
+        mask = torch.ones_like(input_ids)
+        output = twin.generate(input_ids, attention_mask=mask, max_new_tokens=max_new_tokens)
         return output[0, input_ids.shape[1] :].tolist(), None
 
     return Method("transformers", run)
@@ -152,6 +167,8 @@ def time_methods(
                 started = time.perf_counter()
                 timing.tokens, timing.stats = method.run(prompt.input_ids, prompt.max_new_tokens)
                 timing.runs_s.append(time.perf_counter() - started)
+                if timing.stats is not None:
+                    timing.prefill_runs_s.append(timing.stats.prefill_seconds)
             probe.sample()
     return timings
 
@@ -181,12 +198,12 @@ class Difference:
 
 
 def find_differences(
-    timings: dict[str, list[Timing]], prompts: Sequence[TimedPrompt], adapter: ModelAdapter, reference: str = "plain"
+    timings: dict[str, list[Timing]], prompts: Sequence[TimedPrompt], adapter: ModelAdapter
 ) -> list[Difference]:
-    """Every (method, prompt) whose output is not the reference's, with the margin and the noise at that place."""
+    """Every (method, prompt) whose output is not plain decoding's, with the margin and the noise at that place."""
     differences = []
     for name, of_method in timings.items():
-        for prompt, expected, actual in zip(prompts, timings[reference], of_method, strict=True):
+        for prompt, expected, actual in zip(prompts, timings["plain"], of_method, strict=True):
             if actual.tokens == expected.tokens:
                 continue
             pairs = zip(expected.tokens, actual.tokens, strict=False)

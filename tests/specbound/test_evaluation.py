@@ -42,7 +42,7 @@ def evaluation(
 
     def timings(seconds: tuple[float, float], num_steps: int | None, prefill: float = 0.0) -> list[Timing]:
         pair = [
-            Timing([0] * n, None if num_steps is None else stats(n, num_steps, s, prefill), [s])
+            Timing([0] * n, None if num_steps is None else stats(n, num_steps, s, prefill), [s], [prefill])
             for n, s in zip(sizes, seconds, strict=True)
         ]
         return pair * repeat
@@ -109,23 +109,39 @@ def test_near_ties_on_at_most_one_per_cent_of_the_prompts_keep_the_speedup(repea
     assert math.isnan(row.speedup) is not is_claimed
 
 
-def test_replayed_rows_add_the_measured_prefill() -> None:
-    def replay(seconds: list[float], num_steps: int) -> ReplayResult:
-        return ReplayResult(
-            prompt_ids=("p0", "p1"),
-            tasks=("prose", "code"),
-            num_tokens=np.array([10, 20]),
-            num_steps=np.array([num_steps, num_steps]),
-            num_drafted=np.array([4, 4]),
-            num_accepted=np.array([4, 4]),
-            num_layer_calls=np.array([40, 40]),
-            work=np.zeros((2, len(WORK_NAMES))),
-            seconds=np.array(seconds),
-        )
+def replay(seconds: list[float], num_steps: int) -> ReplayResult:
+    return ReplayResult(
+        prompt_ids=("p0", "p1"),
+        tasks=("prose", "code"),
+        num_tokens=np.array([10, 20]),
+        num_steps=np.array([num_steps, num_steps]),
+        num_drafted=np.array([4, 4]),
+        num_accepted=np.array([4, 4]),
+        num_layer_calls=np.array([40, 40]),
+        work=np.zeros((2, len(WORK_NAMES))),
+        seconds=np.array(seconds),
+    )
 
+
+def test_replayed_rows_add_the_measured_prefill() -> None:
     rows = evaluation().replayed_rows("oracle", replay([1.0, 1.0], 5), replay([2.0, 3.0], 20))
     row = row_of(rows, "oracle")
     # plain decodes for 6 s - 2 x 0.5 s of prefill = 5 s, modelled 5 s: the model is to scale; the oracle takes 2 s
     assert row.speedup == pytest.approx(6.0 / (1.0 + 2.0))
     assert row.tokens_per_second == pytest.approx(32 / 3.0)
     assert row.tokens_per_step == 3.0 and row.simulated and row.outputs_equal is None
+
+
+def test_a_kind_of_content_whose_prompts_yield_one_token_has_plain_decoding_s_speed() -> None:
+    rows = evaluation().replayed_rows("oracle", replay([0.0, 1.0], 5), replay([0.0, 3.0], 20))
+    assert row_of(rows, "oracle", "prose").speedup == pytest.approx(1.0)
+
+
+def test_prefill_is_the_median_over_rounds_and_the_spread_is_of_totals() -> None:
+    timings = [Timing([0], None, [3.0, 1.0, 2.0], [0.3, 0.1, 9.0]), Timing([0], None, [5.0, 4.0, 6.0], [0.5, 0.5, 0.5])]
+    prompts = [TimedPrompt(f"p{i}", "prose", IDS, 9) for i in range(2)]
+    result = Evaluation(prompts, {"plain": timings, "best_static": timings}, (), "none", 8, 0)
+    assert result.prefill_seconds([0]) == 0.3
+    assert result.spread() == (
+        "seconds for all prompts over 3 rounds, least to most: plain 5.00 to 8.00, best static 5.00 to 8.00"
+    )

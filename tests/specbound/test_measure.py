@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.measure import (
@@ -95,6 +95,29 @@ def test_all_methods_give_the_same_tokens(model: LlamaForCausalLM) -> None:
     assert find_differences(timings, asked, ModelAdapter(model)) == []
     assert [t.tokens for t in timings["transformers"]] == [t.tokens for t in timings["plain"]]
     assert timings["transformers"][0].stats is None and timings["fixed"][0].stats is not None
+
+
+def test_no_setting_of_the_generation_config_reaches_a_method(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = prompts(1)[0].input_ids
+    expected = policy_method("plain", model, StaticPolicy(()), "none").run(prompt, 12)[0]
+    asked = GenerationConfig(
+        do_sample=True,
+        temperature=5.0,
+        repetition_penalty=2.0,
+        no_repeat_ngram_size=1,
+        suppress_tokens=expected[:2],
+        bad_words_ids=[[expected[0]]],
+        sequence_bias=[[[expected[0]], -9.0]],
+        forced_eos_token_id=3,
+        exponential_decay_length_penalty=(1, 2.0),
+        max_length=7,
+    )
+    monkeypatch.setattr(model, "generation_config", asked)
+    assert transformers_method(model).run(prompt, 12)[0] == expected
+    assert policy_method("plain", model, StaticPolicy(()), "none").run(prompt, 12)[0] == expected
+    assert model.generation_config is asked
 
 
 def test_a_wrong_token_is_found_and_is_no_near_tie(model: LlamaForCausalLM) -> None:
