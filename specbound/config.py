@@ -32,17 +32,22 @@ class GenerateConfig:
     """demo, a folder that train-controller wrote, or none: plain decoding. By default demo for the demo model only."""
     compression: str = "none"
     """How the weights are held: none, bf16, fp16, int8 or nf4."""
+    costs: str = "auto"
+    """What work costs here: auto (the controller's table if it is from this machine, else measured once, about 30 s),
+    or a log's costs.json."""
     max_new_tokens: int = 128
     """Most tokens to generate, at least 1."""
     stream: bool = False
     """Print the tokens as they are committed."""
     compare: bool = False
     """Decode plainly too, print both speeds and whether the outputs are equal."""
+    threads: int = 1
+    """CPU threads."""
     json: str | None = None
     """File for the results as JSON; - is standard output, where the text is left out."""
 
     def __post_init__(self) -> None:
-        require_at_least(1, max_new_tokens=self.max_new_tokens)
+        require_at_least(1, max_new_tokens=self.max_new_tokens, threads=self.threads)
         if self.stream and self.json == "-":
             raise InputError("stream must be off where json is -: both write to standard output")
         if self.compare and self.controller_name == "none":
@@ -58,7 +63,8 @@ class GenerateConfig:
 
 @dataclass(frozen=True, slots=True)
 class DemoConfig:
-    """Profiles a model, trains a controller on the log, and times it against plain decoding.
+    """Profiles a model, trains a controller on the log, and times it against plain decoding. --quick takes the sizes
+    of configs/demo_quick.yaml: one minute instead of a few.
 
     The sizes have no defaults here: configs/demo.yaml holds them.
     """
@@ -87,8 +93,6 @@ class DemoConfig:
     """CPU threads."""
     seed: int = 0
     """Seed of training and of the bootstrap."""
-    quick: bool = False
-    """Take the sizes of configs/demo_quick.yaml: one minute instead of a few."""
     out: str | None = None
     """Folder for the logs and the controller; by default a temporary one, removed at the end."""
     json: str | None = None

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from specbound.config import DemoConfig
 from specbound.decoding.adapter import ModelAdapter
 from specbound.evaluation import Evaluation
 from specbound.fingerprint import model_fingerprint
-from specbound.loading import LoadedModel, load_model
+from specbound.loading import load_model
 from specbound.measure import (
     PROBE_TOLERANCE,
     ContentionProbe,
@@ -43,6 +43,7 @@ from specbound_profiling.progress import status
 from specbound_profiling.prompts import load_prompts
 from specbound_profiling.record import record_continuation
 from specbound_profiling.replay import PLAIN, replay_static
+from specbound_profiling.tokenization import tokenize_prompts
 from specbound_profiling.trace import PromptTrace
 from specbound_train.config import TrainConfig
 from specbound_train.train import train_controller
@@ -73,6 +74,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoResult:
         log_dir, controller_dir = folder / "log", folder / "controller"
         if controller_dir.exists():
             raise InputError(f"out must be empty or hold no finished demo, got {folder}; choose another folder")
+        prompts = evaluation_prompts(config)
         say(f"[1/3] profiling {config.num_profile_prompts} prompts x {config.max_new_tokens} tokens")
         profile(
             ProfileConfig(
@@ -89,7 +91,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoResult:
         with status("fitting"):
             train_controller(TrainConfig(log=str(log_dir), out=str(controller_dir), seed=config.seed))
         say(f"[3/3] decoding {config.num_evaluation_prompts} other prompts with every method, interleaved")
-        result = evaluate(config, open_log(log_dir), Controller.load(controller_dir))
+        result = evaluate(config, prompts, open_log(log_dir), Controller.load(controller_dir))
     machine = machine_info()
     result.notes.append(f"measured on {machine['name']}, {machine['num_cores']} cores, specbound {__version__}")
     result.notes.append(f"the whole chain took {time.perf_counter() - started:.0f} s")
@@ -97,16 +99,35 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoResult:
 
 
 def _work_folder(out: str | None) -> AbstractContextManager[str]:
-    return nullcontext(out) if out is not None else tempfile.TemporaryDirectory(prefix="specbound-demo-")
+    if out is None:
+        return tempfile.TemporaryDirectory(prefix="specbound-demo-")
+    return nullcontext(str(Path(out).expanduser()))
 
 
-def evaluate(config: DemoConfig, log: StepLog, controller: Controller) -> DemoResult:
+def evaluation_prompts(config: DemoConfig) -> list[TimedPrompt]:
+    """The evaluation prompts, cut to the model's room like those of profiling.
+
+    Raises InputError where one cannot be used; called first, so that this is not found out after all the work.
+    """
+    prompts = load_prompts(config.evaluation_prompts, config.num_evaluation_prompts)
+    loaded = load_model(config.model, COMPRESSION)
+    all_ids = tokenize_prompts(prompts, loaded, ModelAdapter(loaded.model), config.max_new_tokens)
+    return [
+        TimedPrompt(prompt.prompt_id, prompt.task, input_ids, config.max_new_tokens)
+        for prompt, input_ids in zip(prompts, all_ids, strict=True)
+    ]
+
+
+def evaluate(config: DemoConfig, prompts: Sequence[TimedPrompt], log: StepLog, controller: Controller) -> DemoResult:
     """Times all methods on the evaluation prompts and replays the oracle on their traces."""
     loaded = load_model(config.model, COMPRESSION)
     adapter = ModelAdapter(loaded.model)
     controller.check_model(model_fingerprint(loaded.model), adapter.num_layers)
     costs = log.costs[COMPRESSION]
-    prompts, traces = record_prompts(config, loaded, adapter, controller.config.exit_layers)
+    traces = [
+        record_continuation(adapter, p.input_ids, controller.config.exit_layers, p.max_new_tokens) for p in prompts
+    ]
+    prompts = [replace(p, max_new_tokens=t.num_positions) for p, t in zip(prompts, traces, strict=True)]  # loops cut
     static = best_static_action(log.traces(COMPRESSION), controller, costs)
     methods = [
         transformers_method(loaded.model),
@@ -139,19 +160,6 @@ def time_all(
         timings = time_methods(methods, prompts, config.num_rounds, probe)
     differences = find_differences(timings, prompts, adapter)
     return Evaluation(prompts, timings, differences, COMPRESSION, adapter.num_layers, config.seed)
-
-
-def record_prompts(
-    config: DemoConfig, loaded: LoadedModel, adapter: ModelAdapter, exit_layers: Sequence[int]
-) -> tuple[list[TimedPrompt], list[PromptTrace]]:
-    """The evaluation prompts, each with its trace; the trace's length, loops cut, is the limit of every method."""
-    prompts, traces = [], []
-    for prompt in load_prompts(config.evaluation_prompts, config.num_evaluation_prompts):
-        input_ids = loaded.tokenizer(prompt.text, return_tensors="pt")["input_ids"].to(adapter.device)
-        trace = record_continuation(adapter, input_ids, exit_layers, config.max_new_tokens)
-        traces.append(trace)
-        prompts.append(TimedPrompt(prompt.prompt_id, prompt.task, input_ids, trace.num_positions))
-    return prompts, traces
 
 
 def best_static_action(traces: Sequence[PromptTrace], controller: Controller, costs: CostTable) -> Action:
@@ -190,6 +198,8 @@ def _conditions(
         f"{num_cut} of {len(traces)} continuations were cut where they began to loop, for every method alike",
         *(difference.describe() for difference in evaluation.differences),
     ]
+    if config.num_rounds > 1:
+        notes.append(evaluation.spread())
     if not probe.is_quiet:
         notes.append(
             f"the machine was busy: the same matrix product slowed down by {probe.slowdown:.0%} "

@@ -87,6 +87,36 @@ def model_info(name: str, model: "PreTrainedModel") -> dict[str, Any]:
     }
 
 
+def logged_model(log: Path) -> dict[str, Any]:
+    """What a log says of the model it was recorded with."""
+    from specbound_profiling.log import open_log
+
+    manifest = open_log(log).manifest
+    return {"name": manifest.model, "num_layers": manifest.num_layers, "fingerprint": manifest.model_fingerprint}
+
+
+def modelled_rows(
+    compression: str, num_prompts: int, num_tokens: int, plain_tokens_per_second: float, speedups: Mapping[str, float]
+) -> list[Row]:
+    """Rows of a replay that nothing was timed for: prefill is left out, speedups are over modelled plain decoding.
+
+    speedups: method -> speedup; plain decoding is added.
+    """
+    return [
+        Row(
+            method=method,
+            compression=compression,
+            task="all",
+            num_prompts=num_prompts,
+            num_tokens=num_tokens,
+            tokens_per_second=plain_tokens_per_second * speedup,
+            speedup=speedup,
+            simulated=True,
+        )
+        for method, speedup in {"plain": 1.0, **speedups}.items()
+    ]
+
+
 def versions() -> dict[str, str]:
     """Versions of this package, Python and what it stands on; packages that are not installed are left out."""
     found = {"specbound": __version__, "python": platform.python_version()}
@@ -117,7 +147,7 @@ def write_report(report: Mapping[str, Any], destination: str) -> None:
     if destination == "-":
         sys.stdout.write(text)
         return
-    path = Path(destination)
+    path = Path(destination).expanduser()
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -127,8 +157,11 @@ def write_report(report: Mapping[str, Any], destination: str) -> None:
 
 
 def check_destination(destination: str | None) -> None:
-    """Raises InputError before hours of work where the folder of `--json FILE` does not exist."""
-    if destination not in (None, "-") and not Path(str(destination)).resolve().parent.is_dir():
+    """Raises InputError before hours of work where `--json FILE` is a folder, or its folder does not exist."""
+    if destination is None or destination == "-":
+        return
+    path = Path(destination).expanduser().resolve()
+    if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"--json must name a file in a folder that exists, got {destination}")
 
 

@@ -13,28 +13,30 @@ if TYPE_CHECKING:
 
 
 def run(argv: Sequence[str]) -> int:
-    has_config = any(option.partition("=")[0] == "--config" for option in argv)
-    if has_config and "--quick" in argv:
-        raise InputError("--quick must not be given with --config: both choose the sizes")
-    if not has_config:
-        name = "demo_quick.yaml" if "--quick" in argv else "demo.yaml"
-        argv = ["--config", str(shipped_config(name)), *argv]
-    config = parse_config(DemoConfig, "demo", argv)
-    import torch
-
-    from specbound.cli.edge import quieten_libraries
+    config = parse_config(DemoConfig, "demo", with_sizes(argv))
+    from specbound.cli.edge import set_up
     from specbound.demo import run_demo
     from specbound.report import build_report, check_destination, write_report
 
-    quieten_libraries()
     check_destination(config.json)
-    torch.set_num_threads(config.threads)
+    set_up(config.threads)
     result = run_demo(config, lambda line: print(line, file=sys.stderr, flush=True))
-    if config.json is not None:
-        write_report(build_report(result.rows, result.model, notes=result.notes), config.json)
     if config.json != "-":
         _print_table(result)
+    if config.json is not None:
+        write_report(build_report(result.rows, result.model, notes=result.notes), config.json)
     return 0 if result.is_trustworthy else 1
+
+
+def with_sizes(argv: Sequence[str]) -> list[str]:
+    """The command line with the YAML file that holds the sizes in place of `--quick` or of nothing."""
+    is_quick = "--quick" in argv
+    options = [option for option in argv if option != "--quick"]
+    if any(option.partition("=")[0] == "--config" for option in options):
+        if is_quick:
+            raise InputError("--quick must not be given with --config: both choose the sizes")
+        return options
+    return ["--config", str(shipped_config("demo_quick.yaml" if is_quick else "demo.yaml")), *options]
 
 
 def _print_table(result: "DemoResult") -> None:

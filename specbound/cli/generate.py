@@ -12,24 +12,27 @@ if TYPE_CHECKING:
     from specbound.generation import Generation
 
 
-def run(argv: Sequence[str]) -> None:
+def run(argv: Sequence[str]) -> int:
     config = parse_config(GenerateConfig, "generate", argv)
     prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
     if not prompt.strip():
         raise InputError("--prompt must hold text, got none" + (" on standard input" if config.prompt == "-" else ""))
-    from specbound.cli.edge import quieten_libraries
+    from specbound.cli.edge import set_up
     from specbound.generation import generate
     from specbound.report import build_report, check_destination, write_report
 
-    quieten_libraries()
     check_destination(config.json)
+    set_up(config.threads)
     result = generate(config, prompt)
     if not config.stream and config.json != "-":
         print(result.text)
+    if result.costs:
+        print(result.costs, file=sys.stderr)
     print(_figures(result), file=sys.stderr)
     if config.json is not None:
         texts = {"prompt": prompt, "text": result.text}
         write_report(build_report(result.rows, result.model, **texts), config.json)
+    return 0 if result.is_trustworthy else 1
 
 
 def _figures(result: "Generation") -> str:
@@ -37,7 +40,7 @@ def _figures(result: "Generation") -> str:
     own = result.rows[0]
     parts = [
         f"{own.method}: {own.tokens_per_second:.1f} tokens/s",
-        f"{own.tokens_per_step:.2f} tokens per step",
+        f"{own.tokens_per_step:.2f} tokens per step" if own.tokens_per_step == own.tokens_per_step else "no steps",
         f"acceptance rate {own.acceptance_rate:.2f}" if own.acceptance_rate == own.acceptance_rate else "no drafts",
     ]
     for plain in result.rows[1:]:

@@ -73,13 +73,16 @@ def build_parser(config_class: type, command: str) -> ArgumentParser:
 
 
 def field_docs(config_class: type) -> dict[str, str]:
-    """The docstring below each field. Empty where the source cannot be read."""
+    """The docstring below each field, inherited ones included. Empty where the source cannot be read."""
+    inherited = {
+        name: text for base in config_class.__bases__ if base is not object for name, text in field_docs(base).items()
+    }
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(config_class)))
     except (OSError, TypeError):
-        return {}
+        return inherited
     body = typing.cast(ast.ClassDef, tree.body[0]).body
-    return {
+    return inherited | {
         node.target.id: " ".join(str(text.value.value).split())
         for node, text in itertools.pairwise(body)
         if isinstance(node, ast.AnnAssign)
@@ -92,7 +95,7 @@ def field_docs(config_class: type) -> dict[str, str]:
 def load_yaml(path: Path, config_class: type) -> dict[str, Any]:
     """The keys and values of a YAML file, each key a field of the config. Raises InputError."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--config must name a readable file, got {path} ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,15 +1,45 @@
 """`specbound profile`: parse, profile, print."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from specbound.cli.parsing import parse_config
+from specbound.config import require_at_least
 from specbound_profiling.config import ProfileConfig
 
 
+@dataclass(frozen=True, slots=True)
+class ProfileCommand(ProfileConfig):
+    """Records how every exit layer agrees with the full model, measures what work costs here, and gives a verdict."""
+
+    threads: int = 1
+    """CPU threads; the cost table holds for this number of them."""
+    json: str | None = None
+    """File for the verdict as JSON; - is standard output, where the text is left out."""
+
+    def __post_init__(self) -> None:
+        ProfileConfig.__post_init__(self)
+        require_at_least(1, threads=self.threads)
+
+
 def run(argv: Sequence[str]) -> None:
-    config = parse_config(ProfileConfig, "profile", argv)
-    from specbound.cli.edge import quieten_libraries
+    config = parse_config(ProfileCommand, "profile", argv)
+    from specbound.cli.edge import set_up
+    from specbound.report import build_report, check_destination, logged_model, modelled_rows, write_report
     from specbound_profiling.profile import profile
 
-    quieten_libraries()
-    print(profile(config))
+    check_destination(config.json)
+    set_up(config.threads)
+    summary = profile(config)
+    if config.json != "-":
+        print(summary)
+    if config.json is None:
+        return
+    rows = []
+    for verdict in summary.verdicts:
+        speedups = {"best_static": verdict.best_static_speedup, "oracle": verdict.oracle_speedup}
+        num_tokens = verdict.num_positions - verdict.num_prompts  # prefill yields the first token of each
+        plain = verdict.plain_tokens_per_second
+        rows += modelled_rows(verdict.compression, verdict.num_prompts, num_tokens, plain, speedups)
+    verdicts = [asdict(verdict) for verdict in summary.verdicts]
+    write_report(build_report(rows, logged_model(summary.out), verdicts=verdicts), config.json)

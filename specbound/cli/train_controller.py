@@ -1,15 +1,45 @@
 """`specbound train-controller`: parse, train, print."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from specbound.cli.parsing import parse_config
 from specbound_train.config import TrainConfig
 
 
+@dataclass(frozen=True, slots=True)
+class TrainCommand(TrainConfig):
+    """Fits a controller on a log that specbound profile wrote: an exit score and a step policy."""
+
+    json: str | None = None
+    """File for the replayed speeds as JSON; - is standard output, where the text is left out."""
+
+
 def run(argv: Sequence[str]) -> None:
-    config = parse_config(TrainConfig, "train-controller", argv)
-    from specbound.cli.edge import quieten_libraries
+    config = parse_config(TrainCommand, "train-controller", argv)
+    from specbound.cli.edge import set_up
+    from specbound.report import build_report, check_destination, logged_model, modelled_rows, write_report
     from specbound_train.train import train_controller
 
-    quieten_libraries()
-    print(train_controller(config))
+    check_destination(config.json)
+    set_up()
+    summary = train_controller(config)
+    if config.json != "-":
+        print(summary)
+    if config.json is None:
+        return
+    rows = []
+    for level in summary.levels:
+        speedups = {
+            "best_static": level.best_static_speedup,
+            "controller": level.controller_speedup,
+            "oracle": level.oracle_speedup,
+        }
+        plain = level.plain_tokens_per_second
+        for row in modelled_rows(level.compression, level.num_prompts, level.num_tokens, plain, speedups):
+            if row.method == "controller":
+                row = replace(row, tokens_per_step=level.tokens_per_step, acceptance_rate=level.acceptance_rate)
+            rows.append(row)
+    model = logged_model(Path(config.log).expanduser())
+    write_report(build_report(rows, model, training=summary.to_dict()), config.json)

@@ -1,5 +1,6 @@
 """The commands one after the other, on random models: files are the only thing that passes between them."""
 
+import itertools
 import json
 import math
 import shutil
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from specbound import generation
 from specbound.cli.main import main
 from specbound.config import DemoConfig
 from specbound.decoding import decoder
 from specbound.measure import ContentionProbe
 from specbound_controller.actions import Action
+from specbound_controller.errors import InputError
 
 WORDS = ("the cat sat on", "a dog ran under the", "one two and then", "def return ( )", "it was that", "the mat and a")
 SMALL = ("--max-new-tokens", "16")
@@ -38,9 +41,21 @@ def chain(
     model = save_tiny_model(root / "model", "gpt_neox", 6)
     log, controller = root / "log", root / "controller"
     profile = ("profile", "--model", str(model), "--prompts", str(prompts), "--num-cost-steps", "60", *SMALL)
-    assert main((*profile, "--out", str(log))) == 0
-    assert main(("train-controller", "--log", str(log), "--out", str(controller), "--epochs", "2")) == 0
-    return {"model": model, "log": log, "controller": controller, "prompts": prompts}
+    assert main((*profile, "--out", str(log), "--json", str(root / "profile.json"))) == 0
+    train = ("train-controller", "--log", str(log), "--out", str(controller), "--epochs", "2")
+    assert main((*train, "--json", str(root / "train.json"))) == 0
+    return {"root": root, "model": model, "log": log, "controller": controller, "prompts": prompts}
+
+
+@pytest.mark.parametrize(
+    ("name", "methods"),
+    [("profile", ["plain", "best_static", "oracle"]), ("train", ["plain", "best_static", "controller", "oracle"])],
+)
+def test_reports_of_replay_have_simulated_rows(chain: dict[str, Path], name: str, methods: list[str]) -> None:
+    report = json.loads((chain["root"] / f"{name}.json").read_text())
+    assert [row["method"] for row in report["rows"]] == methods
+    assert all(row["simulated"] and row["tokens_per_second"] > 0 for row in report["rows"])
+    assert report["model"]["num_layers"] == 6
 
 
 def test_generate_with_the_trained_controller_equals_plain_decoding(
@@ -141,11 +156,11 @@ def demo_config(chain: dict[str, Path]) -> DemoConfig:
 
 
 def run_evaluation(config: DemoConfig, chain: dict[str, Path]) -> Any:
-    from specbound.demo import evaluate
+    from specbound.demo import evaluate, evaluation_prompts
     from specbound_controller.controller import Controller
     from specbound_profiling.log import open_log
 
-    return evaluate(config, open_log(chain["log"]), Controller.load(chain["controller"]))
+    return evaluate(config, evaluation_prompts(config), open_log(chain["log"]), Controller.load(chain["controller"]))
 
 
 def test_wrong_outputs_take_the_speedup_away_and_are_reported(
@@ -177,15 +192,124 @@ def test_a_noisy_machine_shows_no_speedup_unless_allowed(
     assert any("the machine was busy" in note for note in result.notes) is not is_quiet
 
 
-def test_costs_of_another_machine_are_a_warning(
-    chain: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_two_rounds_report_their_spread(chain: dict[str, Path], demo_config: DemoConfig) -> None:
+    result = run_evaluation(replace(demo_config, num_rounds=2, num_evaluation_prompts=2), chain)
+    assert any("over 2 rounds, least to most: transformers" in note for note in result.notes)
+
+
+def test_an_evaluation_prompt_that_cannot_be_used_is_refused_before_profiling(
+    chain: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    elsewhere = shutil.copytree(chain["controller"], tmp_path / "controller")
-    config = json.loads((elsewhere / "config.json").read_text())
+    argv = ("demo", "--quick", "--model", str(chain["model"]), "--profile-prompts", str(chain["prompts"]))
+    missing = ("--evaluation-prompts", str(tmp_path / "none.jsonl"))
+    assert main((*argv, *missing)) == 2
+    assert "[1/3]" not in capsys.readouterr().err
+
+
+def test_evaluation_prompts_are_cut_to_the_room_of_the_model(demo_config: DemoConfig, tmp_path: Path) -> None:
+    from specbound.demo import evaluation_prompts
+
+    file = tmp_path / "long.jsonl"
+    file.write_text(json.dumps({"prompt": "the cat " * 400, "task": "long"}) + "\n")
+    (prompt,) = evaluation_prompts(replace(demo_config, evaluation_prompts=str(file)))
+    assert prompt.input_ids.shape == (1, 512 - 16)
+
+
+def test_a_home_folder_is_expanded(
+    chain: dict[str, Path], demo_config: DemoConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from specbound.demo import run_demo
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run" / "controller").mkdir(parents=True)
+    with pytest.raises(InputError, match="no finished demo"):  # it has looked into the right folder
+        run_demo(replace(demo_config, out="~/run"), print)
+    report = ("--max-new-tokens", "1", "--json", "~/report.json")
+    assert main(("generate", "--model", str(chain["model"]), "--prompt", "the cat", *report)) == 0
+    assert (tmp_path / "report.json").exists()
+
+
+def test_the_table_is_printed_even_where_the_report_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from specbound.demo import DemoResult
+
+    def fail(report: Any, destination: str) -> None:
+        raise InputError("no room")
+
+    monkeypatch.setattr("specbound.demo.run_demo", lambda *arguments: DemoResult({}, [], ["a note"], True))
+    monkeypatch.setattr("specbound.report.write_report", fail)
+    assert main(("demo", "--json", "x.json")) == 2
+    assert "a note" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("is_near_tie", "code"), [(True, 0), (False, 1)])
+def test_compare_fails_where_a_difference_is_no_near_tie(
+    chain: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_near_tie: bool,
+    code: int,
+) -> None:
+    decode, num_calls = generation._decode, itertools.count()
+
+    def decode_wrongly(*arguments: Any) -> Any:
+        decoded = decode(*arguments)
+        if next(num_calls) == 2:  # after the warm-up of both: the controller
+            decoded.tokens[3] += 1
+        return decoded
+
+    monkeypatch.setattr(generation, "_decode", decode_wrongly)
+    monkeypatch.setattr("specbound.measure.NOISE_FACTOR", math.inf if is_near_tie else 0.0)
+    argv = ("generate", "--model", str(chain["model"]), "--prompt", "the cat", *SMALL, "--compare")
+    assert main((*argv, "--controller", str(chain["controller"]))) == code
+    err = capsys.readouterr().err
+    assert "at new token 3" in err and ("no near-tie" in err) is not is_near_tie and "speedup" not in err
+
+
+def test_below_fp32_compare_shows_no_speedup(chain: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ("generate", "--model", str(chain["model"]), "--prompt", "the cat", "--max-new-tokens", "4", "--compare")
+    main((*argv, "--controller", str(chain["controller"]), "--compression", "bf16", "--costs", str(chain["log"])))
+    assert "speedup" not in capsys.readouterr().err
+
+
+@pytest.fixture
+def elsewhere(chain: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The controller with costs of another machine, and an empty home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = shutil.copytree(chain["controller"], tmp_path / "controller")
+    config = json.loads((folder / "config.json").read_text())
     config["costs"]["none"]["machine"] = "an abacus"
-    (elsewhere / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_costs_are_the_controllers_own_or_measured_once_or_given(
+    chain: dict[str, Path], elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("generate", "--model", str(chain["model"]), "--prompt", "the cat", *SMALL, "--controller")
+
+    def costs_used(*options: str) -> str:
+        capsys.readouterr()
+        assert main((*argv, *options)) == 0
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("costs", "warning"))]
+        return line
+
+    assert "the controller's own" in costs_used(str(chain["controller"]))
+    assert "costs: measured on this machine, kept in" in costs_used(str(elsewhere))
+    (kept,) = (tmp_path / "home").rglob("costs.json")
+    assert "measured on this machine before" in costs_used(str(elsewhere))
+    assert costs_used(str(elsewhere), "--costs", str(kept)) == f"costs: from {kept}"
+    kept.write_text("{")
+    assert "costs: measured on this machine, kept in" in costs_used(str(elsewhere))
+    assert main((*argv, str(elsewhere), "--costs", str(tmp_path))) == 2
+    assert "costs must be auto or a costs.json with compression 'none'" in capsys.readouterr().err
+
+
+def test_costs_of_another_machine_are_a_warning_where_none_can_be_measured(
+    chain: dict[str, Path], elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("specbound.local_costs.importlib.util.find_spec", lambda name: None)
     argv = ("generate", "--model", str(chain["model"]), "--prompt", "the cat", *SMALL)
-    assert main((*argv, "--controller", str(chain["controller"]))) == 0
-    assert "another machine" not in caplog.text
     assert main((*argv, "--controller", str(elsewhere))) == 0
-    assert "the controller's costs are from another machine (an abacus)" in caplog.text
+    assert "warning: costs are from another machine (an abacus)" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from specbound.cli import main as command_line
+from specbound.cli.demo import with_sizes
 from specbound.cli.main import EXTRA_OF_MODULE, main
+from specbound.config import shipped_config
 from specbound_controller.errors import InputError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -128,6 +131,11 @@ GENERATE = ("generate", "--prompt", "the cat", "--controller", "none")
         ((*GENERATE, "--compare"), "compare needs a controller"),
         ((*GENERATE, "--stream", "--json", "-"), "stream must be off"),
         ((*GENERATE, "--json", "/no/such/folder/x.json"), "--json must name a file in a folder that exists"),
+        ((*GENERATE, "--json", "/"), "--json must name a file in a folder that exists"),
+        ((*GENERATE, "--threads", "0"), "threads must be >= 1, got 0"),
+        (("profile", "--out", "x", "--threads", "0"), "threads must be >= 1, got 0"),
+        (("profile", "--out", "x", "--json", "/"), "--json must name a file in a folder that exists"),
+        (("train-controller", "--log", "x", "--out", "y", "--json", "/"), "--json must name a file"),
         (("generate",), "--prompt is required"),
         (("generate", "--prompt", " "), "--prompt must hold text"),
         (("generate", "--prompt", "x", "--controller", "/no/such"), "controller must be a directory"),
@@ -136,6 +144,7 @@ GENERATE = ("generate", "--prompt", "the cat", "--controller", "none")
         (("train-controller", "--log", "/no/such/log", "--out", "x"), "log must be a folder"),
         (("demo", "--quick", "--config", "x"), "--quick must not be given with --config"),
         (("demo", "--num-rounds", "0"), "num_rounds must be >= 1"),
+        (("demo", "--json", "/"), "--json must name a file in a folder that exists"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run: Run, argv: tuple[str, ...], message: str) -> None:
@@ -143,6 +152,16 @@ def test_bad_input_is_one_line_and_exit_code_2(run: Run, argv: tuple[str, ...], 
     assert (code, out) == (2, ""), err
     assert message in err
     assert_one_line(err)
+
+
+def test_quick_is_an_option_of_the_command_line_only(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "demo.yaml"
+    config.write_text("quick: true\n")
+    code, _, err = run("demo", "--config", str(config))
+    assert code == 2 and "unknown key 'quick'" in err
+    assert_one_line(err)
+    assert "--quick" in run("demo", "--help")[1]
+    assert with_sizes(["--quick", "--seed", "1"])[1:] == [str(shipped_config("demo_quick.yaml")), "--seed", "1"]
 
 
 def test_model_that_is_no_causal_language_model_is_refused(run: Run, tmp_path: Path) -> None:
@@ -207,6 +226,33 @@ def test_generate_prints_text_on_stdout_and_figures_on_stderr(
 
     monkeypatch.setattr("sys.stdin", _Stdin("the cat sat on"))
     assert run(*argv[:3], "--prompt", "-", "--max-new-tokens", "8")[1].strip() == content["text"].strip()
+
+
+def test_a_model_that_samples_and_penalises_by_default_is_decoded_greedily(
+    run: Run, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    model = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    file = model / "generation_config.json"
+    settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "suppress_tokens": [5]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    argv = ("generate", "--prompt", "the cat sat on", "--max-new-tokens", "24", "--model")
+    code, out, err = run(*argv, str(model))
+    assert code == 0, err
+    assert out == run(*argv, str(tiny_model_dir))[1]
+
+
+def test_threads_are_one_unless_asked_for(run: Run, tiny_model_dir: Path) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        argv = (*GENERATE, "--model", str(tiny_model_dir), "--max-new-tokens", "1")
+        for options, expected in (((), 1), (("--threads", "2"), 2)):
+            torch.set_num_threads(3)
+            code, _, err = run(*argv, *options)
+            assert (code, torch.get_num_threads()) == (0, expected), err
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Stdin:

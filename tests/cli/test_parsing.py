@@ -33,6 +33,14 @@ class TrialConfig:
             raise ValueError(f"rate must be > 0, got {self.rate}")
 
 
+@dataclass(frozen=True, slots=True)
+class WiderConfig(TrialConfig):
+    """A trial with one more option."""
+
+    threads: int = 1
+    """CPU threads."""
+
+
 def parse(*argv: str) -> TrialConfig:
     return parse_config(TrialConfig, "trial", argv)
 
@@ -130,3 +138,8 @@ def test_missing_config_file_is_named(tmp_path: Path) -> None:
 def test_field_docstrings_are_the_help() -> None:
     assert field_docs(TrialConfig)["exit_layers"] == "Layers that draft, shallow to deep."
     assert "Where to write." in build_parser(TrialConfig, "trial").format_help()
+
+
+def test_a_config_keeps_the_options_and_help_texts_of_the_one_it_extends() -> None:
+    assert parse_config(WiderConfig, "trial", ["--out", "x", "--threads", "2"]).threads == 2
+    assert field_docs(WiderConfig) == field_docs(TrialConfig) | {"threads": "CPU threads."}

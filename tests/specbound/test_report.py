@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from specbound.report import Row, build_report, check_destination, write_report
+from specbound.report import Row, build_report, check_destination, modelled_rows, write_report
 from specbound.tables import results_table
 from specbound_controller.errors import InputError
 
@@ -52,6 +52,13 @@ def test_report_has_the_documented_keys_and_null_for_nan(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_modelled_rows_begin_with_plain_decoding_and_are_simulated() -> None:
+    plain, oracle = modelled_rows("none", 2, 30, 50.0, {"oracle": 1.5})
+    assert (plain.method, plain.speedup, oracle.method) == ("plain", 1.0, "oracle")
+    assert (oracle.tokens_per_second, oracle.speedup) == (75.0, 1.5)
+    assert plain.simulated and oracle.simulated and oracle.outputs_equal is None
+
+
 def test_dash_is_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     write_report(build_report([], {}), "-")
     assert json.loads(capsys.readouterr().out)["rows"] == []
@@ -60,6 +67,8 @@ def test_dash_is_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_folder_that_does_not_exist_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a folder that exists"):
         check_destination(str(tmp_path / "none" / "x.json"))
+    with pytest.raises(InputError, match="a folder that exists"):
+        check_destination(str(tmp_path))
     check_destination(str(tmp_path / "x.json"))
     check_destination("-")
     check_destination(None)

@@ -1,0 +1,89 @@
+"""Which cost table a controller decides by: a file's, its own, or one measured here and kept for this user.
+
+The table changes a controller's choices, never the output.
+"""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import torch
+
+from specbound.decoding.adapter import ModelAdapter
+from specbound.loading import LoadedModel
+from specbound_controller.controller import Controller
+from specbound_controller.costs import CostTable
+from specbound_controller.errors import InputError
+from specbound_profiling.machine import machine_fingerprint
+from specbound_profiling.manifest import read_costs, write_costs
+
+PROMPT_LENGTHS = (16, 64, 192)
+"""Tokens of the prompts to measure on: random ones, because work is timed and not what comes out."""
+
+
+def choose_costs(source: str, controller: Controller, loaded: LoadedModel) -> tuple[CostTable, str]:
+    """The cost table to use, and one line that says which it is.
+
+    source: a log's folder or its `costs.json`, or `auto`: the controller's own table where it is from this machine,
+        else one that was measured here before, else one measured now (needs scipy), else the controller's own all the
+        same.
+    """
+    level = loaded.compression
+    if source != "auto":
+        return _given_costs(Path(source).expanduser(), level), f"costs: from {source}"
+    here, own = machine_fingerprint(loaded.model.device), controller.config.costs
+    if level in own and own[level].machine == here:
+        return own[level], "costs: the controller's own, from this machine"
+    folder = kept_folder(here, controller.config.model_fingerprint)
+    try:
+        kept = read_costs(folder)
+    except InputError:
+        kept = {}  # damaged: measured anew
+    if level in kept:
+        return kept[level], f"costs: measured on this machine before, kept in {folder}"
+    if importlib.util.find_spec("scipy") is not None:
+        table = _measure(loaded, controller)
+        return table, f"costs: measured on this machine, {_keep(folder, {**kept, level: table})}"
+    used = level if level in own else controller.config.compressions[0]
+    if used not in own:
+        raise InputError(f"the controller carries no cost table for compression {level!r}: train it again")
+    advice = "pip install 'specbound[profile]' to measure them here"
+    return own[used], f"warning: costs are from another machine ({own[used].machine}), not {here}; {advice}"
+
+
+def kept_folder(machine: str, model_fingerprint: str) -> Path:
+    """Where this user's tables for a machine and a model are kept."""
+    name = hashlib.sha256(f"{machine}\n{model_fingerprint}".encode()).hexdigest()[:16]
+    return Path("~/.cache/specbound").expanduser() / f"costs-{name}"
+
+
+def _given_costs(path: Path, level: str) -> CostTable:
+    folder = path.parent if path.name == "costs.json" else path
+    tables = read_costs(folder)
+    if level not in tables:
+        found = ", ".join(tables) if tables else "none"
+        raise InputError(f"costs must be auto or a costs.json with compression {level!r}, got {found} ({path})")
+    return tables[level]
+
+
+def _measure(loaded: LoadedModel, controller: Controller) -> CostTable:
+    from specbound_profiling.measure import TOKENS_PER_PROMPT, measure_costs
+    from specbound_profiling.progress import status
+
+    adapter = ModelAdapter(loaded.model)
+    room = max(PROMPT_LENGTHS) if adapter.max_positions is None else max(1, adapter.max_positions - TOKENS_PER_PROMPT)
+    random = torch.Generator().manual_seed(0)
+    lengths = [min(length, room) for length in PROMPT_LENGTHS]
+    prompts = [torch.randint(adapter.vocab_size, (1, length), generator=random) for length in lengths]
+    with status("measuring what work costs on this machine, once"):
+        return measure_costs(loaded, prompts, exit_layers=controller.config.exit_layers)
+
+
+def _keep(folder: Path, tables: dict[str, CostTable]) -> str:
+    """Writes the tables of this machine and model; says what became of it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_costs(folder, tables)
+    except OSError as error:
+        return f"not kept ({error.strerror}: {folder})"
+    return f"kept in {folder}"
