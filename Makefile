@@ -29,12 +29,15 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
-# The wheel works without the checkout: a new environment, another directory.
+# The wheel works without the checkout, in a new environment and another directory: bare it generates, with the extra
+# train it runs the whole chain.
 wheel-check: $(STAMP)
 	set -e; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
 	$(BIN)/python -m build --wheel --outdir "$$work/dist" . ; \
 	$(PYTHON) -m venv "$$work/venv"; \
 	wheel=$$(ls "$$work"/dist/*.whl); \
+	"$$work/venv/bin/python" -m pip install --quiet -c constraints.txt "$$wheel"; \
+	(cd "$$work"; env -u PYTHONPATH "$$work/venv/bin/specbound" generate --prompt Hello --max-new-tokens 8); \
 	"$$work/venv/bin/python" -m pip install --quiet -c constraints.txt "specbound[train] @ file://$$wheel"; \
 	cd "$$work"; env -u PYTHONPATH "$$work/venv/bin/specbound" demo --quick
 
