@@ -5,12 +5,14 @@ The table changes a controller's choices, never the output.
 
 import hashlib
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.loading import LoadedModel
+from specbound.measure import greedy_twin
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
@@ -76,7 +78,8 @@ def _measure(loaded: LoadedModel, controller: Controller) -> CostTable:
     lengths = [min(length, room) for length in PROMPT_LENGTHS]
     prompts = [torch.randint(adapter.vocab_size, (1, length), generator=random) for length in lengths]
     with status("measuring what work costs on this machine, once"):
-        return measure_costs(loaded, prompts, exit_layers=controller.config.exit_layers)
+        greedy = replace(loaded, model=greedy_twin(loaded.model))
+        return measure_costs(greedy, prompts, exit_layers=controller.config.exit_layers)
 
 
 def _keep(folder: Path, tables: dict[str, CostTable]) -> str:
