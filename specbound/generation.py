@@ -11,11 +11,12 @@ from transformers import TextStreamer
 from specbound.assets import demo_controller_dir
 from specbound.config import GenerateConfig
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.fingerprint import model_fingerprint
 from specbound.loading import load_model
 from specbound.local_costs import choose_costs
-from specbound.measure import TimedPrompt, Timing, find_differences, greedy_twin
+from specbound.measure import TimedPrompt, Timing, find_differences
 from specbound.report import Row, model_info
 from specbound_controller.controller import Controller
 

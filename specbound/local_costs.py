@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.request import greedy_twin
 from specbound.loading import LoadedModel
-from specbound.measure import greedy_twin
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError

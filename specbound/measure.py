@@ -3,7 +3,6 @@
 Knows no policy and no prompt file: a method is a function from prompt ids and a token limit to tokens and counts.
 """
 
-import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,12 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import greedy_config
+from specbound.decoding.request import greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound_controller.policy import Policy
 
@@ -107,18 +106,6 @@ class ContentionProbe:
     @property
     def is_quiet(self) -> bool:
         return self.slowdown <= PROBE_TOLERANCE
-
-
-def greedy_twin(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model with its end and padding tokens, and nothing else, in its generation config.
-
-    transformers fills what a call's generation config leaves unset from the model's own, so settings that sample or
-    penalise need a copy to be rid of them: a shallow one, which shares the weights and leaves the model as it is.
-    """
-    greedy = greedy_config(model)
-    twin = copy.copy(model)
-    twin.generation_config = GenerationConfig(eos_token_id=greedy.eos_token_id, pad_token_id=greedy.pad_token_id)
-    return twin
 
 
 def policy_method(name: str, model: PreTrainedModel, policy: Policy, compression: str) -> Method:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import greedy_twin
 from specbound.decoding.step import read_signals
 from specbound.loading import LoadedModel
 from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES, CostTable
@@ -93,11 +94,11 @@ def measure_costs(
         num_steps: steps to time, unless `max_seconds` are over before (at least 30 in any case).
         exit_layers: exits to draft from; None takes `auto_exit_layers`.
     """
-    decoder = SpecBoundDecoder(loaded.model, compression=loaded.compression)
+    decoder = SpecBoundDecoder(greedy_twin(loaded.model), compression=loaded.compression)
     exits = auto_exit_layers(decoder.adapter.num_layers) if exit_layers is None else tuple(exit_layers)
     policies = [RandomPolicy(exits, has_features, seed) for has_features in (False, True)]
     decoder.policy = policies[0]
-    decoder.generate(prompt_ids[0], max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[], do_sample=False)  # warm-up
+    decoder.generate(prompt_ids[0], max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[])  # warm-up
     clock = step_clock(decoder.adapter.device)
     work, seconds = [], []
     started = time.perf_counter()
@@ -109,7 +110,7 @@ def measure_costs(
     for ids, policy in zip(itertools.cycle(prompt_ids), itertools.cycle(policies), strict=False):
         decoder.policy = policy
         marks.clear()
-        output = decoder.generate(ids, max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[], do_sample=False, on_step=mark)
+        output = decoder.generate(ids, max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[], on_step=mark)
         work += [record_work(record, policy) for record in output.stats.steps[1:]]  # the first began in prefill
         seconds += np.diff(marks).tolist()
         is_late = time.perf_counter() - started > max_seconds

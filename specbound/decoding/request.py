@@ -121,16 +121,18 @@ def merged(config: GenerationConfig, defaults: GenerationConfig) -> GenerationCo
     return result
 
 
-def greedy_config(model: PreTrainedModel) -> GenerationConfig:
-    """Plain greedy decoding with a model's own end and padding tokens, whatever its generation config asks for.
+def greedy_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model with its end and padding tokens, and nothing else, in its generation config.
 
-    Fields with a neutral value are set, because transformers fills unset ones from the model's config.
+    transformers fills what a call's generation config leaves unset from the model's own, so settings that sample or
+    penalise need a copy to be rid of them: a shallow one, which shares the weights and leaves the model as it is.
     """
     own = model.generation_config
-    neutral = {name: values[-1] for name, values in NEUTRAL.items() if values[-1] not in (None, [], {})}
     eos = own.eos_token_id
     pad = own.pad_token_id if own.pad_token_id is not None else eos[0] if isinstance(eos, list) else eos
-    return GenerationConfig(**neutral, eos_token_id=eos, pad_token_id=pad)
+    twin = copy.copy(model)
+    twin.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=pad)
+    return twin
 
 
 def _checked(

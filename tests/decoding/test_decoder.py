@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
 
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import greedy_config
+from specbound.decoding.request import greedy_twin
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from specbound_controller.records import Decision, StepRecord
@@ -235,9 +235,10 @@ def test_an_argument_of_the_call_wins_over_a_sampling_generation_config() -> Non
     model.generation_config.repetition_penalty = 1.3
     with pytest.raises(InputError, match="repetition_penalty"):
         decoder.generate(prompt, max_new_tokens=9, do_sample=False, repetition_penalty=None)
-    config = greedy_config(model)
-    assert torch.equal(decoder.generate(prompt, max_new_tokens=9, generation_config=config).sequences, expected)
-    assert torch.equal(model.generate(prompt, max_new_tokens=9, generation_config=config), expected)
+    twin = greedy_twin(model)
+    assert torch.equal(SpecBoundDecoder(twin).generate(prompt, max_new_tokens=9).sequences, expected)
+    assert torch.equal(twin.generate(prompt, max_new_tokens=9), expected)
+    assert model.generation_config.do_sample and twin.lm_head.weight is model.lm_head.weight
 
 
 @pytest.mark.parametrize(
