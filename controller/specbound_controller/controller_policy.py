@@ -36,7 +36,6 @@ class ControllerPolicy:
         self.static_action = static = config.static_actions.get(compression)
         """The action played at every step, where training found nothing better; else None."""
         self.needs_features = static is None or static.score == "learned"
-        self.needs_full_signals = self.needs_features
         self.costs = costs
         self.guard = NeverSlowerGuard(costs, config.num_layers, self.needs_features) if guard else None
         self.rho = rho
@@ -51,6 +50,11 @@ class ControllerPolicy:
         # One matrix for all: tokens less rho times seconds, and the part that grows with the context below it.
         value = self._step_policy.emitted_weights() - self.rho * constant
         self._weights = np.concatenate((value, -self.rho * per_token)).astype(np.float32)
+
+    @property
+    def needs_full_signals(self) -> bool:
+        """Not in a pause of the guard: what is plain then is as cheap as plain."""
+        return self.needs_features and not (self.guard is not None and self.guard.is_paused)
 
     def reset(self) -> None:
         """Forgets the last prompt; counts stay."""

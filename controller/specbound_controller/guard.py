@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from specbound_controller.costs import CostTable, work_vector
 from specbound_controller.records import StepRecord
+from specbound_controller.work import record_work
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,9 @@ class GuardLimits:
 
 
 class NeverSlowerGuard:
-    """Keeps the debt of speculation: seconds lost to plain decoding, less those won back; never below zero.
+    """Keeps the debt of the policy: seconds lost to plain decoding, less those won back; never below zero.
+
+    A step that the policy itself chose to be plain is booked too: its decision and signals are not free.
 
     In n tokens the modelled loss is at most the first debt, plus one probe's debt for each of about
     `log2(n / first_pause)` pauses, plus one step each.
@@ -39,7 +42,7 @@ class NeverSlowerGuard:
         """is_adaptive: whether each step also pays for a decision and for the full model's signals."""
         self._limits = limits or GuardLimits()
         self._costs = costs
-        self._overhead = int(is_adaptive)
+        self._is_adaptive = is_adaptive
         self._plain_s, with_context = (
             float(costs.seconds(work_vector({1: num_layers}, {1: 1}, 0, context_length, num_decisions=0)))
             for context_length in (0, 1)
@@ -74,15 +77,7 @@ class NeverSlowerGuard:
             self._paused_left -= 1
             self.num_paused_steps += 1
             return
-        if record.stop_reason == "off":
-            return
-        work = work_vector(
-            record.layer_calls_by_rows,
-            record.head_reads_by_rows,
-            record.num_exit_tests + self._overhead,
-            record.context_length,
-            num_decisions=self._overhead,
-        )
+        work = record_work(record, self._is_adaptive)
         plain_s = self.plain_seconds(record.context_length)
         self._debt_s = max(0.0, self._debt_s + float(self._costs.seconds(work)) - plain_s * record.num_emitted)
         self._clear_steps = self._clear_steps + 1 if self._debt_s == 0.0 else 0

@@ -15,11 +15,14 @@ from specbound_controller.records import Decision, ExitSignals, StepRecord
 class Policy(Protocol):
     """Chooses thresholds and bounds step by step."""
 
-    needs_features: bool
-    """Whether `decide` reads the step features (the decoder leaves them out otherwise)."""
-    needs_full_signals: bool
-    """Whether step records must hold the full model's confidence, entropy and margin (costs one pass over the
-    logits of the last position)."""
+    @property
+    def needs_features(self) -> bool:
+        """Whether `decide` reads the step features (the decoder leaves them out otherwise)."""
+
+    @property
+    def needs_full_signals(self) -> bool:
+        """Whether the next step's record must hold the full model's confidence, entropy and margin (one pass over
+        the logits of its last position)."""
 
     def reset(self) -> None:
         """Forgets the last prompt."""

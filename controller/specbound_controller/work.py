@@ -4,12 +4,30 @@ A controller's step has two counts that a static one has not: its decision, and 
 for the full model's signals.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from specbound_controller.actions import Action
 from specbound_controller.costs import WORK_NAMES, work_vector
+from specbound_controller.records import StepRecord
+
+
+def record_work(record: StepRecord, is_adaptive: bool) -> np.ndarray:
+    """Counts of work of a step that was taken. (W,)
+
+    is_adaptive: whether the policy reads features, and so pays for a decision, and for one more pass of logit
+        statistics where the record holds the full model's signals.
+    """
+    has_full_signals = is_adaptive and not math.isnan(record.full_confidence)
+    return work_vector(
+        record.layer_calls_by_rows,
+        record.head_reads_by_rows,
+        record.num_exit_tests + has_full_signals,
+        record.context_length,
+        num_decisions=int(is_adaptive),
+    )
 
 
 def single_exit_work(

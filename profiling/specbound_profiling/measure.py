@@ -26,9 +26,9 @@ from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES, CostTable
 from specbound_controller.features import FEATURE_NAMES, FeatureState
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, StepRecord
+from specbound_controller.work import record_work
 from specbound_profiling.config import auto_exit_layers
 from specbound_profiling.machine import machine_fingerprint
-from specbound_profiling.replay import record_work
 
 MIN_STEPS = 30
 """Fewest steps that a table is fitted on."""
@@ -111,7 +111,9 @@ def measure_costs(
         decoder.policy = policy
         marks.clear()
         output = decoder.generate(ids, max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[], on_step=mark)
-        work += [record_work(record, policy) for record in output.stats.steps[1:]]  # the first began in prefill
+        work += [
+            record_work(record, policy.needs_features) for record in output.stats.steps[1:]
+        ]  # the first began in prefill
         seconds += np.diff(marks).tolist()
         is_late = time.perf_counter() - started > max_seconds
         if len(seconds) >= num_steps or (is_late and len(seconds) >= MIN_STEPS):

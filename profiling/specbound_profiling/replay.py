@@ -13,10 +13,11 @@ from math import nan
 
 import numpy as np
 
-from specbound_controller.costs import WORK_NAMES, CostTable, work_vector
+from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.features import FeatureState
 from specbound_controller.policy import Policy
 from specbound_controller.records import Decision, StepRecord
+from specbound_controller.work import record_work
 from specbound_profiling.outcomes import TraceBatch, step_outcomes
 from specbound_profiling.simulate import simulate_step
 from specbound_profiling.trace import PromptTrace
@@ -80,21 +81,6 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
     return float(numerator.sum()) / total if total else nan
 
 
-def record_work(record: StepRecord, policy: Policy | None = None) -> np.ndarray:
-    """A step's counts of work. (W,)
-
-    A policy that reads features is charged with one decision per step, and one that asks for the full model's
-    signals with one more pass of logit statistics; a static policy with neither.
-    """
-    return work_vector(
-        record.layer_calls_by_rows,
-        record.head_reads_by_rows,
-        record.num_exit_tests + (policy is not None and policy.needs_full_signals),
-        record.context_length,
-        num_decisions=int(policy is not None and policy.needs_features),
-    )
-
-
 def replay(
     traces: Iterable[PromptTrace],
     policy: Policy,
@@ -120,7 +106,7 @@ def replay(
             policy.observe(record)
             state.update(record)
             records.append(record)
-            work += record_work(record, policy)
+            work += record_work(record, policy.needs_features)
             start += record.num_emitted
         rows.append((trace.num_positions - 1, *_totals(records), work))
         chosen.append((trace.prompt_id, trace.task))

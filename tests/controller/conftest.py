@@ -24,12 +24,18 @@ def random_mlp(rng: np.random.Generator, inputs: int, hidden: int, outputs: int)
     return Mlp(*(rng.normal(scale=0.3, size=shape).astype(np.float32) for shape in shapes))
 
 
-def table(row_slope: float = 0.1, head: float = 1.0, layer_s: float = 1e-3, per_context: float = 0.0) -> CostTable:
-    """A layer call with r rows costs 1 + row_slope * (r - 1) units, a head read `head` of them."""
+def table(
+    row_slope: float = 0.1,
+    head: float = 1.0,
+    layer_s: float = 1e-3,
+    per_context: float = 0.0,
+    decision: float = 0.0,
+) -> CostTable:
+    """A layer call with r rows costs 1 + row_slope * (r - 1) units, a head read `head` of them, a decision `decision`."""
     seconds = dict.fromkeys(WORK_NAMES, 0.0)
     for rows in (1, 2, 4, 8, 16, 32):
         seconds[f"layer_calls_rows_{rows}"] = layer_s * (1 + row_slope * (rows - 1))
-    seconds |= {"head_reads": head * layer_s, "layer_rows_times_context": per_context}
+    seconds |= {"head_reads": head * layer_s, "layer_rows_times_context": per_context, "decisions": decision * layer_s}
     return CostTable(seconds, "none", "synthetic", 0.0, 300)
 
 

@@ -99,6 +99,18 @@ def test_pauses_are_counted_and_survive_a_reset(
     assert not guard.is_paused and (guard.num_pauses, guard.num_paused_steps) == counts
 
 
+def test_steps_that_the_policy_itself_made_plain_pay_for_their_decision(
+    record_of: Callable[..., StepRecord], costs_of: Callable[..., CostTable]
+) -> None:
+    guard = NeverSlowerGuard(costs_of(decision=0.3), NUM_LAYERS)
+    for context in range(10, 2010):
+        guard.observe(step(record_of, context, 0, is_plain=True))
+    free = NeverSlowerGuard(costs_of(decision=0.3), NUM_LAYERS, is_adaptive=False)
+    for context in range(10, 2010):
+        free.observe(step(record_of, context, 0, is_plain=True))
+    assert guard.num_pauses > 0 and free.num_pauses == 0
+
+
 def test_guard_is_deterministic(record_of: Callable[..., StepRecord], costs_of: Callable[..., CostTable]) -> None:
     results = [run(NeverSlowerGuard(costs_of(), NUM_LAYERS), record_of, 1, 300, costs_of()) for _ in range(2)]
     assert results[0] == results[1]

@@ -10,9 +10,10 @@ from specbound_controller.actions import static_grid
 from specbound_controller.costs import CostTable, work_vector
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
+from specbound_controller.work import record_work
 from specbound_profiling.best_static import static_seconds
 from specbound_profiling.oracle import accepted_run, fixed_draft_work, oracle, oracle_grid
-from specbound_profiling.replay import PLAIN, record_work, replay_static
+from specbound_profiling.replay import PLAIN, replay_static
 from specbound_profiling.simulate import simulate_step
 from specbound_profiling.trace import PromptTrace
 
@@ -32,7 +33,9 @@ def cheapest(trace: PromptTrace, decisions: list[Decision], costs: CostTable, on
             record = simulate_step(trace, start, decision, None, NUM_LAYERS)
             if only_correct and record.num_accepted < record.num_drafted:
                 continue
-            best = min(best, float(costs.seconds(record_work(record))) + value(start + record.num_emitted))
+            best = min(
+                best, float(costs.seconds(record_work(record, is_adaptive=False))) + value(start + record.num_emitted)
+            )
         return best
 
     return value(1)

@@ -10,9 +10,10 @@ from specbound_controller.costs import CostTable
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.policy import AnnealedConfidence, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
+from specbound_controller.work import record_work
 from specbound_profiling.best_static import static_seconds
 from specbound_profiling.outcomes import TraceBatch, step_outcomes
-from specbound_profiling.replay import PLAIN, record_work, replay, replay_static
+from specbound_profiling.replay import PLAIN, replay, replay_static
 from specbound_profiling.simulate import simulate_step
 from specbound_profiling.trace import PromptTrace
 
@@ -63,7 +64,7 @@ def test_vectorised_outcomes_equal_step_by_step_ones(seed: int, random_trace_of:
             assert outcomes.num_accepted[row] == record.num_accepted
             assert outcomes.num_emitted[row] == record.num_emitted
             assert outcomes.num_layer_calls[row] == record.num_layer_calls
-            np.testing.assert_allclose(outcomes.work[row], record_work(record))
+            np.testing.assert_allclose(outcomes.work[row], record_work(record, is_adaptive=False))
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -15,9 +15,9 @@ from specbound_controller.policy import Policy
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore
 from specbound_controller.step_policy import CurveLayout
-from specbound_controller.work import expected_work_weights
+from specbound_controller.work import expected_work_weights, record_work
 from specbound_profiling.outcomes import TraceBatch
-from specbound_profiling.replay import record_work, replay
+from specbound_profiling.replay import replay
 from specbound_profiling.simulate import simulate_step
 from specbound_profiling.trace import PromptTrace
 from specbound_train.rows import ExploringPolicy, collect_steps, curve_rows, learned_scores, score_rows
@@ -103,7 +103,7 @@ def test_expected_work_weights_price_the_replayed_step(
         for a, action in enumerate(ACTIONS):
             record = simulate_step(trace, start, action.decision({"learned": score}), features, NUM_LAYERS)
             is_drafted = np.arange(weights.shape[1]) <= record.num_drafted
-            np.testing.assert_allclose(is_drafted @ weights[a], record_work(record, policy), atol=1e-9)
+            np.testing.assert_allclose(is_drafted @ weights[a], record_work(record, policy.needs_features), atol=1e-9)
 
 
 def test_score_rows_are_drafts_whose_predecessors_were_accepted(
