@@ -29,12 +29,11 @@ from specbound.measure import (
     transformers_method,
 )
 from specbound.report import Row, machine_info, model_info
-from specbound_controller.actions import Action, static_grid
+from specbound_controller.actions import Action
 from specbound_controller.controller import Controller
-from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
-from specbound_controller.policy import AnnealedConfidence, StaticPolicy
-from specbound_profiling.best_static import static_seconds
+from specbound_controller.policy import StaticPolicy
+from specbound_profiling.best_static import best_static_action
 from specbound_profiling.config import ProfileConfig
 from specbound_profiling.log import StepLog, open_log
 from specbound_profiling.oracle import oracle
@@ -128,7 +127,7 @@ def evaluate(config: DemoConfig, prompts: Sequence[TimedPrompt], log: StepLog, c
         record_continuation(adapter, p.input_ids, controller.config.exit_layers, p.max_new_tokens) for p in prompts
     ]
     prompts = [replace(p, max_new_tokens=t.num_positions) for p, t in zip(prompts, traces, strict=True)]  # loops cut
-    static = best_static_action(log.traces(COMPRESSION), controller, costs)
+    static = best_static_action(log.traces(COMPRESSION), costs, adapter.num_layers, controller.config.alpha)
     methods = [
         transformers_method(loaded.model),
         policy_method("plain", loaded.model, StaticPolicy(()), COMPRESSION),
@@ -160,15 +159,6 @@ def time_all(
         timings = time_methods(methods, prompts, config.num_rounds, probe)
     differences = find_differences(timings, prompts, adapter)
     return Evaluation(prompts, timings, differences, COMPRESSION, adapter.num_layers, config.seed)
-
-
-def best_static_action(traces: Sequence[PromptTrace], controller: Controller, costs: CostTable) -> Action:
-    """The fastest setting by replay among those that a user could choose by hand, on the profiling prompts."""
-    config = controller.config
-    grid = static_grid(config.exit_layers)
-    score = AnnealedConfidence(config.alpha)
-    seconds = static_seconds(traces, costs, [a.decision({"annealed": score}) for a in grid], config.num_layers)
-    return grid[int(seconds.argmin())]
 
 
 def static_policy(action: Action, alpha: float) -> StaticPolicy:

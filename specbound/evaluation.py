@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from specbound.decoding.stats import DecodeStats
-from specbound.measure import Difference, TimedPrompt, Timing, bootstrap_ratio
+from specbound.measure import Difference, TimedPrompt, Timing
 from specbound.report import Row
+from specbound_profiling.bootstrap import bootstrap_ratio
 from specbound_profiling.replay import ReplayResult
 
 MAX_NEAR_TIE_SHARE = 0.01

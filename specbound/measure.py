@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -24,8 +23,6 @@ WARM_UP_TOKENS = 16
 """Tokens that each method decodes before the clock counts."""
 NOISE_FACTOR = 4.0
 """A difference is a near-tie where the top-2 margin is at most this many times the measured rounding noise."""
-MIN_BOOTSTRAP_PROMPTS = 5
-"""Fewer prompts than this give no interval."""
 PROBE_TOLERANCE = 0.10
 """Largest relative slowdown of the contention probe."""
 
@@ -223,16 +220,3 @@ def _last_logits(adapter: ModelAdapter, prefix: Tensor, num_together: int) -> Te
 def _run(adapter: ModelAdapter, token_ids: Tensor, position: int, cache: DecodeCache) -> Tensor:
     hidden = adapter.embed(token_ids, position)
     return adapter.run_layers(hidden, 0, adapter.num_layers, cache, position)
-
-
-def bootstrap_ratio(
-    numerator: np.ndarray, denominator: np.ndarray, seed: int, num_samples: int = 2000
-) -> tuple[float, float]:
-    """95 % interval of `sum(numerator) / sum(denominator)` over resampled prompts; nan for too few. (B,), (B,)"""
-    if len(numerator) < MIN_BOOTSTRAP_PROMPTS:
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(0, len(numerator), (num_samples, len(numerator)))
-    ratios = numerator[chosen].sum(1) / denominator[chosen].sum(1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(low), float(high)

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from specbound_controller.actions import THRESHOLDS, WIDTHS, Action, static_grid
 from specbound_controller.costs import CostTable
+from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.replay import replay_static
@@ -17,3 +19,22 @@ def static_seconds(
     """Modelled seconds of each decision over all traces; adds up over shards of a log. (A,)"""
     batch = traces if isinstance(traces, TraceBatch) else TraceBatch(traces)
     return np.array([replay_static(batch, decision, costs, num_layers).seconds.sum() for decision in grid])
+
+
+def best_static_action(
+    traces: Sequence[PromptTrace],
+    costs: CostTable,
+    num_layers: int,
+    alpha: float,
+    widths: Sequence[int] = WIDTHS,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> Action:
+    """The fastest of the settings that a user could choose by hand: exits x widths x thresholds, and plain decoding.
+
+    alpha: strength of annealing, for the settings with a threshold.
+    """
+    batch = TraceBatch(traces)
+    grid = static_grid(batch.exit_layers, widths, thresholds)
+    scores = {"annealed": AnnealedConfidence(alpha)}
+    seconds = static_seconds(batch, costs, [action.decision(scores) for action in grid], num_layers)
+    return grid[int(seconds.argmin())]

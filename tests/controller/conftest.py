@@ -31,11 +31,12 @@ def table(
     per_context: float = 0.0,
     decision: float = 0.0,
 ) -> CostTable:
-    """A layer call with r rows costs 1 + row_slope * (r - 1) units, a head read `head` of them, a decision `decision`."""
+    """In units of a one-row layer call: r rows cost 1 + row_slope * (r - 1), a head read and a decision theirs."""
     seconds = dict.fromkeys(WORK_NAMES, 0.0)
     for rows in (1, 2, 4, 8, 16, 32):
         seconds[f"layer_calls_rows_{rows}"] = layer_s * (1 + row_slope * (rows - 1))
-    seconds |= {"head_reads": head * layer_s, "layer_rows_times_context": per_context, "decisions": decision * layer_s}
+    seconds |= {"head_reads": head * layer_s, "decisions": decision * layer_s}
+    seconds["layer_rows_times_context"] = per_context
     return CostTable(seconds, "none", "synthetic", 0.0, 300)
 
 

@@ -15,7 +15,6 @@ from specbound.measure import (
     Method,
     TimedPrompt,
     Timing,
-    bootstrap_ratio,
     find_differences,
     margin_and_noise,
     policy_method,
@@ -23,6 +22,7 @@ from specbound.measure import (
     transformers_method,
 )
 from specbound_controller.policy import StaticPolicy
+from specbound_profiling.bootstrap import bootstrap_ratio
 
 
 @pytest.fixture(scope="module")

@@ -150,3 +150,10 @@ def test_missing_extra_is_named_with_the_command(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else find(name, *rest))
     with pytest.raises(MissingExtraError, match=r"pip install 'specbound\[train\]'"):
         train_controller(TrainConfig(log=str(log_dir), out=str(tmp_path / "out"), logger="wandb"))
+
+
+def test_overwrite_replaces_a_controller_and_nothing_else(log_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")  # a model's folder, say
+    with pytest.raises(InputError, match="overwrite only replaces a controller"):
+        train_controller(TrainConfig(log=str(log_dir), out=str(tmp_path), overwrite=True, **SMALL))
+    assert (tmp_path / "config.json").read_text() == "{}"

@@ -1,16 +1,12 @@
 """Judges a controller by replay: plain decoding, best static setting, controller and oracle on the same prompts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from specbound_controller.actions import Action, static_grid
+from specbound_controller.actions import Action
 from specbound_controller.controller import Controller
 from specbound_controller.policy import AnnealedConfidence
-from specbound_profiling.best_static import static_seconds
+from specbound_profiling.bootstrap import bootstrap_ratio
 from specbound_profiling.oracle import oracle
-from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.replay import PLAIN, ReplayResult, replay, replay_static
 from specbound_train.data import LevelData
 
@@ -70,17 +66,6 @@ class LevelSummary:
         return (self.controller_speedup - 1.0) / gain if gain > 0 else float("nan")
 
 
-def best_static_action(
-    data: LevelData, widths: Sequence[int], thresholds: Sequence[float], alpha: float, num_layers: int
-) -> Action:
-    """The fastest setting that a user could choose by hand, on the training prompts."""
-    batch = TraceBatch(data.training)
-    grid = static_grid(batch.exit_layers, widths, thresholds)
-    scores = {"annealed": AnnealedConfidence(alpha)}
-    seconds = static_seconds(batch, data.costs, [action.decision(scores) for action in grid], num_layers)
-    return grid[int(seconds.argmin())]
-
-
 def judge(data: LevelData, controller: Controller, static_action: Action, w_max: int, seed: int) -> LevelSummary:
     """Replays everything on the validation prompts, and says what the controller is to play.
 
@@ -102,7 +87,7 @@ def judge(data: LevelData, controller: Controller, static_action: Action, w_max:
         else:
             played_action = static_action
             played, num_paused = _play(data, controller, static_action)
-    low, high = gain_interval(played.seconds, static.seconds, seed)
+    low, high = bootstrap_ratio(static.seconds, played.seconds, seed)
     return LevelSummary(
         compression=data.compression,
         num_prompts=len(data.validation),
@@ -141,11 +126,3 @@ def _play(data: LevelData, controller: Controller, action: Action | None) -> tup
     policy = player.policy(data.costs, data.compression)
     result = replay(data.validation, policy, data.costs, controller.config.num_layers, data.compression)
     return result, policy.guard.num_paused_steps if policy.guard is not None else 0
-
-
-def gain_interval(seconds: np.ndarray, base_seconds: np.ndarray, seed: int, draws: int = 2000) -> tuple[float, float]:
-    """95 % interval of base seconds over seconds by a bootstrap over prompts: ratios of sums. (B,) each"""
-    chosen = np.random.default_rng(seed).integers(len(seconds), size=(draws, len(seconds)))
-    ratios = base_seconds[chosen].sum(axis=1) / seconds[chosen].sum(axis=1)
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return float(low), float(high)

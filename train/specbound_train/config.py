@@ -6,6 +6,9 @@ from typing import Literal
 from specbound_controller.actions import THRESHOLDS, WIDTHS
 from specbound_controller.errors import InputError
 
+LOGS_FOLDER = "logs"
+"""Where the loss curves of a run lie, below its folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:

@@ -19,11 +19,12 @@ from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.score import LearnedScore
 from specbound_controller.step_policy import CurveLayout
+from specbound_profiling.best_static import best_static_action
 from specbound_profiling.log import StepLog
 from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.trace import PromptTrace
 from specbound_train.calibration import ExitFit, fit_alpha, fit_measures, platt
-from specbound_train.compare import best_static_action, judge
+from specbound_train.compare import judge
 from specbound_train.config import TrainConfig
 from specbound_train.data import LevelData, load_levels
 from specbound_train.loggers import finish, make_logger
@@ -138,7 +139,9 @@ def _prepare(config: TrainConfig, log: StepLog) -> _Run:
     actions = action_grid(log.manifest.exit_layers, config.widths, config.thresholds)
     alpha = fit_alpha([trace for data in levels for trace in data.training], num_layers)
     statics = {
-        data.compression: best_static_action(data, config.widths, config.thresholds, alpha, num_layers)
+        data.compression: best_static_action(
+            data.training, data.costs, num_layers, alpha, config.widths, config.thresholds
+        )
         for data in levels
     }
     return _Run(config, log, levels, actions, CurveLayout(actions), alpha, statics)

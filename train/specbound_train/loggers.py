@@ -7,11 +7,12 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from specbound_controller.errors import MissingExtraError
+from specbound_train.config import LOGS_FOLDER
 
 
 def make_logger(kind: str, out: str, name: str) -> Logger | None:
     """The logger of one fit, below `out`/logs; None for `none`. Raises MissingExtraError."""
-    folder = Path(out) / "logs"
+    folder = Path(out) / LOGS_FOLDER
     if kind == "none":
         return None
     folder.mkdir(parents=True, exist_ok=True)

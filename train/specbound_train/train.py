@@ -1,13 +1,15 @@
 """`train_controller`: checks what can be checked before any work, trains, saves. Imports no torch by itself."""
 
 import importlib.util
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specbound_controller.controller import WEIGHTS_FILE
 from specbound_controller.errors import InputError, MissingExtraError
-from specbound_train.config import TrainConfig
+from specbound_train.config import LOGS_FOLDER, TrainConfig
 
 if TYPE_CHECKING:
     from specbound_train.summary import TrainSummary
@@ -22,11 +24,14 @@ def train_controller(config: TrainConfig) -> "TrainSummary":
     """
     started = time.perf_counter()
     _check_extras(config)
-    _check_out(config)
+    folder = _check_out(config)
     from specbound_profiling.log import open_log
     from specbound_train.fitting import fit_controller
 
-    controller, summary = fit_controller(config, open_log(config.log))
+    log = open_log(config.log)
+    _make_folder(folder)
+    config = replace(config, out=str(folder))
+    controller, summary = fit_controller(config, log)
     controller.save(config.out)
     return replace(summary, seconds=time.perf_counter() - started)
 
@@ -40,14 +45,27 @@ def _check_extras(config: TrainConfig) -> None:
             raise MissingExtraError(f"training a controller with logger {config.logger} ({name})", "train")
 
 
-def _check_out(config: TrainConfig) -> None:
-    folder = Path(config.out)
+def _check_out(config: TrainConfig) -> Path:
+    """The folder to write to, which must hold nothing that would be lost."""
+    folder = Path(config.out).expanduser()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out must be a folder, got the file {folder}")
-    if config.overwrite or not folder.exists():
-        return
-    found = sorted(path.name for path in folder.iterdir())
-    if found:
+    found = sorted(p.name for p in folder.iterdir() if p.name != LOGS_FOLDER) if folder.exists() else []
+    is_controller = (folder / WEIGHTS_FILE).exists()
+    if found and config.overwrite and not is_controller:
+        raise InputError(f"overwrite only replaces a controller, got {folder} with {', '.join(found[:3])}")
+    if found and not config.overwrite:
         raise InputError(
             f"out must be empty or new, got {folder} with {', '.join(found[:3])}; choose another or pass --overwrite"
         )
+    return folder
+
+
+def _make_folder(folder: Path) -> None:
+    """Before the work, so that a folder that cannot be written to does not cost it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out {folder} cannot be written to: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"out {folder} cannot be written to")
