@@ -27,7 +27,7 @@ class Continuations:
     loop_share: float
     """Share of the generated tokens that a loop cut removes."""
     samples: list[tuple[str, str, str]]
-    """(kind, prompt, continuation), one per kind."""
+    """(kind, prompt, continuation sampled at temperature 0.7), one per kind."""
 
 
 @torch.inference_mode()
@@ -60,11 +60,21 @@ def continuations(
         tops = [model.lm_head(model.model.norm(h[0, start - 1 :])).argmax(-1) for h in hidden[1:-1]]
         last = model.lm_head(hidden[-1][0, start - 1 :]).argmax(-1)
         agree[row["task"]].append(torch.stack([top == last for top in tops]).float())
-        samples.setdefault(row["task"], (row["task"], row["prompt"], tokenizer.decode(new, skip_special_tokens=True)))
+        if row["task"] not in samples:
+            text = sampled_text(model, tokenizer, row["prompt"])
+            samples[row["task"]] = (row["task"], row["prompt"], text)
     pooled = {kind: torch.cat(values, dim=1) for kind, values in agree.items()}
     pooled["all"] = torch.cat(list(pooled.values()), dim=1)
     agreement = {kind: dict(enumerate(p.mean(1).tolist(), start=1)) for kind, p in pooled.items()}
     return Continuations(agreement, num_cut / num_tokens, list(samples.values()))
+
+
+def sampled_text(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """A continuation at temperature 0.7: greedy text of so small a model loops too soon to show its language."""
+    inputs = tokenizer(prompt, return_tensors="pt")
+    torch.manual_seed(0)
+    sequence = model.generate(**inputs, max_new_tokens=NUM_NEW_TOKENS, do_sample=True, temperature=0.7, top_k=0)
+    return tokenizer.decode(sequence[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def curve(run: Path) -> list[dict[str, float]]:
