@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from specbound.assets import demo_model_dir
-from specbound.compression import COMPRESSIONS
+from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, MissingExtraError
 
 FLOAT_DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from specbound_controller.actions import Action
+from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.costs import WORK_NAMES, CostTable
-from specbound_controller.features import COMPRESSIONS, FEATURE_NAMES
+from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.score import SIGNAL_NAMES
 
 SCHEMA = 1

@@ -14,11 +14,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.config import ControllerConfig
 from specbound_controller.controller_policy import ControllerPolicy
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
-from specbound_controller.features import COMPRESSIONS, FEATURE_NAMES
+from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore
 from specbound_controller.step_policy import StepPolicy, solve_rho

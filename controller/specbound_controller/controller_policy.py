@@ -40,8 +40,6 @@ class ControllerPolicy:
         self.guard = NeverSlowerGuard(costs, config.num_layers, self.needs_features) if guard else None
         self.rho = rho
         """Long-run tokens per second that the choice is made at."""
-        self.action_counts = np.zeros(len(self.actions), dtype=np.int64)
-        """Steps in which each action was chosen, over all prompts. (A,)"""
         self._decisions = tuple(action.decision(scores) for action in self.actions)
         self._plain = PLAIN.decision(scores)
         self._static = None if static is None else static.decision(scores)
@@ -57,7 +55,7 @@ class ControllerPolicy:
         return self.needs_features and not (self.guard is not None and self.guard.is_paused)
 
     def reset(self) -> None:
-        """Forgets the last prompt; counts stay."""
+        """Forgets the last prompt; the guard's counts stay."""
         if self.guard is not None:
             self.guard.reset()
 
@@ -69,9 +67,7 @@ class ControllerPolicy:
             return self._static
         if features is None:
             raise ValueError("features must be given to the controller, got None")
-        best = self.best_action(features)
-        self.action_counts[best] += 1
-        return self._decisions[best]
+        return self._decisions[self.best_action(features)]
 
     def best_action(self, features: np.ndarray) -> int:
         """Index of the action that the step policy chooses. features: (F,) float32"""

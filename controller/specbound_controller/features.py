@@ -8,10 +8,8 @@ import math
 
 import numpy as np
 
+from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.records import StepRecord
-
-COMPRESSIONS = ("none", "bf16", "fp16", "int8", "nf4")
-"""Compression levels that have a one-hot feature."""
 
 FEATURE_NAMES = (
     "last_drafted",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from specbound.compression import COMPRESSIONS
+from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError
 from specbound_profiling.trace import DEFAULT_TEMPERATURES
 

@@ -113,11 +113,6 @@ class DecodeCache(Cache):
         """Tokens that each layer holds for one row. (L,)"""
         return [layer.lengths[row] for layer in self.layers]
 
-    def memory_bytes(self) -> int:
-        """Bytes of all allocated buffers."""
-        buffers = (t for layer in self.layers if layer.is_initialized for t in (layer.keys, layer.values))
-        return sum(t.numel() * t.element_size() for t in buffers)
-
 
 def causal_mask(rows: int, columns: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Additive attention mask of n queries whose own keys are the last n columns. (rows, columns)

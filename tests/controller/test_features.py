@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from specbound_controller.features import COMPRESSIONS, FEATURE_NAMES, FeatureState
+from specbound_controller.compression import COMPRESSIONS
+from specbound_controller.features import FEATURE_NAMES, FeatureState
 from specbound_controller.records import StepRecord
 
 
