@@ -96,7 +96,7 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
 def _decode(
     decoder: SpecBoundDecoder, input_ids: Tensor, max_new_tokens: int, streamer: TextStreamer | None = None
 ) -> _Decoded:
-    output = decoder.generate(input_ids, max_new_tokens=max_new_tokens, streamer=streamer)
+    output = decoder.decode([input_ids], max_new_tokens=max_new_tokens, streamer=streamer)
     return _Decoded(output.sequences[0, input_ids.shape[1] :].tolist(), output.stats)
 
 

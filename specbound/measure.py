@@ -110,7 +110,7 @@ def policy_method(name: str, model: PreTrainedModel, policy: Policy, compression
     decoder = SpecBoundDecoder(greedy_twin(model), policy=policy, compression=compression, record_steps=False)
 
     def run(input_ids: Tensor, max_new_tokens: int) -> tuple[list[int], DecodeStats]:
-        output = decoder.generate(input_ids, max_new_tokens=max_new_tokens)
+        output = decoder.decode([input_ids], max_new_tokens=max_new_tokens)
         return output.sequences[0, input_ids.shape[1] :].tolist(), output.stats
 
     return Method(name, run)

@@ -32,7 +32,7 @@ class ExitSignals:
     noised_margin: float
     """The same after the sampling noise is added; equal to `margin` under greedy decoding."""
     draft_probability: float
-    """Probability of the draft token at temperature 1."""
+    """Probability of the draft token, after the logits processors (temperature, top-k, ...) where there are any."""
 
 
 class ExitScore(Protocol):

@@ -94,23 +94,23 @@ def measure_costs(
         num_steps: steps to time, unless `max_seconds` are over before (at least 30 in any case).
         exit_layers: exits to draft from; None takes `auto_exit_layers`.
     """
-    decoder = SpecBoundDecoder(greedy_twin(loaded.model), compression=loaded.compression)
+    decoder = SpecBoundDecoder(greedy_twin(loaded.model, has_end=False), compression=loaded.compression)
     exits = auto_exit_layers(decoder.adapter.num_layers) if exit_layers is None else tuple(exit_layers)
     policies = [RandomPolicy(exits, has_features, seed) for has_features in (False, True)]
     decoder.policy = policies[0]
-    decoder.generate(prompt_ids[0], max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[])  # warm-up
+    decoder.decode([prompt_ids[0]], max_new_tokens=TOKENS_PER_PROMPT)  # warm-up
     clock = step_clock(decoder.adapter.device)
     work, seconds = [], []
     started = time.perf_counter()
     marks: list[float] = []
 
-    def mark(record: StepRecord) -> None:
+    def mark(record: StepRecord, row: int) -> None:
         marks.append(clock())
 
     for ids, policy in zip(itertools.cycle(prompt_ids), itertools.cycle(policies), strict=False):
         decoder.policy = policy
         marks.clear()
-        output = decoder.generate(ids, max_new_tokens=TOKENS_PER_PROMPT, eos_token_id=[], on_step=mark)
+        output = decoder.decode([ids], max_new_tokens=TOKENS_PER_PROMPT, on_step=mark)
         work += [
             record_work(record, policy.needs_features) for record in output.stats.steps[1:]
         ]  # the first began in prefill

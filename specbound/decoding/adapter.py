@@ -3,11 +3,12 @@
 Knows nothing of drafts and policies. Never changes the model, its config or its modules.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from specbound.decoding.cache import DecodeCache, causal_mask, visible_keys
 from specbound_controller.errors import InputError, UnsupportedModelError
@@ -86,7 +87,31 @@ class ModelAdapter:
 
     def new_cache(self, capacity: int = 256, batch_size: int = 1) -> DecodeCache:
         """An empty cache with room for `capacity` tokens; it doubles when full."""
-        return DecodeCache([self._window(kind) for kind in self.kinds], max(1, capacity), batch_size)
+        return DecodeCache([self._window(kind) for kind in self.kinds], max(1, capacity), batch_size, self.layers)
+
+    def continued_cache(
+        self, past: DynamicCache | DecodeCache | None, prompt: Sequence[int], capacity: int
+    ) -> DecodeCache:
+        """A cache that holds as much of the prompt as `past` does, its last token left out; empty without `past`.
+
+        This decoder's own cache is continued in place, up to the first token that differs. A DynamicCache is copied,
+        and taken at its word that it holds the prompt's first tokens, as transformers does.
+        """
+        if isinstance(past, DecodeCache):
+            if past.owner is not self.layers:
+                raise InputError(f"past_key_values must come from {name_of(self.model)}, got another model's cache")
+            past.keep_prefix_of(prompt)
+            return past
+        cache = self.new_cache(capacity)
+        if past is not None:
+            held = past.get_seq_length()
+            if held >= len(prompt) or len(past.layers) != self.num_layers:
+                raise InputError(
+                    f"past_key_values must hold fewer than the {len(prompt)} tokens of the prompt in each of "
+                    f"{self.num_layers} layers, got {held} in {len(past.layers)}"
+                )
+            cache.fill_from(past)
+        return cache
 
     def embed(self, token_ids: Tensor, position: int) -> Tensor:
         """Hidden states before the first layer. token_ids: (B, n), the first at `position`. (B, n, D)"""

@@ -3,9 +3,13 @@
 Knows nothing of drafts; the adapter writes to it by running layers, the decoder truncates it.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+
+from specbound_controller.errors import InputError
 
 # B rows (sequences), H key-value heads, C capacity in tokens, D head width, n new tokens
 
@@ -95,9 +99,37 @@ class DecodeCache(Cache):
 
     layers: list[PreallocatedLayer]
 
-    def __init__(self, windows: list[int | None], capacity: int = 256, batch_size: int = 1) -> None:
-        """windows: the sliding window of each layer, None for full attention. capacity: tokens, doubles when full."""
+    def __init__(
+        self, windows: list[int | None], capacity: int = 256, batch_size: int = 1, owner: object | None = None
+    ) -> None:
+        """An empty cache.
+
+        windows: the sliding window of each layer, None for full attention.
+        capacity: tokens, doubles when full.
+        owner: the layers whose keys and values it holds; another model's cache is recognised by it.
+        """
         super().__init__(layers=[PreallocatedLayer(capacity, batch_size, window) for window in windows])
+        self.owner = owner
+        self.tokens: list[int] = []
+        """The tokens of the only row, where a finished generation left them for the next one to continue from."""
+
+    def keep_prefix_of(self, prompt: Sequence[int]) -> None:
+        """Rolls back to the longest prefix of the prompt that is held already, its last token left out."""
+        both = zip(self.tokens, prompt[:-1], strict=False)
+        held = next((i for i, (a, b) in enumerate(both) if a != b), min(len(self.tokens), len(prompt) - 1))
+        self.truncate(held)
+        self.tokens = self.tokens[:held]
+
+    def fill_from(self, cache: DynamicCache) -> None:
+        """Copies the keys and values of one sequence; every layer must hold all its tokens."""
+        for layer, source in zip(self.layers, cache.layers, strict=True):
+            keys, values = source.keys, source.values
+            if keys.shape[0] != 1 or keys.shape[2] != cache.get_seq_length():
+                raise InputError(
+                    f"past_key_values must hold all {cache.get_seq_length()} tokens of one sequence in every layer, "
+                    f"got keys of shape {tuple(keys.shape)}: continue from this decoder's own cache"
+                )
+            layer.update(keys, values)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object

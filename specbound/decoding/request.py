@@ -1,128 +1,216 @@
-"""What a caller asked for, checked: prompt, limits, end tokens. What cannot be honoured is refused by name."""
+"""What a caller asked for: prompts, limits, processors, criteria, seed. What cannot be honoured is refused by name.
+
+transformers' own `generate` reads the arguments: it is called with a function in place of its decoding loop, so that
+every setting means here what it means there. Knows nothing of how tokens are computed.
+"""
 
 import copy
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from specbound.decoding.adapter import ModelAdapter, name_of
+from specbound.decoding.cache import DecodeCache
 from specbound_controller.errors import InputError
 
-DEFAULT_MAX_LENGTH = 20
-"""transformers' own default for prompt and output together."""
-
-HARMLESS_KEYWORDS = frozenset({"use_cache", "logits_to_keep", "position_ids", "pad_token_id", "bos_token_id"})
-"""Arguments that transformers prepares for a forward pass and that greedy decoding does not depend on."""
+# R rows (sequences), T tokens of the longest prompt
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "do_sample": (None, False),
     "num_beams": (None, 1),
-    "num_return_sequences": (None, 1),
     "penalty_alpha": (None, 0, 0.0),
     "dola_layers": (None,),
     "prompt_lookup_num_tokens": (None,),
     "assistant_early_exit": (None,),
-    "repetition_penalty": (None, 1, 1.0),
-    "no_repeat_ngram_size": (None, 0),
-    "bad_words_ids": (None, []),
-    "min_new_tokens": (None, 0),
-    "min_length": (None, 0),  # after min_new_tokens, from which transformers computes it
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "suppress_tokens": (None, []),
-    "begin_suppress_tokens": (None, []),
-    "sequence_bias": (None, {}),
     "guidance_scale": (None, 1, 1.0),
-    "max_time": (None,),
-    "stop_strings": (None,),
-    "output_scores": (None, False),
-    "output_logits": (None, False),
     "output_attentions": (None, False),
     "output_hidden_states": (None, False),
-    "return_dict_in_generate": (None, False),
-    "cache_implementation": (None, "dynamic"),
 }
 """Settings of a generation config that are refused, each with the values that ask for nothing."""
+
+REFUSED_ARGUMENTS = ("assistant_model", "custom_generate", "negative_prompt_ids", "negative_prompt_attention_mask")
+"""Arguments of transformers' generate that choose another way to decode, or other inputs."""
+
+PREPARED_ARGUMENTS = frozenset({"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"})
+"""What transformers prepares for a forward pass, and the decoder reads or does not depend on."""
+
+PADDING_TOKEN = 0
+"""Fills the rows of a batch that end early where the model names neither a padding nor an end token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One greedy generation."""
+    """One sequence to generate."""
 
-    input_ids: Tensor
-    """(1, T) int64, T >= 1."""
+    prompt: tuple[int, ...]
+    """Token ids without padding, at least one."""
     max_new_tokens: int
     """Most tokens to generate, >= 1."""
-    eos_token_ids: frozenset[int]
+    eos_token_ids: frozenset[int] = frozenset()
     """Tokens that end the output."""
+    padding: tuple[int, ...] = ()
+    """Padding before the prompt that processors and criteria see, as in a padded batch of transformers."""
+    processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
+    """Called once for every new token, as plain decoding calls them."""
+    criteria: StoppingCriteriaList = field(default_factory=StoppingCriteriaList)
+    """Stopping criteria besides length and end tokens, called after every new token."""
+    do_sample: bool = False
+    seed: int = 0
+    """Seed of the sampling noise."""
+    output_scores: bool = False
+    output_logits: bool = False
 
 
-def request_from_arguments(
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The sequences of one call, and what to return."""
+
+    requests: tuple[Request, ...]
+    input_ids: Tensor
+    """(R, T) int64: the prompts with their padding, as the output begins."""
+    cache: DynamicCache | DecodeCache | None
+    """A cache to continue from; None begins anew."""
+    padding_token: int
+    return_dict: bool
+
+
+def batch_from_arguments(
+    model: PreTrainedModel,
     adapter: ModelAdapter,
-    config: GenerationConfig,
-    input_ids: Tensor,
-    attention_mask: Tensor | None,
-    max_new_tokens: int | None,
-    max_length: int | None,
-    eos_token_id: int | list[int] | None,
-    others: Mapping[str, object],
-) -> Request:
-    """The request of `SpecBoundDecoder.generate`."""
-    config = merged(config, adapter.model.generation_config)
-    for name, value in others.items():
-        if name in HARMLESS_KEYWORDS or value is None or value in NEUTRAL.get(name, ()):
-            continue
-        raise InputError(f"{name} is not supported by SpecBoundDecoder.generate, got {value!r}")
-    _refuse_config(config, adapter, overridden=frozenset(k for k, value in others.items() if value is not None))
-    if max_new_tokens is None and max_length is None:
-        max_new_tokens, max_length = config.max_new_tokens, config.max_length
-    if max_new_tokens is None:
-        max_new_tokens = (DEFAULT_MAX_LENGTH if max_length is None else max_length) - input_ids.shape[-1]
-    eos = _eos_ids(config.eos_token_id if eos_token_id is None else eos_token_id)
-    return _checked(adapter, input_ids, attention_mask, max_new_tokens, eos)
+    inputs: Tensor | Sequence[Tensor | Sequence[int]],
+    generation_config: GenerationConfig | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    seed: int | Sequence[int] | None,
+    others: Mapping[str, Any],
+) -> Batch:
+    """The batch of `SpecBoundDecoder.generate`: every row is prepared as a call of its own, without padding.
+
+    Raises:
+        InputError: an argument that cannot be honoured, by name.
+        ValueError: what transformers' generate refuses.
+    """
+    arguments = {name: value for name, value in others.items() if value is not None}
+    for name in REFUSED_ARGUMENTS:
+        if name in arguments:
+            raise InputError(f"{name} is not supported by SpecBoundDecoder.generate, got {_shown(arguments[name])}")
+    model, generation_config, arguments = _with_stop_strings(model, generation_config, tokenizer, arguments)
+    mask = arguments.pop("attention_mask", None)
+
+    def prepared(ids: Tensor, mask: Tensor | None, **own: Any) -> Batch:
+        prepare = _Preparation(adapter)
+        model.generate(ids.to(adapter.device), generation_config, attention_mask=mask, custom_generate=prepare, **own)
+        assert prepare.batch is not None  # generate calls it or raises
+        return prepare.batch
+
+    if isinstance(inputs, Tensor):
+        whole = prepared(inputs, mask, **arguments)
+        rows = [list(request.prompt) for request in whole.requests[:: len(whole.requests) // inputs.shape[0]]]
+    else:
+        rows = _rows(inputs, mask)
+    if len(rows) == 1:
+        if not isinstance(inputs, Tensor):
+            whole = prepared(torch.tensor(rows), torch.ones(1, len(rows[0]), dtype=torch.int64), **arguments)
+        return replace(whole, requests=_seeded(whole.requests, seed))
+    if "past_key_values" in arguments:
+        raise InputError(f"past_key_values must belong to one sequence, got a batch of {len(rows)}")
+    batches = []
+    for index, row in enumerate(rows):
+        ids = torch.tensor([row])
+        batches.append(prepared(ids, torch.ones_like(ids), **_own_arguments(arguments, index)))
+    requests = [request for batch in batches for request in batch.requests]
+    most = min(request.max_new_tokens for request in requests)  # max_length counts from the longest prompt
+    requests = [replace(request, max_new_tokens=most) for request in requests]
+    input_ids = whole.input_ids if isinstance(inputs, Tensor) else _padded(requests, batches[0].padding_token, adapter)
+    return replace(batches[0], requests=_seeded(requests, seed), input_ids=input_ids)
 
 
-def request_from_transformers(
+class _Preparation:
+    """Stands in for transformers' decoding loop and keeps what it would have been given."""
+
+    def __init__(self, adapter: ModelAdapter) -> None:
+        self.adapter = adapter
+        self.batch: Batch | None = None
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **model_kwargs: object,
+    ) -> Tensor:
+        self.batch = batch_from_transformers(
+            self.adapter, input_ids, logits_processor, stopping_criteria, generation_config, 0, model_kwargs
+        )
+        return input_ids
+
+
+def batch_from_transformers(
     adapter: ModelAdapter,
-    config: GenerationConfig,
     input_ids: Tensor,
-    logits_processor: Iterable[object],
-    stopping_criteria: Iterable[object],
-    model_kwargs: Mapping[str, object],
-) -> Request:
-    """The request behind `model.generate(..., custom_generate=decoder)`."""
-    _refuse_config(config, adapter)
-    for processor in logits_processor:
-        raise InputError(f"logits processor {type(processor).__name__} is not supported by the SpecBound decoder")
-    for criterion in stopping_criteria:
-        if not isinstance(criterion, MaxLengthCriteria | EosTokenCriteria):
-            raise InputError(f"stopping criterion {type(criterion).__name__} is not supported by the SpecBound decoder")
-    for name, value in model_kwargs.items():
-        if name == "past_key_values":
-            _refuse_cache(value)
-        elif name not in HARMLESS_KEYWORDS | {"attention_mask"} and value is not None:
-            raise InputError(f"{name} is not supported by the SpecBound decoder")
-    mask = model_kwargs.get("attention_mask")
-    assert mask is None or isinstance(mask, Tensor)
-    max_length = DEFAULT_MAX_LENGTH if config.max_length is None else config.max_length
-    return _checked(adapter, input_ids, mask, max_length - input_ids.shape[-1], _eos_ids(config.eos_token_id))
+    logits_processor: Iterable[Any],
+    stopping_criteria: Iterable[Any],
+    config: GenerationConfig,
+    seed: int | Sequence[int] | None,
+    model_kwargs: Mapping[str, Any],
+) -> Batch:
+    """The batch behind `model.generate(..., custom_generate=decoder)`: a row's padding stays visible to processors."""
+    _refuse(config, model_kwargs, adapter)
+    if input_ids.ndim != 2 or input_ids.shape[1] == 0:
+        raise InputError(f"input_ids must be (rows, tokens) with at least one token, got {tuple(input_ids.shape)}")
+    num_rows, length = input_ids.shape
+    paddings = _paddings(input_ids, model_kwargs.get("attention_mask"))
+    _check_positions(model_kwargs.get("position_ids"), paddings, length)
+    limits = [c.max_length for c in stopping_criteria if type(c) is MaxLengthCriteria]
+    max_new_tokens = min(limits, default=config.max_length) - length
+    eos = frozenset(int(t) for c in stopping_criteria if type(c) is EosTokenCriteria for t in c.eos_token_id)
+    criteria = [c for c in stopping_criteria if type(c) not in (MaxLengthCriteria, EosTokenCriteria)]
+    processors = list(logits_processor)
+    if num_rows > 1 and any(isinstance(p, PrefixConstrainedLogitsProcessor) for p in processors):
+        raise InputError("prefix_allowed_tokens_fn of a batch is supported by SpecBoundDecoder.generate only")
+    requests = []
+    for row, padding in enumerate(paddings):
+        tokens = input_ids[row].tolist()
+        _check_length(adapter, length - padding, max_new_tokens)
+        requests.append(
+            Request(
+                prompt=tuple(tokens[padding:]),
+                max_new_tokens=max_new_tokens,
+                eos_token_ids=eos,
+                padding=tuple(tokens[:padding]),
+                # a copy for every row but the first, because a processor may keep state
+                processors=LogitsProcessorList(processors if row == 0 else copy.deepcopy(processors)),
+                criteria=StoppingCriteriaList(criteria if row == 0 else copy.deepcopy(criteria)),
+                do_sample=bool(config.do_sample),
+                output_scores=bool(config.return_dict_in_generate and config.output_scores),
+                output_logits=bool(config.return_dict_in_generate and config.output_logits),
+            )
+        )
+    cache = _checked_cache(model_kwargs.get("past_key_values"), num_rows)
+    end = min(eos, default=PADDING_TOKEN)
+    padding_token = end if config.pad_token_id is None else int(config.pad_token_id)
+    ids = input_ids.to(adapter.device)
+    return Batch(_seeded(requests, seed), ids, cache, padding_token, bool(config.return_dict_in_generate))
 
 
-def merged(config: GenerationConfig, defaults: GenerationConfig) -> GenerationConfig:
-    """A copy of a generation config whose unset fields are a model's own, as transformers' generate does it."""
-    result = copy.deepcopy(config)
-    for name, value in defaults.to_dict().items():
-        if getattr(result, name, None) is None:
-            setattr(result, name, value)
-    return result
-
-
-def greedy_twin(model: PreTrainedModel) -> PreTrainedModel:
+def greedy_twin(model: PreTrainedModel, has_end: bool = True) -> PreTrainedModel:
     """The same model with its end and padding tokens, and nothing else, in its generation config.
+
+    has_end: False leaves the end tokens out as well, so that the output is as long as its limit.
 
     transformers fills what a call's generation config leaves unset from the model's own, so settings that sample or
     penalise need a copy to be rid of them: a shallow one, which shares the weights and leaves the model as it is.
@@ -130,55 +218,147 @@ def greedy_twin(model: PreTrainedModel) -> PreTrainedModel:
     own = model.generation_config
     eos = own.eos_token_id
     pad = own.pad_token_id if own.pad_token_id is not None else eos[0] if isinstance(eos, list) else eos
+    return _with_config(model, GenerationConfig(eos_token_id=eos if has_end else None, pad_token_id=pad))
+
+
+def _with_config(model: PreTrainedModel, config: GenerationConfig) -> PreTrainedModel:
     twin = copy.copy(model)
-    twin.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=pad)
+    twin.generation_config = config
     return twin
 
 
-def _checked(
-    adapter: ModelAdapter, input_ids: Tensor, mask: Tensor | None, max_new_tokens: int, eos: frozenset[int]
-) -> Request:
-    if input_ids.ndim != 2 or input_ids.shape[1] == 0:
-        raise InputError(f"input_ids must be (1, T) with T >= 1, got shape {tuple(input_ids.shape)}")
-    if input_ids.shape[0] != 1:
-        raise InputError(f"batch size must be 1, got {input_ids.shape[0]}: decode one prompt at a time")
-    if mask is not None and not bool(torch.all(mask == 1)):
-        raise InputError("attention_mask must be all ones: padding is not supported, pass the prompt alone")
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens must be >= 1, got {max_new_tokens} (prompt of {input_ids.shape[1]} tokens)")
-    limit = adapter.max_positions
-    total = input_ids.shape[1] + max_new_tokens
-    if limit is not None and total > limit:
-        raise InputError(
-            f"prompt and output must be <= {limit} tokens for {name_of(adapter.model)}, got "
-            f"{input_ids.shape[1]} + {max_new_tokens}: lower max_new_tokens or shorten the prompt"
-        )
-    return Request(input_ids.to(adapter.device), max_new_tokens, eos)
+def _rows(inputs: Sequence[Tensor | Sequence[int]], mask: Tensor | None) -> list[list[int]]:
+    """The prompts of a list."""
+    if mask is not None:
+        raise InputError("attention_mask must be left out where input_ids is a list of prompts")
+    rows = [row.flatten().tolist() if isinstance(row, Tensor) else list(row) for row in inputs]
+    if not rows or not all(rows):
+        raise InputError("input_ids must hold at least one token per row, got an empty prompt")
+    return rows
 
 
-def _eos_ids(eos: int | list[int] | Tensor | None) -> frozenset[int]:
-    if eos is None:
-        return frozenset()
-    if isinstance(eos, Tensor):
-        eos = eos.tolist()
-    return frozenset({eos} if isinstance(eos, int) else eos)
+def _padded(requests: Sequence[Request], padding_token: int, adapter: ModelAdapter) -> Tensor:
+    """The prompts of a list as one left-padded tensor. (R, T)"""
+    longest = max(len(request.prompt) for request in requests)
+    rows = [[padding_token] * (longest - len(request.prompt)) + list(request.prompt) for request in requests]
+    return torch.tensor(rows, device=adapter.device)
 
 
-def _refuse_config(config: GenerationConfig, adapter: ModelAdapter, overridden: frozenset[str] = frozenset()) -> None:
-    """Refuses what a generation config asks for, unless an argument of the call says otherwise."""
+def _paddings(input_ids: Tensor, mask: Tensor | None) -> list[int]:
+    """Tokens of padding before each row's prompt. (R,)"""
+    if mask is None:
+        return [0] * input_ids.shape[0]
+    if mask.shape != input_ids.shape:
+        raise InputError(f"attention_mask must have the shape {tuple(input_ids.shape)}, got {tuple(mask.shape)}")
+    lengths = [int(length) for length in (mask != 0).sum(-1)]
+    paddings = [input_ids.shape[1] - length for length in lengths]
+    for row, padding in enumerate(paddings):
+        if lengths[row] == 0 or not bool((mask[row, padding:] != 0).all()):
+            raise InputError(
+                f"attention_mask must be zeros, then ones (left padding), got other zeros in row {row}; without one, "
+                "transformers masks every padding token"
+            )
+    return paddings
+
+
+def _own_arguments(arguments: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """The arguments of one row of a batch, as a call of its own."""
+    own = dict(arguments)
+    if row > 0:  # the first row keeps the caller's objects; a processor may keep state
+        for name in ("logits_processor", "stopping_criteria"):
+            if name in own:
+                own[name] = copy.deepcopy(own[name])
+    allowed = own.get("prefix_allowed_tokens_fn")
+    if allowed is not None:
+        own["prefix_allowed_tokens_fn"] = lambda _, ids: allowed(row, ids)
+    return own
+
+
+def _with_stop_strings(
+    model: PreTrainedModel,
+    config: GenerationConfig | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    arguments: dict[str, Any],
+) -> tuple[PreTrainedModel, GenerationConfig | None, dict[str, Any]]:
+    """Turns stop strings into a criterion: transformers does not hand a tokenizer to a decoding function."""
+    strings = arguments.pop("stop_strings", None)
+    for source in (config, model.generation_config):
+        strings = strings if strings is not None or source is None else getattr(source, "stop_strings", None)
+    if strings is None:
+        return model, config, arguments
+    if tokenizer is None:
+        raise InputError("tokenizer must be given where stop_strings are set")
+    criteria = StoppingCriteriaList([StopStringCriteria(tokenizer=tokenizer, stop_strings=strings)])
+    criteria.extend(arguments.get("stopping_criteria", ()))
+    configs = [copy.deepcopy(source) for source in (config, model.generation_config)]
+    for each in configs:
+        if each is not None:
+            each.stop_strings = None
+    assert configs[1] is not None
+    return _with_config(model, configs[1]), configs[0], {**arguments, "stopping_criteria": criteria}
+
+
+def _refuse(config: GenerationConfig, model_kwargs: Mapping[str, Any], adapter: ModelAdapter) -> None:
     for name, neutral in NEUTRAL.items():
         value = getattr(config, name, None)
-        if value not in neutral and name not in overridden:
+        if value not in neutral:
             raise InputError(
-                f"{name} must be {neutral[-1]!r} for the SpecBound decoder, got {value!r} "
-                f"(generation config of {name_of(adapter.model)})"
+                f"{name} must be {neutral[-1]!r} for the SpecBound decoder, got {_shown(value)} "
+                f"(an argument, or the generation config of {name_of(adapter.model)})"
             )
+    for name, value in model_kwargs.items():
+        if name not in PREPARED_ARGUMENTS and value is not None:
+            raise InputError(f"{name} is not supported by the SpecBound decoder, got {_shown(value)}")
 
 
-def _refuse_cache(cache: object) -> None:
-    if cache is None:
+def _check_positions(position_ids: Tensor | None, paddings: Sequence[int], length: int) -> None:
+    """Raises where a caller numbers positions in a way of his own."""
+    if position_ids is None:
         return
-    if not isinstance(cache, DynamicCache):
-        raise InputError(f"past_key_values must be a DynamicCache, got {type(cache).__name__}")
-    if cache.get_seq_length() > 0:
-        raise InputError(f"past_key_values must be empty, got {cache.get_seq_length()} tokens")
+    for row, padding in zip(position_ids, paddings, strict=True):
+        expected = torch.arange(-padding, length - padding)[-row.shape[0] :]
+        if not torch.equal(row.cpu()[expected >= 0], expected[expected >= 0]):
+            raise InputError("position_ids must count the tokens of each prompt from 0, or be left out")
+
+
+def _check_length(adapter: ModelAdapter, prompt_length: int, max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens must be >= 1, got {max_new_tokens} (prompt of {prompt_length} tokens)")
+    limit = adapter.max_positions
+    if limit is not None and prompt_length + max_new_tokens > limit:
+        raise InputError(
+            f"prompt and output must be <= {limit} tokens for {name_of(adapter.model)}, got "
+            f"{prompt_length} + {max_new_tokens}: lower max_new_tokens or shorten the prompt"
+        )
+
+
+def _checked_cache(cache: object, num_rows: int) -> DynamicCache | DecodeCache | None:
+    """A cache that holds tokens; None for an empty one, which transformers prepares for every call."""
+    if cache is None:
+        return None
+    if not isinstance(cache, Cache):
+        raise InputError(f"past_key_values must be a transformers Cache, got {type(cache).__name__}")
+    if cache.get_seq_length() == 0:
+        return None
+    if not isinstance(cache, DynamicCache | DecodeCache):
+        raise InputError(f"past_key_values must be a DynamicCache or this decoder's own, got {type(cache).__name__}")
+    if num_rows > 1:
+        raise InputError(f"past_key_values must belong to one sequence, got a batch of {num_rows}")
+    return cache
+
+
+def _seeded(requests: Sequence[Request], seed: int | Sequence[int] | None) -> tuple[Request, ...]:
+    """Row r samples with seed + r, or with the r-th seed of a list; without one, torch's generator gives it."""
+    if not any(request.do_sample for request in requests):
+        return tuple(requests)
+    if seed is None:
+        seed = int(torch.randint(1 << 62, (1,)))
+    seeds = [seed + row for row in range(len(requests))] if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(requests):
+        raise InputError(f"seed must be one number or {len(requests)} of them, one for each row, got {len(seeds)}")
+    return tuple(replace(request, seed=own) for request, own in zip(requests, seeds, strict=True))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else type(value).__name__

@@ -5,6 +5,7 @@ Knows the adapter and one decision; knows nothing of policies, stopping rules or
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +34,28 @@ class Work:
         self.head_reads[rows] = self.head_reads.get(rows, 0) + 1
 
 
+class DraftChoice(NamedTuple):
+    """What an exit drafts where that is not simply its most probable token."""
+
+    token: Tensor
+    """(1,) int64"""
+    noised_margin: Tensor
+    """(1,): best less second best processed score, sampling noise included."""
+    probability: Tensor
+    """(1,): of the token, after the logits processors."""
+
+
+class DraftChooser(Protocol):
+    """Chooses draft tokens as verification will choose them."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens after which drafting makes no sense."""
+
+    def choose_draft(self, logits: Tensor, drafted: list[int]) -> DraftChoice | None:
+        """The token after `drafted` by an exit's logits (1, V); None for the most probable one."""
+
+
 @dataclass(slots=True)
 class Draft:
     """Pending tokens of one step: the last committed token and the drafts after it.
@@ -44,6 +67,10 @@ class Draft:
     """The last committed token, then the draft tokens."""
     position: int
     """Position of the first pending token: every layer of the cache holds so many tokens before the step."""
+    decision: Decision
+    chooser: DraftChooser
+    features: np.ndarray | None = None
+    """Features of the step, where the score wants them."""
     hidden: list[Tensor] = field(default_factory=list)
     """Hidden state of each pending token at its depth, (1, 1, D) each."""
     depths: list[int] = field(default_factory=list)
@@ -52,51 +79,77 @@ class Draft:
     signals: list[ExitSignals | None] = field(default_factory=list)
     """Exit signals of each draft token; None where the threshold asked for no test."""
     scores: list[float] = field(default_factory=list)
+    survival: float = 1.0
+    """Product of the scores so far, under the product rule."""
     stop_reason: str = "off"
+    work: Work = field(default_factory=Work)
 
     @property
     def num_drafted(self) -> int:
         return len(self.tokens) - 1
 
-
-class StepRunner:
-    """Runs draft and verification on one cache."""
-
-    def __init__(self, adapter: ModelAdapter, cache: DecodeCache, eos_token_ids: frozenset[int]) -> None:
-        self.adapter, self.cache, self.eos_token_ids = adapter, cache, eos_token_ids
-        self.work = Work()
-
-    def draft(self, last_token: int, position: int, decision: Decision, features: np.ndarray | None) -> Draft:
-        """Drafts up to `decision.w_max` tokens after `last_token`, which stands at `position`."""
-        draft = Draft([last_token], position)
-        exits = decision.exits()
-        self._start_token(draft)
-        if decision.w_max == 0 or not exits:
-            return draft
-        num_layers = self.adapter.num_layers
-        for exit_layer, _ in (exits[0], exits[-1]):
+    def checked_exits(self, num_layers: int) -> tuple[tuple[int, float], ...]:
+        """The (exit layer, threshold) pairs to read, shallow to deep; none where the step does not draft."""
+        exits = self.decision.exits() if self.decision.w_max > 0 else ()
+        for exit_layer, _ in exits:
             if not 1 <= exit_layer < num_layers:
                 raise InputError(
                     f"exit_layer must be in [1, {num_layers - 1}] for a {num_layers}-layer model, got {exit_layer}"
                 )
-        survival = 1.0
-        while draft.num_drafted < decision.w_max:
-            found = self._find_exit(draft, exits, decision, survival, features)
-            if found is None:
+        return exits
+
+    def try_exit(self, logits: Tensor, exit_layer: int, threshold: float, num_layers: int) -> bool:
+        """Tests one exit of the newest token on its logits (1, V); where it clears, its token joins the draft."""
+        self.work.add_head(1)
+        choice = self.chooser.choose_draft(logits, self.tokens[1:])
+        if threshold <= 0:
+            self._add(int(logits.argmax(-1) if choice is None else choice.token), exit_layer, math.nan, None)
+            return True
+        score_of = self.decision.score
+        assert score_of is not None  # Decision checks it
+        temperature = score_of.temperature(exit_layer, num_layers)
+        signals = read_signals(logits, exit_layer, self.num_drafted, temperature, choice)
+        self.work.num_exit_tests += 1
+        score = score_of(signals, self.features)
+        survival = self.survival * score
+        if (survival if self.decision.combine == "product" else score) < threshold:
+            return False
+        self.survival = survival
+        self._add(signals.draft_token, exit_layer, score, signals)
+        return True
+
+    def _add(self, token: int, exit_layer: int, score: float, signals: ExitSignals | None) -> None:
+        self.tokens.append(token)
+        self.exit_layers.append(exit_layer)
+        self.signals.append(signals)
+        self.scores.append(score)
+        if token in self.chooser.eos_token_ids:
+            self.stop_reason = "eos"
+        elif self.num_drafted >= self.decision.w_max:
+            self.stop_reason = "width"
+
+
+class StepRunner:
+    """Runs draft and verification of one sequence on one cache."""
+
+    def __init__(self, adapter: ModelAdapter, cache: DecodeCache) -> None:
+        self.adapter, self.cache = adapter, cache
+
+    def run(self, drafts: list[Draft]) -> list[Tensor]:
+        """Drafts and verifies the one draft of the list: the full model's logits (w + 1, V)."""
+        (draft,) = drafts
+        self.run_draft(draft)
+        return [self.verify(draft)]
+
+    def run_draft(self, draft: Draft) -> None:
+        """Adds up to `w_max` draft tokens after the last committed one."""
+        exits = draft.checked_exits(self.adapter.num_layers)
+        self._start_token(draft)
+        while exits and draft.stop_reason == "off":
+            if self._find_exit(draft, exits):
+                self._start_token(draft)
+            else:
                 draft.stop_reason = "depth"
-                return draft
-            token, score, signals = found
-            survival *= score if decision.combine == "product" and signals is not None else 1.0
-            draft.tokens.append(token)
-            draft.exit_layers.append(draft.depths[-1])
-            draft.signals.append(signals)
-            draft.scores.append(score)
-            self._start_token(draft)
-            if token in self.eos_token_ids:
-                draft.stop_reason = "eos"
-                return draft
-        draft.stop_reason = "width"
-        return draft
 
     def verify(self, draft: Draft) -> Tensor:
         """Runs the layers that are left, bottom-up, on all pending tokens. Logits (w + 1, V) of the full model."""
@@ -109,15 +162,10 @@ class StepRunner:
                 rows.insert(0, draft.hidden[index])
             hidden = torch.cat(rows, dim=1) if len(rows) > 1 else hidden
             target = draft.depths[index - 1] if index > 0 else self.adapter.num_layers
-            hidden = self._run(hidden, depth, target, draft.position + index)
+            hidden = self._run(draft, hidden, depth, target, index)
             depth = target
-        self.work.add_head(hidden.shape[1])
+        draft.work.add_head(hidden.shape[1])
         return self.adapter.read_head(hidden)[0]
-
-    def take_work(self) -> Work:
-        """The work since the last call."""
-        work, self.work = self.work, Work()
-        return work
 
     def _start_token(self, draft: Draft) -> None:
         """Embeds the newest pending token; its layers have not run yet."""
@@ -125,30 +173,14 @@ class StepRunner:
         draft.hidden.append(self.adapter.embed(token, draft.position + draft.num_drafted))
         draft.depths.append(0)
 
-    def _find_exit(
-        self,
-        draft: Draft,
-        exits: tuple[tuple[int, float], ...],
-        decision: Decision,
-        survival: float,
-        features: np.ndarray | None,
-    ) -> tuple[int, float, ExitSignals | None] | None:
-        """Advances the newest token from exit to exit until one clears: (draft token, score, signals), or None."""
+    def _find_exit(self, draft: Draft, exits: tuple[tuple[int, float], ...]) -> bool:
+        """Advances the newest token from exit to exit until one clears and drafts the next; False if none does."""
         for exit_layer, threshold in exits:
             self._advance(draft, exit_layer)
             logits = self.adapter.read_head(draft.hidden[-1])[0]
-            self.work.add_head(1)
-            if threshold <= 0:
-                return int(logits.argmax(-1)), math.nan, None
-            score_of = decision.score
-            assert score_of is not None  # Decision checks it
-            temperature = score_of.temperature(exit_layer, self.adapter.num_layers)
-            signals = read_signals(logits, exit_layer, draft.num_drafted, temperature)
-            self.work.num_exit_tests += 1
-            score = score_of(signals, features)
-            if (survival * score if decision.combine == "product" else score) >= threshold:
-                return signals.draft_token, score, signals
-        return None
+            if draft.try_exit(logits, exit_layer, threshold, self.adapter.num_layers):
+                return True
+        return False
 
     def _advance(self, draft: Draft, target: int) -> None:
         """Runs the newest token to depth `target`, and in the same calls every pending token that stands beside it."""
@@ -158,24 +190,30 @@ class StepRunner:
             first -= 1
         rows = draft.hidden[first:]
         hidden = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
-        hidden = self._run(hidden, depth, target, draft.position + first)
+        hidden = self._run(draft, hidden, depth, target, first)
         for offset in range(len(rows)):
             draft.hidden[first + offset] = hidden[:, offset : offset + 1]
             draft.depths[first + offset] = target
 
-    def _run(self, hidden: Tensor, first: int, last: int, position: int) -> Tensor:
-        self.work.add_layers(hidden.shape[1], last - first)
-        return self.adapter.run_layers(hidden, first, last, self.cache, position)
+    def _run(self, draft: Draft, hidden: Tensor, first: int, last: int, index: int) -> Tensor:
+        draft.work.add_layers(hidden.shape[1], last - first)
+        return self.adapter.run_layers(hidden, first, last, self.cache, draft.position + index)
 
 
-def read_signals(logits: Tensor, exit_layer: int, draft_index: int, temperature: float) -> ExitSignals:
-    """Exit signals of one row of logits, in one transfer to the host. logits: (1, V)"""
+def read_signals(
+    logits: Tensor, exit_layer: int, draft_index: int, temperature: float, choice: DraftChoice | None = None
+) -> ExitSignals:
+    """Exit signals of one row of logits, in one transfer to the host. logits: (1, V)
+
+    choice: the draft token where it is not simply the most probable one.
+    """
     statistics = logit_statistics(logits)
     annealed = statistics.confidence if temperature == 1.0 else tempered_confidence(logits, temperature)
-    values = torch.stack((statistics.confidence, annealed, statistics.entropy_nats, statistics.margin)).double()
-    token, confidence, annealed_confidence, entropy, margin = torch.cat(
-        (statistics.top_token.double(), values.flatten())
-    ).tolist()
+    if choice is None:
+        choice = DraftChoice(statistics.top_token, statistics.margin, statistics.confidence)
+    parts = (statistics.confidence, annealed, statistics.entropy_nats, statistics.margin, *choice)
+    values = torch.cat([part.double() for part in parts]).tolist()
+    confidence, annealed_confidence, entropy, margin, token, noised_margin, probability = values
     return ExitSignals(
         exit_layer=exit_layer,
         draft_index=draft_index,
@@ -184,6 +222,6 @@ def read_signals(logits: Tensor, exit_layer: int, draft_index: int, temperature:
         annealed_confidence=annealed_confidence,
         entropy_nats=entropy,
         margin=margin,
-        noised_margin=margin,
-        draft_probability=confidence,
+        noised_margin=noised_margin,
+        draft_probability=probability,
     )

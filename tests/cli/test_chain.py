@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from specbound import generation
 from specbound.cli.main import main
 from specbound.config import DemoConfig
-from specbound.decoding import decoder
+from specbound.decoding.sequence import Sequence
+from specbound.decoding.step import Draft
 from specbound.measure import ContentionProbe
 from specbound_controller.actions import Action
 from specbound_controller.errors import InputError
@@ -166,13 +168,12 @@ def run_evaluation(config: DemoConfig, chain: dict[str, Path]) -> Any:
 def test_wrong_outputs_take_the_speedup_away_and_are_reported(
     chain: dict[str, Path], demo_config: DemoConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept = decoder.accept_greedy
+    commit = Sequence.commit
 
-    def accept_wrongly(draft: Any, *arguments: Any) -> tuple[list[int], int]:
-        emitted, num_accepted = accept(draft, *arguments)
-        return [token % 60 + 2 for token in emitted] if draft.num_drafted else emitted, num_accepted
+    def commit_wrongly(sequence: Sequence, draft: Draft, logits: Tensor) -> tuple[list[int], int]:
+        return commit(sequence, draft, logits.flip(-1) if draft.num_drafted else logits)
 
-    monkeypatch.setattr(decoder, "accept_greedy", accept_wrongly)
+    monkeypatch.setattr(Sequence, "commit", commit_wrongly)
     monkeypatch.setattr("specbound.demo.best_static_action", lambda *arguments: Action(2, 2))
     result = run_evaluation(replace(demo_config, allow_noise=True), chain)
     static = [row for row in result.rows if row.method == "best_static"]

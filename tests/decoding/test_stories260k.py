@@ -103,7 +103,7 @@ def model() -> LlamaForCausalLM:
 
 def test_the_converted_model_writes_stories(model: LlamaForCausalLM) -> None:
     pieces = vocabulary()
-    output = SpecBoundDecoder(model).generate(encode(OPENINGS[0], pieces), max_new_tokens=40)
+    output = SpecBoundDecoder(model).decode(encode(OPENINGS[0], pieces), max_new_tokens=40)
     text = "".join(pieces[token] for token in output.sequences[0].tolist())
     assert "Once upon a time, there was a little" in text
 
@@ -113,5 +113,5 @@ def test_speculative_output_equals_plain_and_transformers_output(model: LlamaFor
     input_ids = encode(prompt, vocabulary())
     expected = model.generate(input_ids, max_new_tokens=80, do_sample=False, pad_token_id=0)
     for policy in (None, StaticPolicy((4,), 0.0, 5), StaticPolicy((2, 3, 4), 0.6, 6, alpha=0.5)):
-        output = SpecBoundDecoder(model, policy).generate(input_ids, max_new_tokens=80)
+        output = SpecBoundDecoder(model, policy).decode(input_ids, max_new_tokens=80)
         assert torch.equal(output.sequences, expected)

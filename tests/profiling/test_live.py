@@ -13,6 +13,7 @@ import torch
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import greedy_twin
 from specbound.loading import LoadedModel, load_model
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import AnnealedConfidence, StaticPolicy
@@ -47,9 +48,9 @@ Live = Callable[[StaticPolicy], list[list[StepRecord]]]
 @pytest.fixture(scope="module")
 def live(loaded: LoadedModel, prompts: list[torch.Tensor], traces: list[PromptTrace]) -> Live:
     def decode(policy: StaticPolicy) -> list[list[StepRecord]]:
-        decoder, all_steps = SpecBoundDecoder(loaded.model, policy), []
+        decoder, all_steps = SpecBoundDecoder(greedy_twin(loaded.model, has_end=False), policy), []
         for ids, trace in zip(prompts, traces, strict=True):
-            output = decoder.generate(ids, max_new_tokens=trace.length_limit, eos_token_id=[])
+            output = decoder.decode(ids, max_new_tokens=trace.length_limit)
             assert output.sequences[0, ids.shape[1] :].tolist() == trace.tokens.tolist()
             all_steps.append(output.stats.steps)
         return all_steps
@@ -177,7 +178,7 @@ def test_end_token_inside_a_draft_ends_live_and_replayed_steps_alike(
         end = int(whole.tokens[-1])
         trace = record_continuation(adapter, ids, EXITS, 30, eos_token_ids=(end,))
         policy = StaticPolicy((3,), threshold=0.0, w_max=4)
-        output = SpecBoundDecoder(loaded.model, policy).generate(ids, max_new_tokens=30, eos_token_id=end)
+        output = SpecBoundDecoder(loaded.model, policy).decode(ids, max_new_tokens=30, eos_token_id=end)
         assert output.sequences[0, ids.shape[1] :].tolist() == trace.tokens.tolist()
         records = replay([trace], policy, costs, NUM_LAYERS, "none", keep_records=True).records
         assert records is not None

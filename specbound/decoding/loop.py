@@ -1,0 +1,170 @@
+"""The decode loop: prefill, then steps until every sequence has ended. Holds all state of one call.
+
+Knows policies and step records; knows nothing of arguments and outputs of `generate`.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.cache import DecodeCache
+from specbound.decoding.request import Batch, Request
+from specbound.decoding.sequence import Sequence
+from specbound.decoding.signals import logit_statistics
+from specbound.decoding.stats import DecodeStats
+from specbound.decoding.step import Draft, StepRunner
+from specbound_controller.features import FeatureState
+from specbound_controller.policy import Policy
+from specbound_controller.records import Decision, StepRecord
+
+NEW_TOKENS_CAPACITY = 256
+"""Room for new tokens that a cache begins with; it doubles when full."""
+
+OnStep = Callable[[StepRecord, int], None]
+"""Called after every step of every sequence with its record and its row."""
+
+
+class Runner(Protocol):
+    """Drafts and verifies one step of some sequences."""
+
+    def run(self, drafts: list[Draft]) -> list[Tensor]:
+        """Fills the drafts; the full model's logits (w + 1, V) at the pending positions of each."""
+
+
+class Row:
+    """One sequence with the policy that drafts for it."""
+
+    def __init__(self, index: int, request: Request, policy: Policy, compression: str, device: torch.device) -> None:
+        self.index, self.policy = index, policy
+        self.sequence = Sequence(request, device)
+        self.stats = DecodeStats()
+        self.features = FeatureState(compression) if policy.needs_features else None
+
+    def begin(self, logits: Tensor) -> None:
+        """Takes the token that prefill yields. logits: (1, V)"""
+        self.policy.reset()
+        self.sequence.commit_token(logits)
+        if self.features is not None:
+            self.features.reset(len(self.sequence.tokens))
+        self.stats.num_tokens += 1
+
+    def new_draft(self) -> Draft:
+        """A draft by the policy's decision, its width clipped to the tokens still wanted, the bonus token left out."""
+        tokens = self.sequence.tokens
+        vector = self.features.vector() if self.features is not None else None
+        decision = bounded(self.policy.decide(vector), self.sequence.limit - len(tokens) - 1)
+        return Draft([tokens[-1]], len(tokens) - 1, decision, self.sequence, vector)
+
+    def finish_step(self, draft: Draft, logits: Tensor, started: float) -> tuple[list[int], StepRecord]:
+        """Commits what verification accepted and tells the policy. logits: (w + 1, V)"""
+        context_length = len(self.sequence.tokens)
+        emitted, num_accepted = self.sequence.commit(draft, logits)
+        full_row = logits[len(emitted) - 1 : len(emitted)] if self.policy.needs_full_signals else None
+        record = step_record(draft, num_accepted, len(emitted), context_length, full_row, started)
+        self.policy.observe(record)
+        if self.features is not None:
+            self.features.update(record)
+        return emitted, record
+
+
+class DecodeLoop:
+    """One call of the decoder."""
+
+    def __init__(self, adapter: ModelAdapter, batch: Batch, policy: Policy, compression: str, started: float) -> None:
+        """started: `time.perf_counter()` at the call, from which seconds count."""
+        self.adapter, self.batch, self.started = adapter, batch, started
+        policies = [policy, *(copy.deepcopy(policy) for _ in batch.requests[1:])]
+        self.rows = [
+            Row(index, request, own, compression, adapter.device)
+            for index, (request, own) in enumerate(zip(batch.requests, policies, strict=True))
+        ]
+        self.cache: DecodeCache | None = None
+        """The cache of the only sequence."""
+
+    @torch.inference_mode()
+    def steps(
+        self, kernels: Callable[[], AbstractContextManager[None]], record_steps: bool, on_step: OnStep | None
+    ) -> Iterator[list[int]]:
+        """Decodes all sequences to their end; yields the new tokens of the first one as they come."""
+        caches = []
+        for row in self.rows:
+            cache = self._prefill(row)
+            caches.append(cache)
+            if row.index == 0:
+                yield row.sequence.tokens[-1:]
+        cache = caches[0]
+        active = [row for row in self.rows if not row.sequence.is_finished]
+        runner: Runner = StepRunner(self.adapter, cache)
+        while active:
+            step_started = time.perf_counter()
+            drafts = [row.new_draft() for row in active]
+            with kernels():
+                all_logits = runner.run(drafts)
+            for slot, (row, draft, logits) in enumerate(zip(active, drafts, all_logits, strict=True)):
+                emitted, record = row.finish_step(draft, logits, step_started)
+                cache.truncate(len(row.sequence.tokens) - 1, slot)
+                row.stats.add_step(record, record_steps)
+                row.stats.seconds = time.perf_counter() - self.started
+                if on_step is not None:
+                    on_step(record, row.index)
+                if row.index == 0:
+                    yield emitted
+            active = [row for row in active if not row.sequence.is_finished]
+        if len(self.rows) == 1:
+            cache.tokens = self.rows[0].sequence.tokens[:-1]
+            self.cache = cache
+
+    def _prefill(self, row: Row) -> DecodeCache:
+        """Runs all layers on the part of a prompt that no cache holds, and takes the first new token."""
+        started = time.perf_counter()
+        prompt = row.sequence.request.prompt
+        capacity = min(row.sequence.limit, len(prompt) + NEW_TOKENS_CAPACITY)
+        cache = self.adapter.continued_cache(self.batch.cache, prompt, capacity)
+        held = cache.lengths()[0]
+        ids = torch.tensor([prompt[held:]], device=self.adapter.device)
+        hidden = self.adapter.run_layers(self.adapter.embed(ids, held), 0, self.adapter.num_layers, cache, held)
+        row.begin(self.adapter.read_head(hidden[:, -1:])[0])
+        row.stats.prefill_seconds = time.perf_counter() - (self.started if row.index == 0 else started)
+        row.stats.seconds = time.perf_counter() - self.started
+        return cache
+
+
+def bounded(decision: Decision, most: int) -> Decision:
+    """The same decision with its width clipped."""
+    if decision.w_max <= most:
+        return decision
+    return Decision(most, decision.thresholds, decision.score, decision.combine, decision.d_max)
+
+
+def step_record(
+    draft: Draft, num_accepted: int, num_emitted: int, context_length: int, full_row: Tensor | None, started: float
+) -> StepRecord:
+    """The record of a finished step."""
+    full = [math.nan] * 3
+    if full_row is not None:
+        full = torch.cat(logit_statistics(full_row)[1:]).tolist()
+    return StepRecord(
+        context_length=context_length,
+        num_drafted=draft.num_drafted,
+        num_accepted=num_accepted,
+        num_emitted=num_emitted,
+        exit_layers=tuple(draft.exit_layers),
+        scores=tuple(draft.scores),
+        confidences=tuple(s.confidence if s is not None else math.nan for s in draft.signals),
+        entropies_nats=tuple(s.entropy_nats if s is not None else math.nan for s in draft.signals),
+        stop_reason=draft.stop_reason,
+        layer_calls_by_rows=draft.work.layer_calls,
+        head_reads_by_rows=draft.work.head_reads,
+        num_exit_tests=draft.work.num_exit_tests,
+        full_confidence=full[0],
+        full_entropy_nats=full[1],
+        full_margin=full[2],
+        seconds=time.perf_counter() - started,
+    )

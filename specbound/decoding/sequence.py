@@ -1,0 +1,172 @@
+"""One sequence while it is decoded: which token comes next, as plain decoding would choose it, and when it ends.
+
+Knows the logits that it is shown; knows nothing of layers, caches and policies.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+from transformers.generation import logits_process
+
+from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
+from specbound.decoding.request import Request
+from specbound.decoding.step import Draft, DraftChoice
+
+# V vocabulary, n rows, T tokens
+
+STATELESS_PROCESSORS = (
+    logits_process.EpsilonLogitsWarper,
+    logits_process.EtaLogitsWarper,
+    logits_process.ExponentialDecayLengthPenalty,
+    logits_process.ForcedBOSTokenLogitsProcessor,
+    logits_process.ForcedEOSTokenLogitsProcessor,
+    logits_process.InfNanRemoveLogitsProcessor,
+    logits_process.LogitNormalization,
+    logits_process.MinLengthLogitsProcessor,
+    logits_process.MinNewTokensLengthLogitsProcessor,
+    logits_process.MinPLogitsWarper,
+    logits_process.NoBadWordsLogitsProcessor,
+    logits_process.NoRepeatNGramLogitsProcessor,
+    logits_process.RepetitionPenaltyLogitsProcessor,
+    logits_process.SequenceBiasLogitsProcessor,
+    logits_process.SuppressTokensAtBeginLogitsProcessor,
+    logits_process.SuppressTokensLogitsProcessor,
+    logits_process.TemperatureLogitsWarper,
+    logits_process.TopKLogitsWarper,
+    logits_process.TopPLogitsWarper,
+    logits_process.TypicalLogitsWarper,
+)
+"""Processors that depend on nothing but the prefix and the logits: drafts may call them as often as they like."""
+
+
+class Sequence:
+    """Tokens, choice and end of one sequence."""
+
+    def __init__(self, request: Request, device: torch.device) -> None:
+        self.request = request
+        self.tokens: list[int] = list(request.prompt)
+        """Prompt and output so far."""
+        self.is_finished = False
+        self.scores: list[Tensor] = []
+        """Processed logits (1, V) of every new token, float32, where they were asked for."""
+        self.logits: list[Tensor] = []
+        """The full model's logits (1, V) of every new token, float32, where they were asked for."""
+        self._of_drafts = LogitsProcessorList(p for p in request.processors if type(p) in STATELESS_PROCESSORS)
+        self._is_argmax = not (
+            request.do_sample or request.processors or request.output_scores or request.output_logits
+        )
+        self._needs_ids = bool(request.processors or request.criteria)
+        self._first = len(request.padding)
+        if self._needs_ids:
+            self._ids = torch.empty(1, self._first + self.limit, dtype=torch.int64, device=device)
+            self._ids[0, : self._first + len(self.tokens)] = torch.tensor([*request.padding, *request.prompt])
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        return self.request.eos_token_ids
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of prompt and output together."""
+        return len(self.request.prompt) + self.request.max_new_tokens
+
+    @property
+    def num_new_tokens(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    def commit_token(self, logits: Tensor) -> int:
+        """Appends the next token by the full model's logits (1, V)."""
+        token = next(self._verified(logits))
+        self._append(token)
+        return token
+
+    def commit(self, draft: Draft, logits: Tensor) -> tuple[list[int], int]:
+        """Appends the accepted drafts and the bonus token, up to the end of the sequence.
+
+        logits: (w + 1, V) of the full model at the pending positions. Returns the new tokens and how many drafts were
+        accepted. No processor and no criterion is called that plain decoding would not have called.
+        """
+        emitted: list[int] = []
+        num_accepted = 0
+        for index, token in enumerate(self._verified(logits)):
+            emitted.append(token)
+            self._append(token)
+            is_accepted = index < draft.num_drafted and draft.tokens[index + 1] == token
+            num_accepted += is_accepted
+            if not is_accepted or self.is_finished:
+                break
+        return emitted, num_accepted
+
+    def choose_draft(self, logits: Tensor, drafted: list[int]) -> DraftChoice | None:
+        """The token that an exit drafts after `drafted`, chosen as at verification; None for the most probable one.
+
+        logits: (1, V) of the exit. Shares the noise of the position, and calls the stateless processors only.
+        """
+        if not self._of_drafts and not self.request.do_sample:
+            return None
+        position = len(self.tokens) + len(drafted)
+        scores = self._processed(self._of_drafts, logits, drafted)
+        probabilities = scores.softmax(-1)
+        if self.request.do_sample:
+            scores, token_ids = _noised(scores, self.request.seed, position)
+        else:
+            token_ids = None
+        top, tokens = scores.topk(min(2, scores.shape[-1]), dim=-1)
+        token = tokens[:, 0] if token_ids is None else token_ids[tokens[:, 0]]
+        second = top[:, 1] if top.shape[1] > 1 else top[:, 0] - NOISE_RANGE  # only one token is left
+        return DraftChoice(token, (top[:, 0] - second).clamp_(max=NOISE_RANGE), probabilities[0, token])
+
+    def _verified(self, logits: Tensor) -> Iterator[int]:
+        """The full model's token at each row, one after the other: the tokens before it are appended by then."""
+        if logits.dtype == torch.float64:
+            logits = logits.float()  # as transformers does before it chooses
+        if self._is_argmax:
+            yield from logits.argmax(-1).tolist()
+            return
+        for row in range(logits.shape[0]):
+            scores = self._processed(self.request.processors, logits[row : row + 1], [])
+            if self.request.output_logits:
+                self.logits.append(logits[row : row + 1].to(torch.float32, copy=True))
+            if self.request.output_scores:
+                self.scores.append(scores)
+            if self.request.do_sample:
+                noised, token_ids = _noised(scores, self.request.seed, len(self.tokens))
+                yield int(token_ids[noised[0].argmax()])
+            else:
+                yield int(scores[0].argmax())
+
+    def _processed(self, processors: LogitsProcessorList, logits: Tensor, drafted: list[int]) -> Tensor:
+        """A copy of the logits after the processors, which see the sequence and the drafts so far. (1, V) float32"""
+        scores = logits.to(torch.float32, copy=True)
+        if not processors:
+            return scores
+        end = self._first + len(self.tokens)
+        if drafted:
+            self._ids[0, end : end + len(drafted)] = torch.tensor(drafted)
+        return processors(self._ids[:, : end + len(drafted)], scores)
+
+    def _append(self, token: int) -> None:
+        self.tokens.append(token)
+        self.is_finished = token in self.eos_token_ids or len(self.tokens) >= self.limit
+        if not self._needs_ids:
+            return
+        end = self._first + len(self.tokens)
+        self._ids[0, end - 1] = token
+        if self.request.criteria:
+            scores = tuple(self.scores) if self.request.output_scores else None
+            self.is_finished |= bool(self.request.criteria(self._ids[:, :end], scores)[0])
+
+
+def _noised(scores: Tensor, seed: int, position: int) -> tuple[Tensor, Tensor]:
+    """Scores with the noise of a position, and the tokens they belong to. (1, V) -> (1, k) float64, (k,)
+
+    On the CPU tokens so far below the best that no noise could lift them are left out: after top-k few are left.
+    """
+    if scores.device.type == "cpu":
+        token_ids = (scores[0] > scores.max() - NOISE_RANGE).nonzero()[:, 0]
+        scores = scores[:, token_ids]
+    else:
+        token_ids = torch.arange(scores.shape[-1], device=scores.device)
+    return scores.double() + gumbel_noise(seed, position, token_ids), token_ids

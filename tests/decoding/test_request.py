@@ -1,0 +1,70 @@
+"""Arguments: what transformers' generate accepts is honoured or refused by name."""
+
+import pytest
+import torch
+from transformers import DynamicCache, GenerationConfig, StaticCache
+
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound_controller.errors import InputError
+from tests.decoding.families import random_model, random_prompt
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_beams": 4}, "num_beams must be 1"),
+        ({"assistant_model": random_model("llama", num_layers=2)}, "assistant_model"),
+        ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens"),
+        ({"assistant_early_exit": 2}, "assistant_early_exit"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha"),
+        ({"guidance_scale": 1.5}, "guidance_scale"),
+        ({"output_attentions": True, "return_dict_in_generate": True}, "output_attentions"),
+        ({"output_hidden_states": True, "return_dict_in_generate": True}, "output_hidden_states"),
+        ({"negative_prompt_ids": torch.ones(1, 4, dtype=torch.long)}, "negative_prompt_ids"),
+        ({"generation_config": GenerationConfig(stop_strings=["x"])}, "tokenizer must be given"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": 600}, "<= 512 tokens"),
+        ({"input_ids": torch.ones(1, 0, dtype=torch.long)}, "at least one token"),
+        ({"input_ids": []}, "at least one token"),
+        ({"input_ids": [[1, 2], []]}, "at least one token"),
+        ({"attention_mask": torch.tensor([[1, 0, 1, 1]])}, "left padding"),
+        ({"attention_mask": torch.tensor([[1, 1, 1, 0]])}, "left padding"),
+        ({"position_ids": torch.tensor([[3, 4, 5, 6]])}, "position_ids"),
+        ({"do_sample": True, "seed": [1, 2]}, "seed must be one number or 1"),
+        ({"nonsense": 3}, "nonsense"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(arguments: dict, words: str) -> None:
+    decoder = SpecBoundDecoder(random_model("llama"))
+    arguments = {"input_ids": torch.ones(1, 4, dtype=torch.long), "max_new_tokens": 8} | arguments
+    with pytest.raises(ValueError, match=words):
+        decoder.generate(**arguments)
+
+
+def test_inside_transformers_what_cannot_be_honoured_is_refused_by_name() -> None:
+    model = random_model("llama")
+    prompt = random_prompt(0, 4)
+    decoder = SpecBoundDecoder(model)
+    with pytest.raises(InputError, match="num_beams"):
+        model.generate(prompt, num_beams=2, max_new_tokens=4, custom_generate=decoder)
+    with pytest.raises(InputError, match="another model"):
+        random_model("llama", seed=1).generate(prompt, max_new_tokens=4, custom_generate=decoder)
+
+
+def test_an_empty_cache_of_any_kind_is_taken_and_a_full_one_of_a_foreign_kind_refused() -> None:
+    model = random_model("llama")
+    prompt = random_prompt(0, 4)
+    decoder = SpecBoundDecoder(model)
+    static = StaticCache(config=model.config, max_cache_len=32)
+    expected = model.generate(prompt, max_new_tokens=4, do_sample=False)
+    assert torch.equal(
+        model.generate(prompt, max_new_tokens=4, past_key_values=static, custom_generate=decoder), expected
+    )
+    model(prompt[:, :3], past_key_values=static)
+    with pytest.raises(InputError, match="StaticCache"):
+        model.generate(prompt, max_new_tokens=4, past_key_values=static, custom_generate=decoder)
+    for held in (4, 7):
+        full = DynamicCache(config=model.config)
+        model(random_prompt(0, held), past_key_values=full)
+        with pytest.raises(InputError, match="fewer than the 4 tokens"):
+            decoder.generate(prompt, max_new_tokens=4, past_key_values=full)
