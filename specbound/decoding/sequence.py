@@ -3,7 +3,7 @@
 Knows the logits that it is shown; knows nothing of layers, caches and policies.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -106,17 +106,23 @@ class Sequence:
         """
         if not self._of_drafts and not self.request.do_sample:
             return None
-        position = len(self.tokens) + len(drafted)
         scores = self._processed(self._of_drafts, logits, drafted)
-        probabilities = scores.softmax(-1)
-        if self.request.do_sample:
-            scores, token_ids = _noised(scores, self.request.seed, position)
-        else:
-            token_ids = None
-        top, tokens = scores.topk(min(2, scores.shape[-1]), dim=-1)
-        token = tokens[:, 0] if token_ids is None else token_ids[tokens[:, 0]]
-        second = top[:, 1] if top.shape[1] > 1 else top[:, 0] - NOISE_RANGE  # only one token is left
-        return DraftChoice(token, (top[:, 0] - second).clamp_(max=NOISE_RANGE), probabilities[0, token])
+        noised, token_ids = self._noised(scores, len(self.tokens) + len(drafted))
+        top, best = noised.topk(min(2, noised.shape[0]))
+        token = token_ids[best[:1]]
+        second = top[1:] if top.shape[0] > 1 else top - NOISE_RANGE  # only one token is left
+        return DraftChoice(token, (top[:1] - second).clamp_(max=NOISE_RANGE), scores.softmax(-1)[0, token])
+
+    def top_margin(self, logits: Tensor) -> float:
+        """How far the next token's score is above the second best, processors and noise included. logits: (1, V)"""
+        noised, _ = self._noised(self._processed(self.request.processors, logits, []), len(self.tokens))
+        top = noised.topk(min(2, noised.shape[0])).values
+        return float(top[0] - top[-1]) if top.shape[0] > 1 else NOISE_RANGE
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        """Appends tokens that were chosen elsewhere."""
+        for token in tokens:
+            self._append(token)
 
     def _verified(self, logits: Tensor) -> Iterator[int]:
         """The full model's token at each row, one after the other: the tokens before it are appended by then."""
@@ -131,11 +137,8 @@ class Sequence:
                 self.logits.append(logits[row : row + 1].to(torch.float32, copy=True))
             if self.request.output_scores:
                 self.scores.append(scores)
-            if self.request.do_sample:
-                noised, token_ids = _noised(scores, self.request.seed, len(self.tokens))
-                yield int(token_ids[noised[0].argmax()])
-            else:
-                yield int(scores[0].argmax())
+            noised, token_ids = self._noised(scores, len(self.tokens))
+            yield int(token_ids[noised.argmax()])
 
     def _processed(self, processors: LogitsProcessorList, logits: Tensor, drafted: list[int]) -> Tensor:
         """A copy of the logits after the processors, which see the sequence and the drafts so far. (1, V) float32"""
@@ -147,6 +150,19 @@ class Sequence:
             self._ids[0, end : end + len(drafted)] = torch.tensor(drafted)
         return processors(self._ids[:, : end + len(drafted)], scores)
 
+    def _noised(self, scores: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        """What the token at a position is the argmax of, and the tokens these belong to. (1, V) -> (k,), (k,) int64
+
+        On the CPU tokens so far below the best that no noise could lift them are left out: after top-k few are left.
+        """
+        if self.request.do_sample and scores.device.type == "cpu":
+            token_ids = (scores[0] > scores.max() - NOISE_RANGE).nonzero()[:, 0]
+        else:
+            token_ids = torch.arange(scores.shape[-1], device=scores.device)
+        if not self.request.do_sample:
+            return scores[0], token_ids
+        return scores[0, token_ids].double() + gumbel_noise(self.request.seed, position, token_ids), token_ids
+
     def _append(self, token: int) -> None:
         self.tokens.append(token)
         self.is_finished = token in self.eos_token_ids or len(self.tokens) >= self.limit
@@ -157,16 +173,3 @@ class Sequence:
         if self.request.criteria:
             scores = tuple(self.scores) if self.request.output_scores else None
             self.is_finished |= bool(self.request.criteria(self._ids[:, :end], scores)[0])
-
-
-def _noised(scores: Tensor, seed: int, position: int) -> tuple[Tensor, Tensor]:
-    """Scores with the noise of a position, and the tokens they belong to. (1, V) -> (1, k) float64, (k,)
-
-    On the CPU tokens so far below the best that no noise could lift them are left out: after top-k few are left.
-    """
-    if scores.device.type == "cpu":
-        token_ids = (scores[0] > scores.max() - NOISE_RANGE).nonzero()[:, 0]
-        scores = scores[:, token_ids]
-    else:
-        token_ids = torch.arange(scores.shape[-1], device=scores.device)
-    return scores.double() + gumbel_noise(seed, position, token_ids), token_ids
