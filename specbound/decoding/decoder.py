@@ -18,6 +18,7 @@ from specbound.decoding.adapter import ModelAdapter, name_of, refuse_unsupported
 from specbound.decoding.loop import DecodeLoop, OnStep
 from specbound.decoding.output import GenerateOutput, assemble
 from specbound.decoding.request import Batch, batch_from_arguments, batch_from_transformers
+from specbound.decoding.wrapped import refuse_offloaded, unwrapped
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy, StaticPolicy
 
@@ -42,7 +43,8 @@ class SpecBoundDecoder:
         """Wraps a model, which is never changed.
 
         Args:
-            model: a decoder-only transformers model of a family that the adapter knows, in eval mode.
+            model: a decoder-only transformers model of a family that the adapter knows, in eval mode; may be wrapped
+                by `torch.compile` or PEFT, or split over devices by a device_map.
             policy: chooses thresholds and bounds step by step; None is plain decoding. May be replaced later.
                 The rows of a batch get a copy each.
             compression: compression level of the model's weights, a feature of the learned policies.
@@ -51,8 +53,9 @@ class SpecBoundDecoder:
         Raises:
             UnsupportedModelError: the model cannot be run layer by layer; the message says why.
         """
-        self.adapter = ModelAdapter(model)
-        self.model = model
+        self.model: PreTrainedModel = unwrapped(model)
+        refuse_offloaded(self.model)
+        self.adapter = ModelAdapter(self.model)
         self.policy: Policy = policy if policy is not None else StaticPolicy((), w_max=0)
         self.compression = compression
         self.record_steps = record_steps
@@ -112,7 +115,7 @@ class SpecBoundDecoder:
     ) -> Tensor | GenerateOutput:
         """`model.generate(..., custom_generate=decoder)`: transformers calls this with what it has prepared."""
         started = time.perf_counter()
-        if model is not self.model:
+        if unwrapped(model) is not self.model:
             raise InputError(f"custom_generate was built for another model than {name_of(model)}: make a new decoder")
         config = generation_config if generation_config is not None else model.generation_config
         batch = batch_from_transformers(
