@@ -193,8 +193,8 @@ def batch_from_transformers(
                 eos_token_ids=eos,
                 padding=tuple(tokens[:padding]),
                 # a copy for every row but the first, because a processor may keep state
-                processors=LogitsProcessorList(processors if row == 0 else copy.deepcopy(processors)),
-                criteria=StoppingCriteriaList(criteria if row == 0 else copy.deepcopy(criteria)),
+                processors=LogitsProcessorList(processors if row == 0 else _copied(processors, "logits_processor")),
+                criteria=StoppingCriteriaList(criteria if row == 0 else _copied(criteria, "stopping_criteria")),
                 do_sample=bool(config.do_sample),
                 output_scores=bool(config.return_dict_in_generate and config.output_scores),
                 output_logits=bool(config.return_dict_in_generate and config.output_logits),
@@ -267,11 +267,19 @@ def _own_arguments(arguments: Mapping[str, Any], row: int) -> dict[str, Any]:
     if row > 0:  # the first row keeps the caller's objects; a processor may keep state
         for name in ("logits_processor", "stopping_criteria"):
             if name in own:
-                own[name] = copy.deepcopy(own[name])
+                own[name] = _copied(own[name], name)
     allowed = own.get("prefix_allowed_tokens_fn")
     if allowed is not None:
         own["prefix_allowed_tokens_fn"] = lambda _, ids: allowed(row, ids)
     return own
+
+
+def _copied(objects: Iterable[Any], name: str) -> list[Any]:
+    """Objects of a caller for another row of a batch."""
+    try:
+        return copy.deepcopy(list(objects))
+    except Exception as error:
+        raise InputError(f"{name} of a batch must be such that it can be copied for every row: {error}") from error
 
 
 def _with_stop_strings(
