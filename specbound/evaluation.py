@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from specbound.decoding.stats import DecodeStats
-from specbound.measure import Difference, TimedPrompt, Timing
+from specbound.differences import Difference
+from specbound.measure import TimedPrompt, Timing
 from specbound.report import Row
 from specbound_profiling.bootstrap import bootstrap_ratio
 from specbound_profiling.replay import ReplayResult

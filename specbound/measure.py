@@ -13,16 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specbound.decoding.adapter import ModelAdapter
-from specbound.decoding.cache import DecodeCache
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.request import Request, greedy_twin
 from specbound.decoding.stats import DecodeStats
+from specbound.differences import Difference, find_difference
 from specbound_controller.policy import Policy
 
 WARM_UP_TOKENS = 16
 """Tokens that each method decodes before the clock counts."""
-NOISE_FACTOR = 4.0
-"""A difference is a near-tie where the top-2 margin is at most this many times the measured rounding noise."""
 PROBE_TOLERANCE = 0.10
 """Largest relative slowdown of the contention probe."""
 
@@ -157,66 +155,15 @@ def time_methods(
     return timings
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Where an output first differs from plain decoding's."""
-
-    method: str
-    prompt_id: str
-    position: int
-    """Index among the new tokens."""
-    margin: float
-    """Best minus second best logit of the full model there, decoded row by row."""
-    noise: float
-    """Largest difference of any logit there between one row and n rows per pass."""
-
-    @property
-    def is_near_tie(self) -> bool:
-        return self.margin <= NOISE_FACTOR * self.noise
-
-    def describe(self) -> str:
-        """One line for people."""
-        kind = "a near-tie" if self.is_near_tie else "no near-tie"
-        place = f"{self.method} differs from plain decoding at new token {self.position} of {self.prompt_id}"
-        return f"{place}: {kind}, margin {self.margin:.2g}, noise {self.noise:.2g}"
-
-
 def find_differences(
     timings: dict[str, list[Timing]], prompts: Sequence[TimedPrompt], adapter: ModelAdapter
 ) -> list[Difference]:
-    """Every (method, prompt) whose output is not plain decoding's, with the margin and the noise at that place."""
+    """Every (method, prompt) whose output is not plain decoding's, with a verdict. All of them greedy."""
     differences = []
     for name, of_method in timings.items():
         for prompt, expected, actual in zip(prompts, timings["plain"], of_method, strict=True):
-            if actual.tokens == expected.tokens:
-                continue
-            pairs = zip(expected.tokens, actual.tokens, strict=False)
-            shorter = min(len(expected.tokens), len(actual.tokens))
-            position = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
-            margin, noise = margin_and_noise(adapter, prompt.input_ids, expected.tokens[:position])
-            differences.append(Difference(name, prompt.prompt_id, position, margin, noise))
+            request = Request(tuple(prompt.input_ids[0].tolist()), prompt.max_new_tokens)
+            difference = find_difference(name, prompt.prompt_id, adapter.model, request, expected.tokens, actual.tokens)
+            if difference is not None:
+                differences.append(difference)
     return differences
-
-
-@torch.inference_mode()
-def margin_and_noise(adapter: ModelAdapter, input_ids: Tensor, tokens: Sequence[int]) -> tuple[float, float]:
-    """Top-2 margin after a prefix, and how far its logits move between a pass of one row and one of all rows."""
-    prefix = torch.cat([input_ids, torch.tensor([list(tokens)], dtype=torch.int64)], dim=1).to(adapter.device)
-    together = _last_logits(adapter, prefix, prefix.shape[1])
-    alone = _last_logits(adapter, prefix, input_ids.shape[1])
-    best = alone.topk(2).values
-    return float(best[0] - best[1]), float((together - alone).abs().max())
-
-
-def _last_logits(adapter: ModelAdapter, prefix: Tensor, num_together: int) -> Tensor:
-    """Logits after the prefix, its first tokens in one pass and the others one by one. (V,)"""
-    cache = adapter.new_cache(capacity=prefix.shape[1])
-    hidden = _run(adapter, prefix[:, :num_together], 0, cache)
-    for position in range(num_together, prefix.shape[1]):
-        hidden = _run(adapter, prefix[:, position : position + 1], position, cache)
-    return adapter.read_head(hidden[:, -1:])[0, -1].float()
-
-
-def _run(adapter: ModelAdapter, token_ids: Tensor, position: int, cache: DecodeCache) -> Tensor:
-    hidden = adapter.embed(token_ids, position)
-    return adapter.run_layers(hidden, 0, adapter.num_layers, cache, position)

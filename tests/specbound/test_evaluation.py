@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from specbound.decoding.stats import DecodeStats
+from specbound.differences import Difference
 from specbound.evaluation import Evaluation
-from specbound.measure import Difference, TimedPrompt, Timing
+from specbound.measure import TimedPrompt, Timing
 from specbound.report import Row
 from specbound_controller.costs import WORK_NAMES
 from specbound_profiling.replay import ReplayResult
@@ -92,7 +93,7 @@ def test_speedups_are_over_the_faster_of_plain_and_transformers() -> None:
 
 
 def test_a_wrong_output_takes_the_speedup_from_every_row_of_its_method() -> None:
-    wrong = Difference("fast", "p0", 3, margin=1.0, noise=1e-6)
+    wrong = Difference("fast", "p0", 3, 7, 8, margin=1.0, noise=1e-6, is_near_tie=False)
     rows = evaluation(differences=(wrong,)).timed_rows()
     for task in ("prose", "code", "all"):
         assert math.isnan(row_of(rows, "fast", task).speedup)
@@ -103,7 +104,7 @@ def test_a_wrong_output_takes_the_speedup_from_every_row_of_its_method() -> None
 
 @pytest.mark.parametrize(("repeat", "is_claimed"), [(49, False), (50, True)])
 def test_near_ties_on_at_most_one_per_cent_of_the_prompts_keep_the_speedup(repeat: int, is_claimed: bool) -> None:
-    tie = Difference("fast", "p0", 3, margin=1e-6, noise=1e-6)
+    tie = Difference("fast", "p0", 3, 7, 8, margin=1e-6, noise=1e-6, is_near_tie=True)
     row = row_of(evaluation(differences=(tie,), repeat=repeat).timed_rows(), "fast")
     assert (row.outputs_equal, row.num_near_ties) == (False, 1)
     assert math.isnan(row.speedup) is not is_claimed
