@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from specbound.decoding.cache import DecodeCache, causal_mask, visible_keys
+from specbound.decoding.ragged import RaggedCall
 from specbound_controller.errors import InputError, UnsupportedModelError
 
 # B rows, n tokens, D hidden width, V vocabulary, L layers
@@ -115,11 +116,23 @@ class ModelAdapter:
 
     def embed(self, token_ids: Tensor, position: int) -> Tensor:
         """Hidden states before the first layer. token_ids: (B, n), the first at `position`. (B, n, D)"""
-        self._extend_positions(position + token_ids.shape[1])
+        end = position + token_ids.shape[1]
+        self._extend_positions(end)
+        return self._embed(token_ids, self._positions[:, position:end])
+
+    def embed_rows(self, token_ids: Tensor, positions: Sequence[int]) -> Tensor:
+        """Hidden states before the first layer of one token per row, each at its own position. (B,) -> (B, 1, D)"""
+        self._extend_positions(max(positions) + 1)
+        ids = None
+        if self.position_table is not None:
+            ids = torch.tensor(positions, device=self.device).unsqueeze(1)
+        return self._embed(token_ids.unsqueeze(1), ids)
+
+    def _embed(self, token_ids: Tensor, ids: Tensor | None) -> Tensor:
+        """ids: positions (1 or B, n). (B, n) -> (B, n, D)"""
         hidden = self.embedding(token_ids)
         if self.position_table is None:
             return hidden
-        ids = self._positions[:, position : position + token_ids.shape[1]]
         if self.family.positions == "wpe":
             return hidden + self.position_table(ids)
         if self.project_in is not None:
@@ -144,6 +157,33 @@ class ModelAdapter:
             if self.rotary is not None:
                 cos, sin = self._rotary_tables[kind]
                 arguments[kind]["position_embeddings"] = (cos[:, position:end], sin[:, position:end])
+        return self._run(hidden, first, last, arguments)
+
+    def run_rows(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, call: RaggedCall) -> Tensor:
+        """Runs `layers[first:last]` on some rows of a cache, each from its own position on, and appends to these.
+
+        hidden: (B, n, D), padded as `call` says -> (B, n, D). Every layer of the range must hold `call.starts` tokens.
+        """
+        if call.is_level and call.slots == list(range(cache.batch_size)):
+            return self.run_layers(hidden, first, last, cache, call.starts[0])
+        arguments: dict[str, dict[str, object]] = {}
+        for kind in set(self.kinds[first:last]):
+            arguments[kind] = {
+                "attention_mask": call.mask(self._window(kind), self.dtype),
+                "position_ids": call.positions,
+                self.family.cache_argument: cache,
+                "use_cache": True,
+            }
+            if self.rotary is not None:
+                cos, sin = self._rotary_tables[kind]
+                arguments[kind]["position_embeddings"] = (cos[0][call.positions], sin[0][call.positions])
+        cache.call = call
+        try:
+            return self._run(hidden, first, last, arguments)
+        finally:
+            cache.call = None
+
+    def _run(self, hidden: Tensor, first: int, last: int, arguments: dict[str, dict[str, object]]) -> Tensor:
         for layer in range(first, last):
             output = self.layers[layer](hidden, **arguments[self.kinds[layer]])
             hidden = output[0] if isinstance(output, tuple) else output

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
+from specbound.decoding.ragged import RaggedCall
 from specbound_controller.errors import InputError
 
-# B rows (sequences), H key-value heads, C capacity in tokens, D head width, n new tokens
+# B rows (sequences), H key-value heads, C capacity in tokens, D head width, n new tokens, K visible keys
 
 
 class PreallocatedLayer(CacheLayerMixin):
@@ -31,35 +32,68 @@ class PreallocatedLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        batch_size, heads, _, width = key_states.shape
-        self.keys = key_states.new_empty(batch_size, heads, self.capacity, width)
-        self.values = value_states.new_empty(batch_size, value_states.shape[1], self.capacity, value_states.shape[3])
+        self.keys = self._new_buffer(key_states, len(self.lengths))
+        self.values = self._new_buffer(value_states, len(self.lengths))
         self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Appends n tokens to every row and returns the keys and values that the n queries may see.
+        """Appends n tokens to every row, all of one length, and returns the keys and values that the n queries may see.
 
-        key_states, value_states: (B, H, n, D). Returns views of the buffers, (B, H, max length, D).
+        key_states, value_states: (B, H, n, D). Returns views of the buffers, (B, H, K, D).
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         num_new = key_states.shape[2]
-        end = max(self.lengths) + num_new
+        start = self.lengths[0]
+        assert len(set(self.lengths)) == 1, self.lengths
+        end = start + num_new
         if end > self.capacity:
             self._grow(end)
-        if len(set(self.lengths)) == 1:
-            start = self.lengths[0]
-            self.keys[:, :, start:end] = key_states
-            self.values[:, :, start:end] = value_states
-        else:
-            for row, start in enumerate(self.lengths):
-                self.keys[row, :, start : start + num_new] = key_states[row]
-                self.values[row, :, start : start + num_new] = value_states[row]
-        self.lengths = [length + num_new for length in self.lengths]
-        first = end - visible_keys(end - num_new, num_new, self.window)
+        self.keys[:, :, start:end] = key_states
+        self.values[:, :, start:end] = value_states
+        self.lengths = [end] * len(self.lengths)
+        first = end - visible_keys(start, num_new, self.window)
         return self.keys[:, :, first:end], self.values[:, :, first:end]
+
+    def update_rows(self, key_states: Tensor, value_states: Tensor, call: RaggedCall) -> tuple[Tensor, Tensor]:
+        """Appends to the rows of a call and returns the keys and values that its queries may see.
+
+        key_states, value_states: (rows of the call, H, n, D). Returns (rows of the call, H, K, D).
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if call.end > self.capacity:
+            self._grow(call.end)
+        call.write(self.keys, key_states)
+        call.write(self.values, value_states)
+        for slot, start, count in zip(call.slots, call.starts, call.counts, strict=True):
+            assert self.lengths[slot] == start, (slot, self.lengths[slot], start)
+            self.lengths[slot] = start + count
+        return call.read(self.keys, self.window), call.read(self.values, self.window)
+
+    def join(self, layers: Sequence["PreallocatedLayer"]) -> None:
+        """Takes over the only row of each of some layers, which are empty afterwards."""
+        self.capacity = max(layer.capacity for layer in layers)
+        self.lengths = [layer.lengths[0] for layer in layers]
+        self.lazy_initialization(layers[0].keys, layers[0].values)
+        for row, layer in enumerate(layers):
+            held = slice(0, layer.lengths[0])
+            self.keys[row, :, held], self.values[row, :, held] = layer.keys[0, :, held], layer.values[0, :, held]
+            layer.keys = layer.values = layer.keys.new_empty(0)
+            layer.is_initialized, layer.lengths = False, [0]
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drops all rows but these, with their memory."""
+        self.lengths = [self.lengths[row] for row in rows]
+        used = max(self.lengths)
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = self._new_buffer(old, len(rows))
+            for row, source in enumerate(rows):
+                new[row, :, :used] = old[source, :, :used]
+            setattr(self, name, new)
 
     def _grow(self, needed: int) -> None:
         while self.capacity < needed:
@@ -67,9 +101,14 @@ class PreallocatedLayer(CacheLayerMixin):
         used = max(self.lengths)
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old.new_empty(*old.shape[:2], self.capacity, old.shape[3])
+            new = self._new_buffer(old, old.shape[0])
             new[:, :, :used] = old[:, :, :used]
             setattr(self, name, new)
+
+    def _new_buffer(self, like: Tensor, batch_size: int) -> Tensor:
+        """(batch_size, H, C, D). Zeros for several rows: a mask cannot hide the NaN that stale memory may hold."""
+        shape = (batch_size, like.shape[1], self.capacity, like.shape[3])
+        return like.new_empty(shape) if batch_size == 1 else like.new_zeros(shape)
 
     def truncate(self, row: int, length: int) -> None:
         """Forgets the tokens of one row from `length` on."""
@@ -110,8 +149,29 @@ class DecodeCache(Cache):
         """
         super().__init__(layers=[PreallocatedLayer(capacity, batch_size, window) for window in windows])
         self.owner = owner
+        self.call: RaggedCall | None = None
+        """The rows that layers append to while a ragged call runs; None appends to all rows, of one length."""
         self.tokens: list[int] = []
         """The tokens of the only row, where a finished generation left them for the next one to continue from."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows."""
+        return len(self.layers[0].lengths)
+
+    @classmethod
+    def joined(cls, caches: Sequence["DecodeCache"]) -> "DecodeCache":
+        """One cache with the only row of each of some caches, which are empty afterwards. Rows may differ in length."""
+        first = caches[0]
+        cache = cls([layer.window for layer in first.layers], batch_size=len(caches), owner=first.owner)
+        for index, layer in enumerate(cache.layers):
+            layer.join([source.layers[index] for source in caches])
+        return cache
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drops all rows but these, which are numbered anew in this order."""
+        for layer in self.layers:
+            layer.keep_rows(rows)
 
     def keep_prefix_of(self, prompt: Sequence[int]) -> None:
         """Rolls back to the longest prefix of the prompt that is held already, its last token left out."""
@@ -134,6 +194,8 @@ class DecodeCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
+        if self.call is not None:
+            return self.layers[layer_idx].update_rows(key_states, value_states, self.call)
         return self.layers[layer_idx].update(key_states, value_states)
 
     def truncate(self, length: int, row: int = 0) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.batch import BatchRunner
 from specbound.decoding.cache import DecodeCache
 from specbound.decoding.request import Batch, Request
 from specbound.decoding.sequence import Sequence
@@ -99,9 +100,11 @@ class DecodeLoop:
             caches.append(cache)
             if row.index == 0:
                 yield row.sequence.tokens[-1:]
-        cache = caches[0]
         active = [row for row in self.rows if not row.sequence.is_finished]
-        runner: Runner = StepRunner(self.adapter, cache)
+        own = [caches[row.index] for row in active] or caches[:1]
+        cache = own[0] if len(own) == 1 else DecodeCache.joined(own)
+        del caches, own  # what the cache of all does not hold is free
+        runner = self._runner(cache)
         while active:
             step_started = time.perf_counter()
             drafts = [row.new_draft() for row in active]
@@ -116,10 +119,17 @@ class DecodeLoop:
                     on_step(record, row.index)
                 if row.index == 0:
                     yield emitted
-            active = [row for row in active if not row.sequence.is_finished]
+            kept = [slot for slot, row in enumerate(active) if not row.sequence.is_finished]
+            if 0 < len(kept) < len(active):
+                cache.keep_rows(kept)
+                runner = self._runner(cache)
+            active = [active[slot] for slot in kept]
         if len(self.rows) == 1:
             cache.tokens = self.rows[0].sequence.tokens[:-1]
             self.cache = cache
+
+    def _runner(self, cache: DecodeCache) -> Runner:
+        return StepRunner(self.adapter, cache) if cache.batch_size == 1 else BatchRunner(self.adapter, cache)
 
     def _prefill(self, row: Row) -> DecodeCache:
         """Runs all layers on the part of a prompt that no cache holds, and takes the first new token."""

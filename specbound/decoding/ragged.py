@@ -1,0 +1,84 @@
+"""Which rows of a cache a layer call runs on, where each row stands, and what its new tokens may see.
+
+Knows positions and lengths; knows nothing of models and drafts.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# B rows of the call, n most new tokens of a row, H key-value heads, C capacity in tokens, D width, K visible keys
+
+
+class RaggedCall:
+    """Rows of a cache that run together, each from its own position on and with its own number of new tokens.
+
+    Calls are padded on the right, to the n of the row with the most new tokens. Padding stands at the position of its
+    row's last new token, sees what that one sees, and is not written to the cache.
+    """
+
+    def __init__(
+        self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], device: torch.device | str = "cpu"
+    ) -> None:
+        """(B,) each. slots: rows of the cache. starts: how many tokens each holds. counts: its new tokens, >= 1."""
+        self.slots, self.starts, self.counts = list(slots), list(starts), list(counts)
+        self.num_new = max(counts)
+        self.end = max(start + count for start, count in zip(starts, counts, strict=True))
+        """Tokens of the longest row after the call."""
+        columns = range(self.num_new)
+        self.positions = torch.tensor(
+            [[start + min(i, count - 1) for i in columns] for start, count in zip(starts, counts, strict=True)],
+            device=device,
+        )
+        """Position of each token of the call. (B, n)"""
+        self._slots = torch.tensor(self.slots, device=device).unsqueeze(1)
+        self._is_new: Tensor | None = None
+        if min(counts) < self.num_new:
+            self._is_new = torch.tensor([[i < count for i in columns] for count in counts], device=device)
+
+    @property
+    def is_level(self) -> bool:
+        """Whether all rows stand at one position and have as many new tokens."""
+        return self._is_new is None and len(set(self.starts)) == 1
+
+    def padded(self, rows: Sequence[Tensor]) -> Tensor:
+        """Each row's new tokens, (1, count, D), as one (B, n, D). Padding repeats the last token."""
+        if self._is_new is None:
+            return torch.cat(list(rows))
+        missing = [self.num_new - count for count in self.counts]
+        filled = [torch.cat([row, row[:, -1:].expand(-1, k, -1)], 1) for row, k in zip(rows, missing, strict=True)]
+        return torch.cat(filled)
+
+    def first_key(self, window: int | None) -> int:
+        """The first position that a new token of any row may see."""
+        return 0 if window is None else max(0, min(self.starts) - window + 1)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """Additive mask (B, 1, n, K) for the keys from `first_key` to `end`; None where each query sees all of them."""
+        if self.is_level and self.num_new == 1:
+            return None
+        keys = torch.arange(self.first_key(window), self.end, device=self.positions.device)
+        queries = self.positions.unsqueeze(2)
+        hidden = keys > queries
+        if window is not None:
+            hidden |= keys <= queries - window
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+        return mask.masked_fill_(hidden, torch.finfo(dtype).min).unsqueeze(1)
+
+    def write(self, buffer: Tensor, states: Tensor) -> None:
+        """Writes the new tokens' states (B, H, n, D) to their rows and positions of a buffer (all rows, H, C, D)."""
+        by_token = states.transpose(1, 2)
+        if self._is_new is None:
+            buffer[self._slots, :, self.positions] = by_token
+        else:
+            slots = self._slots.expand(-1, self.num_new)
+            buffer[slots[self._is_new], :, self.positions[self._is_new]] = by_token[self._is_new]
+
+    def read(self, buffer: Tensor, window: int | None) -> Tensor:
+        """The states that the new tokens may see, (B, H, K, D): a view where the rows stand side by side."""
+        visible = buffer[:, :, self.first_key(window) : self.end]
+        first, num_rows = self.slots[0], len(self.slots)
+        if self.slots == list(range(first, first + num_rows)):
+            return visible[first : first + num_rows]
+        return visible.index_select(0, self._slots[:, 0])
