@@ -6,7 +6,6 @@ Source: SpecBound (arXiv 2604.12247), bounded speculation with cached states.
 import time
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.generation.streamers import BaseStreamer
 
 from specbound.decoding.adapter import ModelAdapter, name_of, refuse_unsupported
+from specbound.decoding.exactness import step_adapter
 from specbound.decoding.loop import DecodeLoop, OnStep
 from specbound.decoding.output import GenerateOutput, assemble
 from specbound.decoding.request import Batch, batch_from_arguments, batch_from_transformers
@@ -39,6 +39,7 @@ class SpecBoundDecoder:
         policy: Policy | None = None,
         compression: str = "none",
         record_steps: bool = True,
+        exactness: str = "token",
     ) -> None:
         """Wraps a model, which is never changed.
 
@@ -49,9 +50,12 @@ class SpecBoundDecoder:
                 The rows of a batch get a copy each.
             compression: compression level of the model's weights, a feature of the learned policies.
             record_steps: keep one `StepRecord` per step in `output.stats.steps`.
+            exactness: `token`, or `bitwise`: steps run on row-stable kernels, so that the output equals plain
+                decoding's in the same mode at any compression. Prompts are run by the model's own kernels.
 
         Raises:
-            UnsupportedModelError: the model cannot be run layer by layer; the message says why.
+            UnsupportedModelError: the model cannot be run layer by layer, or not at this exactness on this device with
+                this number of threads; the message says why.
         """
         self.model: PreTrainedModel = unwrapped(model)
         refuse_offloaded(self.model)
@@ -59,6 +63,9 @@ class SpecBoundDecoder:
         self.policy: Policy = policy if policy is not None else StaticPolicy((), w_max=0)
         self.compression = compression
         self.record_steps = record_steps
+        self.exactness = exactness
+        self._step_adapter = step_adapter(self.adapter, exactness)
+        self._tested_threads = torch.get_num_threads()
 
     def generate(
         self,
@@ -147,13 +154,16 @@ class SpecBoundDecoder:
         self, batch: Batch, started: float, streamer: BaseStreamer | None, on_step: OnStep | None
     ) -> GenerateOutput:
         refuse_unsupported(self.model)  # the user may have changed its mode or kernels since
+        if self._tested_threads != torch.get_num_threads():
+            self._step_adapter = step_adapter(self.adapter, self.exactness)
+            self._tested_threads = torch.get_num_threads()
         if streamer is not None and len(batch.requests) > 1:
             raise InputError(f"streamer must belong to one sequence, got a batch of {len(batch.requests)}")
-        loop = DecodeLoop(self.adapter, batch, self.policy, self.compression, started)
+        loop = DecodeLoop((self.adapter, self._step_adapter), batch, self.policy, self.compression, started)
         try:
             if streamer is not None:
                 streamer.put(batch.input_ids.cpu())
-            for emitted in loop.steps(nullcontext, self.record_steps, on_step):
+            for emitted in loop.steps(self.record_steps, on_step):
                 if streamer is not None:
                     for token in emitted:
                         streamer.put(torch.tensor([token]))

@@ -7,7 +7,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -78,21 +77,31 @@ class Row:
 class DecodeLoop:
     """One call of the decoder."""
 
-    def __init__(self, adapter: ModelAdapter, batch: Batch, policy: Policy, compression: str, started: float) -> None:
-        """started: `time.perf_counter()` at the call, from which seconds count."""
-        self.adapter, self.batch, self.started = adapter, batch, started
+    def __init__(
+        self,
+        adapters: tuple[ModelAdapter, ModelAdapter],
+        batch: Batch,
+        policy: Policy,
+        compression: str,
+        started: float,
+    ) -> None:
+        """An undecoded batch.
+
+        adapters: the model for prompts, and for steps.
+        started: `time.perf_counter()` at the call, from which seconds count.
+        """
+        self.adapter, self.step_adapter = adapters
+        self.batch, self.started = batch, started
         policies = [policy, *(copy.deepcopy(policy) for _ in batch.requests[1:])]
         self.rows = [
-            Row(index, request, own, compression, adapter.device)
+            Row(index, request, own, compression, self.adapter.device)
             for index, (request, own) in enumerate(zip(batch.requests, policies, strict=True))
         ]
         self.cache: DecodeCache | None = None
         """The cache of the only sequence."""
 
     @torch.inference_mode()
-    def steps(
-        self, kernels: Callable[[], AbstractContextManager[None]], record_steps: bool, on_step: OnStep | None
-    ) -> Iterator[list[int]]:
+    def steps(self, record_steps: bool, on_step: OnStep | None) -> Iterator[list[int]]:
         """Decodes all sequences to their end; yields the new tokens of the first one as they come."""
         caches = []
         for row in self.rows:
@@ -108,8 +117,7 @@ class DecodeLoop:
         while active:
             step_started = time.perf_counter()
             drafts = [row.new_draft() for row in active]
-            with kernels():
-                all_logits = runner.run(drafts)
+            all_logits = runner.run(drafts)
             for slot, (row, draft, logits) in enumerate(zip(active, drafts, all_logits, strict=True)):
                 emitted, record = row.finish_step(draft, logits, step_started)
                 cache.truncate(len(row.sequence.tokens) - 1, slot)
@@ -129,7 +137,7 @@ class DecodeLoop:
             self.cache = cache
 
     def _runner(self, cache: DecodeCache) -> Runner:
-        return StepRunner(self.adapter, cache) if cache.batch_size == 1 else BatchRunner(self.adapter, cache)
+        return (StepRunner if cache.batch_size == 1 else BatchRunner)(self.step_adapter, cache)
 
     def _prefill(self, row: Row) -> DecodeCache:
         """Runs all layers on the part of a prompt that no cache holds, and takes the first new token."""

@@ -1,0 +1,250 @@
+"""Small measurements behind the figures of the documentation: `python -m specbound.micro <name>`, one table each.
+
+Everything of one table is timed in one process, interleaved; medians, with the spread from the first to the third
+quartile where it says so. Set OMP_NUM_THREADS=1 and keep the machine quiet.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.noise import gumbel_noise
+from specbound.decoding.request import Request, greedy_twin
+from specbound.decoding.sequence import Sequence as DecodedSequence
+from specbound.loading import LoadedModel, load_model
+from specbound_controller.policy import StaticPolicy
+from specbound_profiling.prompts import load_prompts
+from specbound_profiling.tokenization import tokenize_prompts
+
+# n positions, V vocabulary, E exits
+
+K = TypeVar("K", bound=Hashable)
+
+
+def noise(vocab_sizes: Sequence[int] = (4096, 32768, 131072), num_rounds: int = 200) -> None:
+    """Microseconds of the sampling noise of one position, and of choosing a token with it."""
+    print("| vocabulary | noise of every token | choice | choice after top-k 50 | torch's softmax + multinomial |")
+    print("|---|---|---|---|---|")
+    for size in vocab_sizes:
+        scores = torch.randn(1, size, generator=torch.Generator().manual_seed(0)) * 3
+        token_ids = torch.arange(size)
+        top = scores.masked_fill(scores < scores.topk(50).values[:, -1:], -torch.inf)
+
+        medians = _interleaved(
+            {
+                "noise": partial(gumbel_noise, 0, 7, token_ids),
+                "choice": partial(_choose, scores),
+                "top-k": partial(_choose, top),
+                "multinomial": partial(_multinomial, scores),
+            },
+            num_rounds,
+        )
+        print(f"| {size:,} | " + " | ".join(f"{seconds * 1e6:.0f} µs" for seconds in medians.values()) + " |")
+
+
+def _choose(scores: Tensor) -> int:
+    """One sampled token by the noise, as the decoder chooses it. scores: (1, V)"""
+    sequence = DecodedSequence(Request(prompt=(1,), max_new_tokens=9, do_sample=True), torch.device("cpu"))
+    return sequence.commit_token(scores)
+
+
+def _multinomial(scores: Tensor) -> int:
+    """One sampled token as transformers draws it."""
+    return int(torch.multinomial(scores.softmax(-1), 1))
+
+
+def coupling(
+    model: str = "demo",
+    exit_layers: Sequence[int] = (2, 4, 8),
+    temperature: float = 1.0,
+    num_prompts: int = 24,
+    max_new_tokens: int = 96,
+) -> None:
+    """Share of sampled tokens at which an exit's draft is accepted: shared noise against other ways to draft.
+
+    Over the positions of sampled continuations, p being the full model's distribution and q the exit's: with the noise
+    shared, with noise of its own (the sum of p q), drafting the exit's most probable token (p of it), and the most that
+    any way to draft could reach (the sum of min(p, q), which the accept rule of speculative sampling attains).
+    """
+    loaded, prompts = _prompts(model, num_prompts, max_new_tokens)
+    decoder = SpecBoundDecoder(greedy_twin(loaded.model, has_end=False))
+    totals = torch.zeros(len(exit_layers), 4, dtype=torch.float64)
+    num_positions = 0
+    for seed, ids in enumerate(prompts):
+        settings = {"do_sample": True, "temperature": temperature, "top_k": 0, "seed": seed}
+        sequence = decoder.decode([ids], max_new_tokens=max_new_tokens, **settings).sequences
+        totals += _accepted(decoder.adapter, sequence, ids.shape[1], exit_layers, temperature, seed)
+        num_positions += max_new_tokens
+    print(f"{num_positions} positions of {len(prompts)} prompts, temperature {temperature:g}\n")
+    print("| exit layer | shared noise | noise of its own | most probable token | best possible |")
+    print("|---|---|---|---|---|")
+    for exit_layer, row in zip(exit_layers, (totals / num_positions).tolist(), strict=True):
+        print(f"| {exit_layer} | " + " | ".join(f"{share:.3f}" for share in row) + " |")
+
+
+@torch.inference_mode()
+def _accepted(
+    adapter: ModelAdapter, sequence: Tensor, prompt_length: int, exits: Sequence[int], temperature: float, seed: int
+) -> Tensor:
+    """Sums over the new tokens of a sequence: accepted by each of four ways to draft. (E, 4) float64"""
+    rows = slice(prompt_length - 1, sequence.shape[1] - 1)  # what predicts the new tokens
+    cache = adapter.new_cache(sequence.shape[1])
+    hidden, depth, exit_scores = adapter.embed(sequence, 0), 0, []
+    for exit_layer in (*exits, adapter.num_layers):
+        hidden = adapter.run_layers(hidden, depth, exit_layer, cache, 0)
+        depth = exit_layer
+        exit_scores.append(adapter.read_head(hidden[:, rows])[0].float() / temperature)
+    token_ids = torch.arange(adapter.vocab_size)
+    noised = [gumbel_noise(seed, position, token_ids) for position in range(prompt_length, sequence.shape[1])]
+    shared = torch.stack(noised)
+    p, tokens = exit_scores[-1].double().softmax(-1), sequence[0, prompt_length:]
+    sums = []
+    for scores in exit_scores[:-1]:
+        q = scores.double().softmax(-1)
+        with_shared = ((scores.double() + shared).argmax(-1) == tokens).double()
+        of_best = p.gather(1, q.argmax(-1, keepdim=True))[:, 0]
+        sums.append(torch.stack([with_shared, (p * q).sum(-1), of_best, torch.minimum(p, q).sum(-1)]).sum(-1))
+    return torch.stack(sums)
+
+
+def batches(
+    model: str = "demo",
+    sizes: Sequence[int] = (1, 2, 4, 8),
+    exit_layer: int = 2,
+    width: int = 2,
+    max_new_tokens: int = 96,
+    num_rounds: int = 5,
+) -> None:
+    """Tokens per second of a batch: transformers' generate, plain decoding in our loop, a fixed draft."""
+    loaded, prompts = _prompts(model, max(sizes), max_new_tokens)
+    twin = greedy_twin(loaded.model, has_end=False)
+    twin.generation_config.pad_token_id = 0
+    plain = SpecBoundDecoder(twin, record_steps=False)
+    drafting = SpecBoundDecoder(twin, StaticPolicy((exit_layer,), 0.0, width), record_steps=False)
+    print(f"fixed draft: exit layer {exit_layer}, width {width}; {max_new_tokens} tokens per row\n")
+    print("| rows | transformers | plain | fixed draft | plain / transformers | fixed draft / plain |")
+    print("|---|---|---|---|---|---|")
+    for size in sizes:
+        rows = [prompt[0].tolist() for prompt in prompts[:size]]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        inputs = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": max_new_tokens}
+        seconds = _interleaved(
+            {
+                "transformers": partial(twin.generate, **inputs),
+                "plain": partial(plain.generate, **inputs),
+                "fixed": partial(drafting.generate, **inputs),
+            },
+            num_rounds,
+        )
+        speeds = {name: size * max_new_tokens / each for name, each in seconds.items()}
+        ratios = (speeds["plain"] / speeds["transformers"], speeds["fixed"] / speeds["plain"])
+        cells = [f"{speed:.0f} tokens/s" for speed in speeds.values()] + [f"{ratio:.2f}" for ratio in ratios]
+        print(f"| {size} | " + " | ".join(cells) + " |")
+
+
+def exactness(
+    model: str = "demo",
+    compressions: Sequence[str] = ("none", "bf16", "fp16", "int8", "nf4"),
+    exit_layer: int = 2,
+    width: int = 2,
+    max_new_tokens: int = 64,
+    num_prompts: int = 3,
+    num_rounds: int = 5,
+) -> None:
+    """Tokens per second of both levels of exactness, plain and with a fixed draft, at every compression level."""
+    print(f"fixed draft: exit layer {exit_layer}, width {width}\n")
+    print("| compression | plain, token | plain, bitwise | draft, token | draft, bitwise | draft / plain, bitwise |")
+    print("|---|---|---|---|---|---|")
+    for compression in compressions:
+        loaded, prompts = _prompts(model, num_prompts, max_new_tokens, compression)
+        twin = greedy_twin(loaded.model, has_end=False)
+        calls = {}
+        for policy_name, policy in (("plain", None), ("draft", StaticPolicy((exit_layer,), 0.0, width))):
+            for level in ("token", "bitwise"):
+                decoder = SpecBoundDecoder(twin, policy, compression, record_steps=False, exactness=level)
+                calls[policy_name, level] = partial(_decode_all, decoder, prompts, max_new_tokens)
+        seconds = _interleaved(calls, num_rounds)
+        speeds = {name: len(prompts) * max_new_tokens / each for name, each in seconds.items()}
+        ratio = speeds["draft", "bitwise"] / speeds["plain", "bitwise"]
+        print(
+            f"| {compression} | "
+            + " | ".join(f"{speed:.0f} tokens/s" for speed in speeds.values())
+            + f" | {ratio:.2f} |"
+        )
+
+
+def _decode_all(decoder: SpecBoundDecoder, prompts: Sequence[Tensor], max_new_tokens: int) -> None:
+    for prompt in prompts:
+        decoder.generate([prompt], max_new_tokens=max_new_tokens)
+
+
+def long_run(model: str = "demo", exit_layer: int = 2, width: int = 2, room: int = 0) -> None:
+    """Milliseconds per token and cache size as the context grows to the model's maximum length."""
+    loaded, prompts = _prompts(model, 1, 8)
+    decoder = SpecBoundDecoder(
+        greedy_twin(loaded.model, has_end=False), StaticPolicy((exit_layer,), 0.0, width), record_steps=False
+    )
+    limit = room or decoder.adapter.max_positions or 4096
+    marks: list[tuple[int, float]] = []
+    output = decoder.decode(
+        [prompts[0]],
+        max_new_tokens=limit - prompts[0].shape[1],
+        on_step=lambda record, row: marks.append((record.context_length, time.perf_counter())),
+    )
+    print("| context | ms per token |")
+    print("|---|---|")
+    for first in range(0, len(marks) - 1, max(1, len(marks) // 8)):
+        last = min(first + max(1, len(marks) // 8), len(marks) - 1)
+        tokens = marks[last][0] - marks[first][0]
+        print(
+            f"| {marks[first][0]}–{marks[last][0]} | {(marks[last][1] - marks[first][1]) / max(1, tokens) * 1e3:.2f} |"
+        )
+    cache = output.past_key_values
+    size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    print(f"\n{output.stats.num_tokens} tokens; cache {size / 2**20:.1f} MiB for {cache.get_seq_length()} tokens")
+
+
+def _interleaved(calls: Mapping[K, Callable[[], object]], num_rounds: int) -> dict[K, float]:
+    """Median seconds of each call, one after the other, again and again, each once before the clock counts."""
+    for call in calls.values():
+        call()
+    seconds: dict[K, list[float]] = {name: [] for name in calls}
+    for _ in range(num_rounds):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _prompts(
+    model: str, num_prompts: int, max_new_tokens: int, compression: str = "none"
+) -> tuple[LoadedModel, list[Tensor]]:
+    """A model and evaluation prompts of the demonstration, (1, T) each."""
+    loaded = load_model(model, compression)
+    texts = load_prompts("demo:evaluate", num_prompts)
+    return loaded, tokenize_prompts(texts, loaded, ModelAdapter(loaded.model), max_new_tokens)
+
+
+MEASUREMENTS: dict[str, Any] = {
+    "noise": noise,
+    "coupling": coupling,
+    "batches": batches,
+    "exactness": exactness,
+    "long-run": long_run,
+}
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    torch.set_num_threads(1)
+    auto_cli(MEASUREMENTS)
