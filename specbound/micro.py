@@ -136,7 +136,7 @@ def batches(
         longest = max(map(len, rows))
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        inputs = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": max_new_tokens}
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": max_new_tokens}
         seconds = _interleaved(
             {
                 "transformers": partial(twin.generate, **inputs),
