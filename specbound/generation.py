@@ -1,24 +1,28 @@
 """One prompt, one model, perhaps a controller: what `specbound generate` does. Knows no command line."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import TextStreamer
+from transformers.cache_utils import Cache
 
 from specbound.assets import demo_controller_dir
 from specbound.config import GenerateConfig
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.request import Request, batch_from_arguments, greedy_twin
 from specbound.decoding.stats import DecodeStats
+from specbound.differences import find_difference
 from specbound.fingerprint import model_fingerprint
-from specbound.loading import load_model
+from specbound.loading import LoadedModel, load_model
 from specbound.local_costs import choose_costs
-from specbound.measure import TimedPrompt, Timing, find_differences
 from specbound.report import Row, model_info
 from specbound_controller.controller import Controller
+from specbound_controller.errors import InputError
 
 WARM_UP_TOKENS = 8
 
@@ -45,15 +49,30 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A model with a decoder for the method that was asked for, and one for plain decoding."""
+
+    loaded: LoadedModel
+    plain: SpecBoundDecoder
+    decoder: SpecBoundDecoder
+    method: str
+    """`controller` or `plain`; then both decoders are one."""
+    arguments: dict[str, Any]
+    """Of every call of a decoder: length, sampling, stop strings."""
+    costs: str
+    """Which cost table the controller uses, in words; empty without a controller."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Decoded:
     tokens: list[int]
     """New tokens."""
     stats: DecodeStats
 
-    def row(self, method: str, compression: str) -> Row:
+    def row(self, method: str, decoder: SpecBoundDecoder) -> Row:
         return Row(
             method=method,
-            compression=compression,
+            compression=decoder.compression,
             task="all",
             num_prompts=1,
             num_tokens=self.stats.num_tokens,
@@ -61,59 +80,116 @@ class _Decoded:
             tokens_per_step=self.stats.tokens_per_step,
             acceptance_rate=self.stats.acceptance_rate,
             layer_calls_per_token=self.stats.layer_calls_per_token,
+            exactness=decoder.exactness,
         )
 
 
 def generate(config: GenerateConfig, prompt: str) -> Generation:
     """Continues the prompt; with `config.compare` plain decoding does it too, after a warm-up of both."""
-    controller = load_controller(config.controller_name)
-    loaded = load_model(config.model, config.compression)
-    greedy = greedy_twin(loaded.model)
-    plain = SpecBoundDecoder(greedy, compression=loaded.compression, record_steps=False)
-    decoder, method, costs_used = plain, "plain", ""
-    if controller is not None:
-        controller.check_model(model_fingerprint(loaded.model), plain.adapter.num_layers)
-        costs, costs_used = choose_costs(config.costs, controller, loaded)
-        policy = controller.policy(costs, loaded.compression)
-        decoder = SpecBoundDecoder(greedy, policy=policy, compression=loaded.compression, record_steps=False)
-        method = "controller"
-    input_ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"]
+    prepared = prepare(config)
+    loaded, plain, decoder, arguments = prepared.loaded, prepared.plain, prepared.decoder, prepared.arguments
+    if config.chat:
+        input_ids = chat_ids(loaded, [{"role": "user", "content": prompt}])
+    else:
+        input_ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"]
     if config.compare:
         for each in (plain, decoder):
-            _decode(each, input_ids, min(WARM_UP_TOKENS, config.max_new_tokens))
-    streamer = TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True) if config.stream else None
-    decoded = _decode(decoder, input_ids, config.max_new_tokens, streamer)
+            _decode(each, input_ids, {**arguments, "max_new_tokens": min(WARM_UP_TOKENS, config.max_new_tokens)})
+    streamer = text_streamer(loaded) if config.stream else None
+    decoded = _decode(decoder, input_ids, arguments, streamer)
     text = loaded.tokenizer.decode(decoded.tokens, skip_special_tokens=True)
     model = model_info(config.model, loaded.model)
-    row = decoded.row(method, loaded.compression)
+    row = decoded.row(prepared.method, decoder)
     if not config.compare:
-        return Generation(text, [row], model, costs=costs_used)
-    reference = _decode(plain, input_ids, config.max_new_tokens)
-    rows, difference = _compared(row, decoded, reference, plain, input_ids)
-    return Generation(text, rows, model, difference, costs_used)
+        return Generation(text, [row], model, costs=prepared.costs)
+    reference = _decode(plain, input_ids, arguments)
+    rows, difference = _compared(row, decoded, reference, prepared, input_ids)
+    return Generation(text, rows, model, difference, prepared.costs)
+
+
+def prepare(config: GenerateConfig) -> Prepared:
+    """Loads the model, and the controller where there is one."""
+    controller = load_controller(config.controller_name)
+    loaded = load_model(config.model, config.compression)
+    arguments = {"max_new_tokens": config.max_new_tokens, **config.generate_arguments()}
+    if config.stop:
+        arguments |= {"stop_strings": list(config.stop), "tokenizer": loaded.tokenizer}
+    twin = greedy_twin(loaded.model)
+    plain = SpecBoundDecoder(twin, None, loaded.compression, record_steps=False, exactness=config.exactness)
+    if controller is None:
+        return Prepared(loaded, plain, plain, "plain", arguments, "")
+    controller.check_model(model_fingerprint(loaded.model), plain.adapter.num_layers)
+    costs, costs_used = choose_costs(config.costs, controller, loaded)
+    policy = controller.policy(costs, loaded.compression)
+    decoder = SpecBoundDecoder(twin, policy, loaded.compression, record_steps=False, exactness=config.exactness)
+    return Prepared(loaded, plain, decoder, "controller", arguments, costs_used)
+
+
+def text_streamer(loaded: LoadedModel) -> TextStreamer:
+    """Prints new text as it comes."""
+    return TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
 def _decode(
-    decoder: SpecBoundDecoder, input_ids: Tensor, max_new_tokens: int, streamer: TextStreamer | None = None
+    decoder: SpecBoundDecoder, input_ids: Tensor, arguments: dict[str, Any], streamer: TextStreamer | None = None
 ) -> _Decoded:
-    output = decoder.decode([input_ids], max_new_tokens=max_new_tokens, streamer=streamer)
+    output = decoder.decode([input_ids], streamer=streamer, **arguments)
     return _Decoded(output.sequences[0, input_ids.shape[1] :].tolist(), output.stats)
 
 
 def _compared(
-    row: Row, decoded: _Decoded, reference: _Decoded, plain: SpecBoundDecoder, input_ids: Tensor
+    row: Row, decoded: _Decoded, reference: _Decoded, prepared: Prepared, input_ids: Tensor
 ) -> tuple[list[Row], str]:
-    """Both rows, and where the outputs first differ; a speedup where they are equal and promised to be (fp32)."""
-    plain_row = replace(reference.row("plain", row.compression), speedup=1.0, outputs_equal=True)
+    """Both rows, and where the outputs first differ; a speedup where they are equal and promised to be."""
+    plain, exactness = prepared.plain, prepared.decoder.exactness
+    plain_row = replace(reference.row("plain", plain), speedup=1.0, outputs_equal=True)
     if decoded.tokens == reference.tokens:
-        is_promised = row.compression == "none"
+        is_promised = row.compression == "none" or exactness == "bitwise"
         speedup = row.tokens_per_second / plain_row.tokens_per_second if is_promised else math.nan
         return [replace(row, outputs_equal=True, speedup=speedup), plain_row], ""
-    timings = {"plain": [Timing(tokens=reference.tokens)], row.method: [Timing(tokens=decoded.tokens)]}
-    prompts = [TimedPrompt("the prompt", "all", input_ids, len(reference.tokens))]
-    difference = find_differences(timings, prompts, plain.adapter)[0]
+    request = request_of(plain, input_ids, prepared.arguments)
+    difference = find_difference(
+        row.method, "the prompt", plain.model, request, reference.tokens, decoded.tokens, exactness
+    )
+    assert difference is not None
     row = replace(row, outputs_equal=False, num_near_ties=int(difference.is_near_tie))
     return [row, plain_row], difference.describe()
+
+
+def request_of(decoder: SpecBoundDecoder, input_ids: Tensor, arguments: Mapping[str, Any]) -> Request:
+    """What `decoder.decode([input_ids], **arguments)` asks for."""
+    others = dict(arguments)
+    tokenizer, seed = others.pop("tokenizer", None), others.pop("seed", None)
+    batch = batch_from_arguments(decoder.model, decoder.adapter, [input_ids], None, tokenizer, seed, others)
+    return batch.requests[0]
+
+
+def chat_ids(loaded: LoadedModel, messages: Sequence[Mapping[str, str]]) -> Tensor:
+    """Token ids (1, T) of a conversation that the model is to continue, by its chat template."""
+    if loaded.tokenizer.chat_template is None:
+        raise InputError(f"chat needs a tokenizer with a chat template, but that of model {loaded.name!r} has none")
+    ids = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return torch.tensor([ids["input_ids"]])
+
+
+class Conversation:
+    """Messages and replies in turn. Every reply continues from the cache of the last one."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.messages: list[dict[str, str]] = []
+        self.cache: Cache | None = None
+
+    def reply(self, message: str, streamer: TextStreamer | None = None) -> tuple[str, DecodeStats]:
+        """The model's answer to one more message. Raises InputError where the conversation outgrows the model."""
+        prepared, tokenizer = self.prepared, self.prepared.loaded.tokenizer
+        self.messages.append({"role": "user", "content": message})
+        ids = chat_ids(prepared.loaded, self.messages)
+        output = prepared.decoder.decode([ids], streamer=streamer, past_key_values=self.cache, **prepared.arguments)
+        self.cache = output.past_key_values
+        text = tokenizer.decode(output.sequences[0, ids.shape[1] :], skip_special_tokens=True)
+        self.messages.append({"role": "assistant", "content": text})
+        return text, output.stats
 
 
 def load_controller(name: str) -> Controller | None:

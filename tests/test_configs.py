@@ -12,6 +12,7 @@ CONFIG_CLASSES = {
     "profile.yaml": "specbound_profiling.config:ProfileConfig",
     "train.yaml": "specbound_train.config:TrainConfig",
     "generate.yaml": "specbound.config:GenerateConfig",
+    "verify.yaml": "specbound.config:VerifyConfig",
     "demo.yaml": "specbound.config:DemoConfig",
     "demo_quick.yaml": "specbound.config:DemoConfig",
     "demo_full.yaml": "specbound.config:DemoConfig",

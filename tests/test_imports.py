@@ -146,7 +146,14 @@ HEAVY = ("torch", "transformers", "numpy.testing", "lightning", "sklearn", "pyar
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["profile", "--help"], ["train-controller", "--help"], ["generate", "--help"], ["demo", "--help"]],
+    [
+        ["--help"],
+        ["profile", "--help"],
+        ["train-controller", "--help"],
+        ["generate", "--help"],
+        ["verify", "--help"],
+        ["demo", "--help"],
+    ],
     ids=" ".join,
 )
 def test_help_loads_no_torch(arguments: list[str]) -> None:

@@ -1,5 +1,6 @@
 """`specbound generate`: parse, decode, print the text and one line of figures."""
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def run(argv: Sequence[str]) -> int:
-    config = parse_config(GenerateConfig, "generate", argv)
-    prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
-    if not prompt.strip():
-        raise InputError("--prompt must hold text, got none" + (" on standard input" if config.prompt == "-" else ""))
+    config = parse_config(GenerateConfig, "generate", gathered(argv, "--stop"))
+    prompt = "" if config.is_conversation else _prompt(config)
     from specbound.cli.edge import set_up
     from specbound.generation import generate
     from specbound.report import build_report, check_destination, write_report
 
     check_destination(config.json)
     set_up(config.threads)
+    if config.is_conversation:
+        return _converse(config)
     result = generate(config, prompt)
     if not config.stream and config.json != "-":
         print(result.text)
@@ -33,6 +34,45 @@ def run(argv: Sequence[str]) -> int:
         texts = {"prompt": prompt, "text": result.text}
         write_report(build_report(result.rows, result.model, **texts), config.json)
     return 0 if result.is_trustworthy else 1
+
+
+def gathered(argv: Sequence[str], flag: str) -> list[str]:
+    """The command line with all values of a repeated option in one list: a value may hold commas and brackets."""
+    others, values = [], []
+    options = iter(argv)
+    for option in options:
+        name, equals, value = option.partition("=")
+        if name != flag:
+            others.append(option)
+        elif equals:
+            values.append(value)
+        else:
+            values.append(next(options, ""))
+    return [*others, flag, json.dumps(values)] if values else others
+
+
+def _prompt(config: GenerateConfig) -> str:
+    prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
+    if prompt is None or not prompt.strip():
+        raise InputError("--prompt must hold text, got none" + (" on standard input" if config.prompt == "-" else ""))
+    return prompt
+
+
+def _converse(config: GenerateConfig) -> int:
+    """Answers every line of standard input, until it ends."""
+    from specbound.generation import Conversation, prepare, text_streamer
+
+    conversation = Conversation(prepare(config))
+    print(conversation.prepared.costs or "plain decoding", file=sys.stderr)
+    for line in sys.stdin:
+        if not line.strip():
+            continue
+        streamer = text_streamer(conversation.prepared.loaded) if config.stream else None
+        text, stats = conversation.reply(line.strip(), streamer)
+        if not config.stream:
+            print(text, flush=True)
+        print(f"{stats.num_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s", file=sys.stderr, flush=True)
+    return 0
 
 
 def _figures(result: "Generation") -> str:
