@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
@@ -27,7 +34,7 @@ from specbound.decoding.row_stable import (
 from specbound_controller.errors import UnsupportedModelError
 from specbound_controller.policy import StaticPolicy
 from specbound_controller.records import Decision
-from tests.decoding.families import VARIANTS, random_model, random_prompt
+from tests.decoding.families import COMMON, VARIANTS, random_model, random_prompt
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NUM_POSITIONS = 64
@@ -197,7 +204,8 @@ def test_self_test_accepts_twins_and_refuses_the_models_themselves_by_name() -> 
 
 def test_self_test_reaches_past_a_small_sliding_window() -> None:
     """Damage that only the tokens past the window feel is found."""
-    adapter = ModelAdapter(row_stable_model(random_model("mistral-sliding", dtype=torch.bfloat16)))
+    config = AutoConfig.for_model("mistral", **{**COMMON, "num_hidden_layers": 2, "sliding_window": 50})
+    adapter = ModelAdapter(row_stable_model(AutoModelForCausalLM.from_config(config).eval()))
     check_row_stable(adapter)
     attend, window = adapter.layers[0].self_attn, adapter.window
     assert window is not None
