@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-full test check lint wheel-check clean
+.PHONY: demo demo-full test equivalence check lint wheel-check clean
 
 demo: $(STAMP)
 	$(BIN)/specbound demo
@@ -20,6 +20,10 @@ demo-full: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
+
+# The table of docs/equivalence.md, about a quarter of an hour.
+equivalence: $(STAMP)
+	$(BIN)/python -m tests.equivalence
 
 check: lint wheel-check
 

@@ -19,7 +19,7 @@ from specbound.decoding.stats import DecodeStats
 from specbound.differences import Difference, find_difference
 from specbound.fingerprint import model_fingerprint
 from specbound.generation import load_controller, request_of
-from specbound.loading import LoadedModel, load_model
+from specbound.loading import LoadedModel, load_model, require_compression
 from specbound.report import Row, model_info
 from specbound_controller.controller import Controller
 from specbound_controller.policy import Policy, StaticPolicy
@@ -117,6 +117,8 @@ class Verification:
 
 def verify(config: VerifyConfig, say: Say) -> Verification:
     """Decodes every prompt plainly and with every policy, at every level. `say` gets a line as each begins."""
+    for compression in config.compression:
+        require_compression(compression)  # before the first level is decoded
     controller = load_controller(config.controller_name) if "controller" in config.policies else None
     prompts = load_prompts(config.prompts, config.num_prompts)
     result = Verification({}, [], [], [])

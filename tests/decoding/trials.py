@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import batch_from_arguments
 from specbound.differences import Difference, find_difference
+from specbound.generation import request_of
 from specbound.verify import RandomPolicy, num_differing_tokens
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp
@@ -159,17 +160,24 @@ def model_of(variant: str, dtype: str, seed: int) -> PreTrainedModel:
 def run_trial(trial: Trial) -> Outcome:
     """Decodes plainly and with drafts, compares, and judges the first difference."""
     model = model_of(trial.variant, trial.dtype, trial.seed % 6)
-    prompt = random_prompt(trial.seed, trial.prompt_length)
-    settings = {"max_new_tokens": trial.new_tokens, **trial.sampling}
-    plain = SpecBoundDecoder(model, record_steps=False, exactness=trial.exactness)
     policy = new_policy(trial.policy, NUM_LAYERS, trial.seed)
-    drafting = SpecBoundDecoder(model, policy, record_steps=False, exactness=trial.exactness)
-    outputs = [decoder.decode(prompt, seed=trial.seed, **settings) for decoder in (plain, drafting)]
-    expected, actual = (output.sequences[0, trial.prompt_length :].tolist() for output in outputs)
+    plain, drafting = (
+        SpecBoundDecoder(model, each, record_steps=False, exactness=trial.exactness) for each in (None, policy)
+    )
+    settings = {"max_new_tokens": trial.new_tokens, "seed": trial.seed, **trial.sampling}
+    return decode_both(plain, drafting, random_prompt(trial.seed, trial.prompt_length), settings, str(trial))
+
+
+def decode_both(
+    plain: SpecBoundDecoder, drafting: SpecBoundDecoder, prompt: Tensor, settings: dict[str, Any], label: str
+) -> Outcome:
+    """One prompt (1, T) through two decoders of one model. label: what to call it where the outputs differ."""
+    outputs = [decoder.decode([prompt], **settings) for decoder in (plain, drafting)]
+    expected, actual = (output.sequences[0, prompt.shape[1] :].tolist() for output in outputs)
     difference = None
     if actual != expected:
-        request = batch_from_arguments(model, plain.adapter, prompt, None, None, trial.seed, settings).requests[0]
-        difference = find_difference(trial.policy, str(trial), model, request, expected, actual, trial.exactness)
-    stats = outputs[1].stats
-    differing = num_differing_tokens(expected, actual)
-    return Outcome(len(expected), stats.num_drafted, stats.num_accepted, differing, difference)
+        request = request_of(plain, prompt, settings)
+        model, method = plain.model, type(drafting.policy).__name__
+        difference = find_difference(method, label, model, request, expected, actual, plain.exactness)
+    stats, num_differing = outputs[1].stats, num_differing_tokens(expected, actual)
+    return Outcome(len(expected), stats.num_drafted, stats.num_accepted, num_differing, difference)
