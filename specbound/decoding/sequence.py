@@ -108,10 +108,7 @@ class Sequence:
             return None
         scores = self._processed(self._of_drafts, logits, drafted)
         noised, token_ids = self._noised(scores, len(self.tokens) + len(drafted))
-        top, best = noised.topk(min(2, noised.shape[0]))
-        token = token_ids[best[:1]]
-        second = top[1:] if top.shape[0] > 1 else top - NOISE_RANGE  # only one token is left
-        return DraftChoice(token, (top[:1] - second).clamp_(max=NOISE_RANGE), scores.softmax(-1)[0, token])
+        return draft_choice(scores, noised[None], token_ids)
 
     def top_margin(self, logits: Tensor) -> float:
         """How far the next token's score is above the second best, processors and noise included. logits: (1, V)"""
@@ -173,3 +170,18 @@ class Sequence:
         if self.request.criteria:
             scores = tuple(self.scores) if self.request.output_scores else None
             self.is_finished |= bool(self.request.criteria(self._ids[:, :end], scores)[0])
+
+
+def draft_choice(scores: Tensor, noised: Tensor, token_ids: Tensor) -> DraftChoice:
+    """What exits draft by their processed logits (n, V): the best of the noised scores (n, k) of some tokens (k,).
+
+    Noised scores of tokens that are too far below the best for any noise may be left out, or be -inf.
+    """
+    best = noised.argmax(-1, keepdim=True)
+    if noised.shape[1] > 1:
+        top = noised.topk(2).values
+        margin = (top[:, 0] - top[:, 1]).clamp_(max=NOISE_RANGE)
+    else:
+        margin = noised.new_full((noised.shape[0],), NOISE_RANGE)  # only one token is left
+    tokens = token_ids[best]
+    return DraftChoice(tokens[:, 0], margin, scores.softmax(-1).gather(-1, tokens)[:, 0])

@@ -12,7 +12,7 @@ class LogitStatistics(NamedTuple):
     """Per row of logits; float32."""
 
     top_token: Tensor
-    """(n,) int64: the most probable token."""
+    """(n,) int64: the most probable token; of several, which 16 bits often have, the first, as at verification."""
     confidence: Tensor
     """(n,): largest softmax probability at temperature 1."""
     entropy_nats: Tensor
@@ -24,11 +24,11 @@ class LogitStatistics(NamedTuple):
 def logit_statistics(logits: Tensor) -> LogitStatistics:
     """Confidence, entropy and top-2 margin of each row. logits: (n, V)"""
     scores = logits.float()
-    top, tokens = scores.topk(2, dim=-1)
+    top = scores.topk(2, dim=-1).values
     log_normaliser = scores.logsumexp(-1)
     probabilities = (scores - log_normaliser.unsqueeze(-1)).exp_()
     entropy = log_normaliser - torch.linalg.vecdot(probabilities, scores)
-    return LogitStatistics(tokens[:, 0], (top[:, 0] - log_normaliser).exp(), entropy, top[:, 0] - top[:, 1])
+    return LogitStatistics(scores.argmax(-1), (top[:, 0] - log_normaliser).exp(), entropy, top[:, 0] - top[:, 1])
 
 
 def tempered_confidence(logits: Tensor, temperature: float) -> Tensor:

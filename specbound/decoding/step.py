@@ -35,14 +35,14 @@ class Work:
 
 
 class DraftChoice(NamedTuple):
-    """What an exit drafts where that is not simply its most probable token."""
+    """What exits draft where that is not simply their most probable tokens; one row of logits each."""
 
     token: Tensor
-    """(1,) int64"""
+    """(n,) int64"""
     noised_margin: Tensor
-    """(1,): best less second best processed score, sampling noise included."""
+    """(n,): best less second best processed score, sampling noise included."""
     probability: Tensor
-    """(1,): of the token, after the logits processors."""
+    """(n,): of the token, after the logits processors."""
 
 
 class DraftChooser(Protocol):
