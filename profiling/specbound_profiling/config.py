@@ -3,13 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from specbound.config import SamplingConfig, require_one_of
+from specbound.decoding.exactness import EXACTNESS_LEVELS
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError
 from specbound_profiling.trace import DEFAULT_TEMPERATURES
 
 
 @dataclass(frozen=True, slots=True)
-class ProfileConfig:
+class ProfileConfig(SamplingConfig):
     """Records how every exit layer agrees with the full model, measures what work costs here, and gives a verdict."""
 
     out: str
@@ -26,8 +28,18 @@ class ProfileConfig:
     """Prompts to take, spread evenly over the tasks; default: all."""
     max_new_tokens: int = 128
     """Most tokens per prompt, at least 2."""
-    seed: int = 0
-    """Seed of the random decisions that the cost table is measured with."""
+    exactness: str = "auto"
+    """Kernels that steps are recorded with: token, bitwise (row-stable: what is recorded is what drafts find, in any
+    dtype), or auto: token for none, bitwise for all other levels."""
+    rollout_rate: float = 0.02
+    """Share of the wrong drafts that are followed to record the rest of their branch, in [0, 1]; 1 makes replay of
+    policies with one exit layer exact. One in fifty prices what follows wrong drafts within a few percent on a hundred
+    prompts, for a fraction of the recording's time."""
+    rollout_width: int | None = None
+    """Longest draft whose rest a roll-out records, at least 1; default: w_max."""
+    seed: int = field(default=0, kw_only=True)
+    """Seed of sampling (each prompt's is one higher than the last one's), of the choice of roll-outs, and of the random
+    decisions that the cost table is measured with."""
     resume: bool = True
     """Go on with an unfinished run of the same settings; otherwise a folder that holds anything is refused."""
     shard_prompts: int = 4
@@ -42,6 +54,12 @@ class ProfileConfig:
     """auto, cpu, cuda, ..."""
 
     def __post_init__(self) -> None:
+        SamplingConfig.__post_init__(self)
+        require_one_of(("auto", *EXACTNESS_LEVELS), exactness=self.exactness)
+        if not 0 <= self.rollout_rate <= 1:
+            raise InputError(f"rollout_rate must be in [0, 1], got {self.rollout_rate}")
+        if self.rollout_width is not None and self.rollout_width < 1:
+            raise InputError(f"rollout_width must be >= 1, got {self.rollout_width}")
         if not self.compression:
             raise InputError(f"compression must name at least one of {', '.join(COMPRESSIONS)}, got none")
         for name in self.compression:
@@ -57,6 +75,12 @@ class ProfileConfig:
             raise InputError(f"num_prompts must be >= 1, got {self.num_prompts}")
         if not self.temperatures or self.temperatures[0] != 1.0 or list(self.temperatures) != sorted(self.temperatures):
             raise InputError(f"temperatures must ascend from 1.0, got {self.temperatures}")
+
+    def exactness_of(self, compression: str) -> str:
+        """The level of exactness of a compression level, the default resolved."""
+        if self.exactness != "auto":
+            return self.exactness
+        return "token" if compression == "none" else "bitwise"
 
     def exits_for(self, num_layers: int) -> tuple[int, ...]:
         """The exit layers for an L-layer model, shallow to deep. Raises InputError where one is not in it."""

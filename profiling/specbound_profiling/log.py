@@ -1,7 +1,8 @@
 """The step log on disk: shards written whole or not at all, resume, and reading shard by shard.
 
-Layout of a log directory: `exits/LEVEL-NNNNN.parquet`, `positions/LEVEL-NNNNN.parquet` (LEVEL a compression level,
-NNNNN a shard), `manifest.json`, `costs.json`. A shard counts as written when both its files stand. Knows no model.
+Layout of a log directory: `exits/LEVEL-NNNNN.parquet`, `branches/LEVEL-NNNNN.parquet`, `positions/LEVEL-NNNNN.parquet`
+(LEVEL a compression level, NNNNN a shard), `manifest.json`, `costs.json`. A shard counts as written when all its files
+stand. Knows no model.
 """
 
 import os
@@ -15,10 +16,18 @@ import pyarrow.parquet as pq
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_profiling.manifest import Manifest, identity, read_costs, read_manifest, write_costs, write_manifest
-from specbound_profiling.tables import EXITS_SCHEMA, POSITIONS_SCHEMA, exits_table, positions_table, traces_of
+from specbound_profiling.tables import (
+    BRANCHES_SCHEMA,
+    EXITS_SCHEMA,
+    POSITIONS_SCHEMA,
+    branches_table,
+    exits_table,
+    positions_table,
+    traces_of,
+)
 from specbound_profiling.trace import PromptTrace
 
-_FOLDERS = ("exits", "positions")
+_FOLDERS = ("exits", "branches", "positions")
 
 
 class LogWriter:
@@ -58,8 +67,9 @@ class LogWriter:
         return _is_written(self.root, compression, shard)
 
     def write_shard(self, compression: str, shard: int, traces: Sequence[PromptTrace]) -> None:
-        """Writes a shard so that it is there whole or not at all: exits without positions count as missing."""
-        tables = {"exits": exits_table(traces), "positions": positions_table(traces)}
+        """Writes a shard so that it is there whole or not at all: a shard without all its files counts as missing."""
+        rows = {"exits": exits_table, "branches": branches_table, "positions": positions_table}
+        tables = {folder: rows[folder](traces) for folder in _FOLDERS}
         paths = {folder: _shard_path(self.root, folder, compression, shard) for folder in tables}
         partials = {folder: path.with_suffix(".partial") for folder, path in paths.items()}
         try:
@@ -126,6 +136,7 @@ class StepLog:
                 traces_of(
                     _read_table(paths["exits"], EXITS_SCHEMA),
                     _read_table(paths["positions"], POSITIONS_SCHEMA),
+                    _read_table(paths["branches"], BRANCHES_SCHEMA),
                     manifest.exit_layers,
                     manifest.temperatures,
                     manifest.max_new_tokens,
@@ -140,7 +151,8 @@ class StepLog:
         expected = min(manifest.shard_prompts, manifest.num_prompts - first)
         if len(traces) != expected:
             raise InputError(f"{paths['positions']} must hold {expected} prompts, got {len(traces)}; profile again")
-        return traces
+        seeds = [manifest.sampling_of(first + index).get("seed") for index in range(expected)]
+        return [replace(trace, seed=seed) for trace, seed in zip(traces, seeds, strict=True)]
 
 
 def open_log(root: Path | str) -> StepLog:

@@ -14,7 +14,7 @@ from typing import Any
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _NOT_IDENTITY = frozenset({"model", "prompts", "versions", "counts"})
 _TUPLES = {"eos_token_ids": int, "exit_layers": int, "temperatures": float, "compressions": str}
 """Field -> kind of its entries."""
@@ -42,8 +42,15 @@ class Manifest:
     compressions: tuple[str, ...]
     max_new_tokens: int
     seed: int
-    sampling: Mapping[str, Any] = field(default_factory=lambda: {"method": "greedy"})
-    exactness: str = "token"
+    """Of sampling, of the roll-outs that are drawn, and of the decisions that costs are measured with."""
+    sampling: Mapping[str, Any] = field(default_factory=lambda: {"do_sample": False})
+    """Arguments of the decoder that choose the tokens; see `sampling_of` for those of one prompt."""
+    exactness: Mapping[str, str] = field(default_factory=dict)
+    """Compression level -> level of exactness of the steps; `token` where none is named."""
+    rollout_rate: float = 0.0
+    """Share of the wrong drafts that were followed."""
+    rollout_width: int = 1
+    """Longest draft whose rest was recorded."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Library -> version that the run began with."""
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -51,7 +58,7 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "vocab_size", "num_prompts", "shard_prompts", "max_new_tokens"):
+        for name in ("num_layers", "vocab_size", "num_prompts", "shard_prompts", "max_new_tokens", "rollout_width"):
             value = getattr(self, name)
             if not _is_a(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
@@ -59,7 +66,9 @@ class Manifest:
             for entry in getattr(self, name):
                 if not _is_a(entry, kind):
                     raise ValueError(f"{name} must hold only {kind.__name__}, got {entry!r}")
-        for name in ("sampling", "versions", "counts"):
+        if not _is_a(self.rollout_rate, float) or not 0 <= self.rollout_rate <= 1:
+            raise ValueError(f"rollout_rate must be a number in [0, 1], got {self.rollout_rate!r}")
+        for name in ("sampling", "exactness", "versions", "counts"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be an object, got {getattr(self, name)!r}")
 
@@ -67,6 +76,15 @@ class Manifest:
     def num_shards(self) -> int:
         """Shards per compression level."""
         return -(-self.num_prompts // self.shard_prompts)
+
+    def exactness_of(self, compression: str) -> str:
+        """Level of exactness at which a compression level was recorded."""
+        return self.exactness.get(compression, "token")
+
+    def sampling_of(self, prompt_index: int) -> dict[str, Any]:
+        """Arguments of the decoder with which a live run repeats a prompt: seeds count up from the first prompt's."""
+        arguments = dict(self.sampling)
+        return arguments | {"seed": arguments["seed"] + prompt_index} if "seed" in arguments else arguments
 
 
 def identity(manifest: Manifest) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from specbound_profiling.manifest import Manifest, read_costs
 from specbound_profiling.measure import TOKENS_PER_PROMPT, measure_costs
 from specbound_profiling.progress import RecordingBar, status
 from specbound_profiling.prompts import Prompt, load_prompts, prompts_hash
-from specbound_profiling.record import record_continuation
+from specbound_profiling.record import Recorder, RecordSettings
+from specbound_profiling.rollout import RolloutSettings
 from specbound_profiling.tokenization import tokenize_prompts
 from specbound_profiling.verdict import Verdict, verdict
 
@@ -79,6 +80,7 @@ def _verdict(writer: LogWriter, compression: str, w_max: int) -> Verdict:
     """A finished level's verdict; its counts go into the manifest."""
     log = open_log(writer.root)
     result = verdict(log.iter_shards(compression), log.costs[compression], log.manifest.num_layers, w_max)
+    result = replace(result, exactness=log.manifest.exactness_of(compression))
     counts = {
         "num_prompts": result.num_prompts,
         "num_positions": result.num_positions,
@@ -119,7 +121,23 @@ def _manifest(config: ProfileConfig, prompts: Sequence[Prompt], loaded: LoadedMo
         compressions=config.compression,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
+        sampling=config.generate_arguments(),
+        exactness={level: config.exactness_of(level) for level in config.compression},
+        rollout_rate=config.rollout_rate,
+        rollout_width=config.w_max if config.rollout_width is None else config.rollout_width,
         versions=_versions(),
+    )
+
+
+def record_settings(manifest: Manifest) -> RecordSettings:
+    """What a run's manifest asks to record."""
+    return RecordSettings(
+        exit_layers=manifest.exit_layers,
+        max_new_tokens=manifest.max_new_tokens,
+        eos_token_ids=manifest.eos_token_ids,
+        temperatures=manifest.temperatures,
+        sampling=manifest.sampling,
+        rollouts=RolloutSettings(manifest.rollout_rate, manifest.rollout_width, manifest.seed),
     )
 
 
@@ -146,20 +164,13 @@ def _record(
     missing = [shard for shard in range(manifest.num_shards) if not writer.is_written(compression, shard)]
     if not missing:
         return
+    recorder = Recorder(adapter, record_settings(manifest), manifest.exactness_of(compression))
     num_left = sum(len(prompts[shard * size : (shard + 1) * size]) for shard in missing)
     with RecordingBar(f"{compression}: recording", num_left, manifest.max_new_tokens) as bar:
         for shard in missing:
             traces = []
             for index in range(shard * size, min((shard + 1) * size, len(prompts))):
-                trace = record_continuation(
-                    adapter,
-                    prompt_ids[index],
-                    manifest.exit_layers,
-                    manifest.max_new_tokens,
-                    manifest.eos_token_ids,
-                    manifest.temperatures,
-                    on_token=bar.token,
-                )
+                trace = recorder.record(prompt_ids[index], index, bar.token)
                 prompt = prompts[index]
                 traces.append(replace(trace, prompt_id=prompt.prompt_id, task=prompt.task, compression=compression))
                 bar.prompt()

@@ -1,102 +1,154 @@
 """Records one prompt while the model decodes it: the full model's own continuation, and what every exit would draft.
 
-The tokens are plain decoding's: the full model's head is read one row at a time, as in the decoder. The exits' heads
-are read afterwards, many rows in one matrix product, since nothing waits for them; such rows differ from the
+The tokens are plain decoding's, chosen by the decoder's own code: prompts run on the model's own kernels, steps on
+those of the level of exactness, and the full model's head is read one row at a time. The exits' heads are read
+afterwards, many rows in one matrix product, since nothing waits for them; at the token level such rows differ from the
 decoder's single ones by rounding. Knows no policy and no file.
 """
 
-# P positions, E exit layers, K temperatures, V vocabulary, D hidden width, R rows (positions x exits)
+# P positions, E exit layers, K temperatures, V vocabulary, D hidden width, n positions of a block, R rows (n x E)
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.cache import DecodeCache
+from specbound.decoding.exactness import step_adapter
+from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
+from specbound.decoding.request import Request, batch_from_arguments, greedy_twin
+from specbound.decoding.sequence import Sequence as DecodedSequence
+from specbound.decoding.sequence import draft_choice
 from specbound.decoding.signals import logit_statistics
+from specbound.decoding.step import DraftChoice
 from specbound_profiling.loops import LoopDetector
-from specbound_profiling.trace import DEFAULT_TEMPERATURES, PromptTrace
+from specbound_profiling.rollout import RolloutSettings, branch_logits, run_exits
+from specbound_profiling.trace import DEFAULT_TEMPERATURES, Branches, PromptTrace
 
-MAX_LOGITS = 1 << 22
-"""Most logits that are held at once; bounds the memory at any vocabulary."""
+BLOCK_LOGITS = 1 << 18
+"""Exits' logits that are read at once, where that is more than one position: what a processor's cache holds."""
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, slots=True)
+class RecordSettings:
+    """What to record of every prompt."""
+
+    exit_layers: tuple[int, ...]
+    """Layers to read the head after, shallow to deep, each in [1, L - 1]."""
+    max_new_tokens: int
+    eos_token_ids: tuple[int, ...] | None = None
+    """Tokens that end a continuation; None takes the model's own."""
+    temperatures: tuple[float, ...] = DEFAULT_TEMPERATURES
+    sampling: Mapping[str, Any] = field(default_factory=lambda: {"do_sample": False})
+    """Arguments of the decoder that choose the tokens; its `seed` is that of the first prompt, the next one's is one
+    higher, as in a batch of the decoder."""
+    rollouts: RolloutSettings | None = None
+
+
+class Recorder:
+    """Records prompts with one model."""
+
+    def __init__(self, adapter: ModelAdapter, settings: RecordSettings, exactness: str = "token") -> None:
+        """Raises `UnsupportedModelError` where the model cannot be run at this exactness here."""
+        self.adapter, self.settings = adapter, settings
+        self.step_adapter = step_adapter(adapter, exactness)
+        self._greedy = greedy_twin(adapter.model)
+
+    @torch.inference_mode()
+    def record(self, prompt_ids: Tensor, index: int = 0, on_token: Callable[[], None] | None = None) -> PromptTrace:
+        """Decodes a prompt and records every position.
+
+        Args:
+            prompt_ids: (1, T) int64.
+            index: number of the prompt, from which its seeds follow.
+            on_token: called after every token.
+
+        Returns:
+            The trace, cut where it begins to loop; its id, task and compression are for the caller to set.
+        """
+        settings, request = self.settings, self._request(prompt_ids, index)
+        sequence, detector, cut = DecodedSequence(request, self.adapter.device), LoopDetector(), None
+        length = len(request.prompt)
+        reader = _ExitReader(self.step_adapter, request, settings, index)
+        cache = self.adapter.new_cache(capacity=length + settings.max_new_tokens)
+        adapter, inputs, position = self.adapter, prompt_ids.to(self.adapter.device), 0
+        while True:
+            states = run_exits(adapter, adapter.embed(inputs, position), settings.exit_layers, cache, position)
+            deepest = settings.exit_layers[-1]
+            hidden = adapter.run_layers(states[-1], deepest, adapter.num_layers, cache, position)
+            logits = adapter.read_head(hidden[:, -1:])[0]
+            token = sequence.commit_token(logits)
+            reader.add([state[:, -1:] for state in states], logits, token)
+            reader.roll_out(cache)
+            cut = detector.add(token)
+            if on_token is not None:
+                on_token()
+            if cut is not None or sequence.is_finished:
+                break
+            position += inputs.shape[1]
+            adapter, inputs = self.step_adapter, torch.tensor([[token]], device=self.adapter.device)
+        tokens = sequence.tokens[length:]
+        is_final_eos = cut is None and tokens[-1] in request.eos_token_ids
+        num_positions = len(tokens) if cut is None else cut
+        return PromptTrace(
+            prompt_id="",
+            task="all",
+            compression="none",
+            prompt_length=length,
+            tokens=np.array(tokens[:num_positions], dtype=np.int64),
+            exit_layers=settings.exit_layers,
+            temperatures=settings.temperatures,
+            **{name: values[:num_positions] for name, values in reader.columns().items()},
+            is_final_eos=is_final_eos,
+            is_loop_cut=cut is not None,
+            token_limit=settings.max_new_tokens,
+            eos_token_ids=tuple(sorted(request.eos_token_ids)),
+            branches=reader.branches(num_positions),
+            seed=request.seed if request.do_sample else None,
+        )
+
+    def _request(self, prompt_ids: Tensor, index: int) -> Request:
+        """What the decoder would make of the prompt."""
+        settings = self.settings
+        arguments = {**settings.sampling, "max_new_tokens": settings.max_new_tokens}
+        seed = arguments.pop("seed", 0) + index
+        ids = prompt_ids.tolist()
+        (request,) = batch_from_arguments(self._greedy, self.adapter, ids, None, None, seed, arguments).requests
+        eos = request.eos_token_ids if settings.eos_token_ids is None else frozenset(settings.eos_token_ids)
+        return replace(request, eos_token_ids=eos)
+
+
 def record_continuation(
     adapter: ModelAdapter,
     prompt_ids: Tensor,
     exit_layers: Sequence[int],
     max_new_tokens: int,
     eos_token_ids: Iterable[int] | None = None,
-    temperatures: tuple[float, ...] = DEFAULT_TEMPERATURES,
-    on_token: Callable[[], None] | None = None,
 ) -> PromptTrace:
-    """Decodes greedily and records every position.
-
-    Args:
-        prompt_ids: (1, T) int64.
-        exit_layers: layers to read the head after, each in [1, L - 1].
-        eos_token_ids: tokens that end the continuation; None takes the model's own.
-        on_token: called after every token.
-
-    Returns:
-        The trace, cut where it begins to loop; its id, task and compression are for the caller to set.
-    """
-    exits = tuple(sorted(exit_layers))
-    eos = frozenset(adapter.eos_token_ids if eos_token_ids is None else eos_token_ids)
-    recorder = _Recorder(adapter, temperatures, max(1, MAX_LOGITS // (adapter.vocab_size * (len(exits) + 1))))
-    prompt_length, tokens, detector, cut = prompt_ids.shape[1], [], LoopDetector(), None
-    cache = adapter.new_cache(capacity=prompt_length + max_new_tokens)
-    inputs, position = prompt_ids.to(adapter.device), 0
-    while True:
-        hidden, states = adapter.embed(inputs, position), []
-        for first, last in zip((0, *exits), (*exits, adapter.num_layers), strict=True):
-            hidden = adapter.run_layers(hidden, first, last, cache, position)
-            states.append(hidden[:, -1:])
-        logits = adapter.read_head(states[-1])[0]
-        token = int(logits.argmax(-1))
-        tokens.append(token)
-        recorder.add(states[:-1], logits, token)
-        cut = detector.add(token)
-        if on_token is not None:
-            on_token()
-        if cut is not None or token in eos or len(tokens) == max_new_tokens:
-            break
-        position += inputs.shape[1]
-        inputs = torch.tensor([[token]], device=adapter.device)
-    columns = recorder.columns()
-    length = len(tokens) if cut is None else cut
-    return PromptTrace(
-        prompt_id="",
-        task="all",
-        compression="none",
-        prompt_length=prompt_length,
-        tokens=np.array(tokens[:length], dtype=np.int64),
-        exit_layers=exits,
-        temperatures=temperatures,
-        **{name: values[:length] for name, values in columns.items()},
-        is_final_eos=cut is None and tokens[-1] in eos,
-        is_loop_cut=cut is not None,
-        token_limit=max_new_tokens,
-        eos_token_ids=tuple(sorted(eos)),
-    )
+    """Records one prompt greedily at the token level, without roll-outs. prompt_ids: (1, T) int64."""
+    eos = None if eos_token_ids is None else tuple(eos_token_ids)
+    return Recorder(adapter, RecordSettings(tuple(sorted(exit_layers)), max_new_tokens, eos)).record(prompt_ids)
 
 
-@dataclass(slots=True)
-class _Recorder:
-    """Collects hidden states and reads the exits' heads `block` positions at a time."""
+class _ExitReader:
+    """Collects hidden states and reads the exits' heads a block of positions at a time; follows wrong drafts."""
 
-    adapter: ModelAdapter
-    temperatures: tuple[float, ...]
-    block: int
-    states: list[Tensor] = field(default_factory=list)
-    """Exits' hidden states of positions not read yet, (1, E, D) each."""
-    full_logits: list[Tensor] = field(default_factory=list)
-    """(1, V) each."""
-    tokens: list[int] = field(default_factory=list)
-    parts: list[dict[str, np.ndarray]] = field(default_factory=list)
+    def __init__(self, adapter: ModelAdapter, request: Request, settings: RecordSettings, prompt_index: int) -> None:
+        self.adapter, self.request, self.settings, self.prompt_index = adapter, request, settings, prompt_index
+        self.block = max(1, BLOCK_LOGITS // (adapter.vocab_size * len(settings.exit_layers)))
+        self.token_ids = torch.arange(adapter.vocab_size, device=adapter.device)
+        self.states: list[Tensor] = []
+        """Exits' hidden states of positions not read yet, (1, E, D) each."""
+        self.full_logits: list[Tensor] = []
+        """(1, V) each."""
+        self.tokens: list[int] = []
+        self.num_read = 0
+        self.parts: list[dict[str, np.ndarray]] = []
+        self.branch_parts: list[dict[str, np.ndarray]] = []
 
     def add(self, states: Sequence[Tensor], full_logits: Tensor, token: int) -> None:
         """Takes the exits' hidden states (1, 1, D) of a position, the full model's logits (1, V) and its token."""
@@ -107,41 +159,122 @@ class _Recorder:
             self._read()
 
     def _read(self) -> None:
-        num_positions, num_exits = len(self.states), self.states[0].shape[1]
+        shape = (len(self.states), len(self.settings.exit_layers))
         logits = self.adapter.read_head(torch.cat(self.states, dim=1))[0].float()
-        labels = torch.tensor(self.tokens, device=logits.device).repeat_interleave(num_exits)
-        part = exit_columns(logits, labels, self.temperatures)
-        part = {name: values.reshape(num_positions, num_exits, *values.shape[1:]) for name, values in part.items()}
+        labels = torch.tensor(self.tokens, device=logits.device).repeat_interleave(shape[1])
+        first = len(self.request.prompt) + self.num_read
+        choice = self._choice(logits, range(first, first + shape[0]))
+        part = exit_columns(logits, self.settings.temperatures, choice, labels)
+        part = {name: values.reshape(*shape, *values.shape[1:]) for name, values in part.items()}
         full = logit_statistics(torch.cat(self.full_logits))
         part |= {f"full_{name}": getattr(full, name).cpu().numpy() for name in ("confidence", "entropy_nats", "margin")}
         self.parts.append(part)
+        self.num_read += shape[0]
         self.states, self.full_logits, self.tokens = [], [], []
+
+    def _choice(self, logits: Tensor, positions: Sequence[int]) -> DraftChoice | None:
+        """What the exits draft at some positions of the sequence, by the rule of the decoder. logits: (n * E, V)"""
+        if not self.request.do_sample:
+            return None
+        no_ids = torch.empty(len(logits), 0, dtype=torch.int64, device=logits.device)
+        scores = self.request.processors(no_ids, logits)  # temperature, top-k and top-p look at the logits only
+        noise = torch.stack([gumbel_noise(self.request.seed, position, self.token_ids) for position in positions])
+        noised = (scores.view(len(positions), -1, scores.shape[-1]) + noise[:, None]).view_as(scores)
+        is_far = scores <= scores.amax(-1, keepdim=True) - NOISE_RANGE
+        return draft_choice(scores, noised.masked_fill_(is_far, -torch.inf), self.token_ids)
+
+    def roll_out(self, cache: DecodeCache) -> None:
+        """Follows those wrong drafts of the newest position that are drawn, and rolls the cache back.
+
+        The cache holds the true tokens before the position, in every layer.
+        """
+        settings, position = self.settings.rollouts, self.num_read + len(self.states) - 1
+        if settings is None or position == 0:  # no step drafts what prefill yields
+            return
+        # a draft never reaches the last token that is wanted: it would come as the bonus of a shorter one
+        length = min(settings.width - 1, self.settings.max_new_tokens - 2 - position)
+        exits = self.settings.exit_layers
+        drawn = [i for i, e in enumerate(exits) if settings.is_drawn(self.prompt_index, position, e)]
+        if length < 1 or not drawn:
+            return
+        if self.states:
+            self._read()
+        drafts, accepted = self.parts[-1]["draft_token"][-1], self.parts[-1]["is_accepted"][-1]
+        for index in drawn:
+            if not accepted[index]:
+                self._follow(cache, position, index, int(drafts[index]), length)
+
+    def _follow(self, cache: DecodeCache, position: int, exit_index: int, token: int, length: int) -> None:
+        """Records one branch: at most `length` positions, fewer where the exit drafts an end token."""
+        exits, held = self.settings.exit_layers, len(self.request.prompt) + position
+        rows: list[Tensor] = []
+        choices: list[DraftChoice | None] = []
+        while len(rows) < length and token not in self.request.eos_token_ids:
+            at = held + len(rows)
+            rows.append(branch_logits(self.adapter, token, exits, cache, at).float())
+            choices.append(self._choice(rows[-1], [at + 1]))
+            token = int(rows[-1][exit_index].argmax() if choices[-1] is None else choices[-1].token[exit_index])
+        cache.truncate(held)
+        if not rows:
+            return
+        chosen = [choice for choice in choices if choice is not None]
+        choice = DraftChoice(*map(torch.cat, zip(*chosen, strict=True))) if chosen else None
+        columns = exit_columns(torch.cat(rows), self.settings.temperatures, choice)
+        shape = (len(rows), len(exits))
+        self.branch_parts.append(
+            {
+                "branch_position": np.full(len(rows), position),
+                "branch_exit_layer": np.full(len(rows), exits[exit_index]),
+                "position": position + 1 + np.arange(len(rows)),
+                **{name: values.reshape(*shape, *values.shape[1:]) for name, values in columns.items()},
+            }
+        )
 
     def columns(self) -> dict[str, np.ndarray]:
         """The arrays of the trace."""
         if self.states:
             self._read()
-        return {name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]}
+        return _joined(self.parts)
+
+    def branches(self, num_positions: int) -> Branches | None:
+        """The branches that leave the trace within its first positions."""
+        parts = [part for part in self.branch_parts if part["branch_position"][0] < num_positions]
+        return Branches(**_joined(parts)) if parts else None
 
 
-def exit_columns(logits: Tensor, labels: Tensor, temperatures: Sequence[float]) -> dict[str, np.ndarray]:
-    """A trace's columns of exits, for greedy drafts. logits: (R, V) float32, labels: (R,) full model tokens."""
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def exit_columns(
+    logits: Tensor, temperatures: Sequence[float], choice: DraftChoice | None = None, labels: Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """A trace's columns of exits.
+
+    Args:
+        logits: (R, V) float32.
+        choice: what the exits draft; None takes the most probable tokens.
+        labels: the full model's tokens (R,); without them the columns that need them are left out.
+    """
     statistics = logit_statistics(logits)
-    top, label = logits.amax(-1), logits.gather(-1, labels[:, None])[:, 0]
-    confidence_at, label_nll_at = [], []
-    for temperature in temperatures:
-        log_normaliser = (logits / temperature).logsumexp(-1)
-        confidence_at.append((top / temperature - log_normaliser).exp())
-        label_nll_at.append(log_normaliser - label / temperature)
+    if choice is None:
+        choice = DraftChoice(statistics.top_token, statistics.margin, statistics.confidence)
+    below_top = logits - logits.amax(-1, keepdim=True)
+    powers, totals = torch.empty_like(below_top), []
+    for temperature in temperatures:  # in place: new memory for every temperature would cost more than the arithmetic
+        totals.append(torch.mul(below_top, 1.0 / temperature, out=powers).exp_().sum(-1))
+    total = torch.stack(totals, dim=-1)
     columns = {
-        "draft_token": statistics.top_token,
-        "is_accepted": statistics.top_token == labels,
+        "draft_token": choice.token,
+        "top1_token": statistics.top_token,
         "confidence": statistics.confidence,
         "entropy_nats": statistics.entropy_nats,
         "margin": statistics.margin,
-        "noised_margin": statistics.margin,
-        "draft_probability": statistics.confidence,
-        "confidence_at": torch.stack(confidence_at, dim=-1),
-        "label_nll_at": torch.stack(label_nll_at, dim=-1),
+        "noised_margin": choice.noised_margin.float(),
+        "draft_probability": choice.probability,
+        "confidence_at": total.reciprocal(),
     }
+    if labels is not None:
+        label = below_top.gather(-1, labels[:, None]) / below_top.new_tensor(temperatures)
+        columns |= {"is_accepted": choice.token == labels, "label_nll_at": total.log() - label}
     return {name: values.cpu().numpy() for name, values in columns.items()}

@@ -1,13 +1,14 @@
-"""Traces as Parquet tables and back: the columns of `exits/` and `positions/`. Knows no directory and no manifest."""
+"""Traces as Parquet tables and back: the columns of `exits/`, `positions/`, `branches/`. Knows no directory."""
 
-# P positions, E exit layers, K temperatures
+# P positions, E exit layers, K temperatures, M positions of branches
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from specbound_profiling.trace import PromptTrace
+from specbound_profiling.trace import Branches, PromptTrace
 
 EXITS_SCHEMA = pa.schema(
     [
@@ -27,6 +28,12 @@ EXITS_SCHEMA = pa.schema(
     ]
 )
 """One row per prompt, position and exit layer, in that order."""
+
+BRANCHES_SCHEMA = EXITS_SCHEMA.append(pa.field("branch_position", pa.int32())).append(
+    pa.field("branch_exit_layer", pa.int32())
+)
+"""One row per prompt, wrong draft that was followed, position after it and exit layer, in that order. The full model
+says nothing there: `is_accepted` is false and `label_nll_at` null."""
 
 POSITIONS_SCHEMA = pa.schema(
     [
@@ -48,6 +55,7 @@ POSITIONS_SCHEMA = pa.schema(
 
 _PER_EXIT = ("draft_token", "is_accepted", "confidence", "entropy_nats", "margin", "noised_margin", "draft_probability")
 _PER_TEMPERATURE = ("confidence_at", "label_nll_at")
+_PER_BRANCH = ("branch_position", "branch_exit_layer", "position")
 _PER_POSITION = ("full_confidence", "full_entropy_nats", "full_margin")
 
 
@@ -65,9 +73,42 @@ def _exits_of(trace: PromptTrace) -> pa.Table:
         "exit_layer": np.tile(trace.exit_layers, num_positions),
         "top1_token": top1.ravel(),
         **{name: getattr(trace, name).ravel() for name in _PER_EXIT},
-        **{name: list(getattr(trace, name).reshape(-1, len(trace.temperatures))) for name in _PER_TEMPERATURE},
+        **{name: _lists(getattr(trace, name)) for name in _PER_TEMPERATURE},
     }
-    return pa.table([pa.array(columns[f.name], type=f.type) for f in EXITS_SCHEMA], schema=EXITS_SCHEMA)
+    return _table(columns, EXITS_SCHEMA)
+
+
+def branches_table(traces: Sequence[PromptTrace]) -> pa.Table:
+    """Rows of `branches/` for some traces."""
+    tables = [_branches_of(trace, trace.branches) for trace in traces if trace.branches is not None]
+    return pa.concat_tables(tables) if tables else BRANCHES_SCHEMA.empty_table()
+
+
+def _branches_of(trace: PromptTrace, branches: Branches) -> pa.Table:
+    num_exits = len(trace.exit_layers)
+    num_rows = len(branches.position) * num_exits
+    columns: dict[str, object] = {
+        "prompt_id": np.repeat(trace.prompt_id, num_rows),
+        **{name: np.repeat(getattr(branches, name), num_exits) for name in _PER_BRANCH},
+        "exit_layer": np.tile(trace.exit_layers, len(branches.position)),
+        **{name: getattr(branches, name).ravel() for name in (*_PER_EXIT, "top1_token") if name != "is_accepted"},
+        "is_accepted": np.zeros(num_rows, dtype=bool),
+        "confidence_at": _lists(branches.confidence_at),
+        "label_nll_at": pa.nulls(num_rows, pa.list_(pa.float32())),
+    }
+    return _table(columns, BRANCHES_SCHEMA)
+
+
+def _lists(values: np.ndarray) -> pa.ListArray:
+    """One list for each row and exit. (..., K)"""
+    ends = np.arange(0, values.size + 1, values.shape[-1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values.ravel(), type=pa.float32()))
+
+
+def _table(columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:
+    arrays = [columns[f.name] for f in schema]
+    built = [a if isinstance(a, pa.Array) else pa.array(a, type=f.type) for a, f in zip(arrays, schema, strict=True)]
+    return pa.table(built, schema=schema)
 
 
 def positions_table(traces: Sequence[PromptTrace]) -> pa.Table:
@@ -88,18 +129,19 @@ def _positions_of(trace: PromptTrace) -> pa.Table:
         "is_loop_cut": np.repeat(trace.is_loop_cut, count),
         "is_final_eos": np.repeat(trace.is_final_eos, count),
     }
-    return pa.table([pa.array(columns[f.name], type=f.type) for f in POSITIONS_SCHEMA], schema=POSITIONS_SCHEMA)
+    return _table(columns, POSITIONS_SCHEMA)
 
 
 def traces_of(
     exits: pa.Table,
     positions: pa.Table,
+    branches: pa.Table,
     exit_layers: tuple[int, ...],
     temperatures: tuple[float, ...],
     token_limit: int,
     eos_token_ids: tuple[int, ...],
 ) -> Iterator[PromptTrace]:
-    """The traces whose rows the two tables hold, in order. Raises ValueError where the tables do not fit together."""
+    """The traces whose rows the tables hold, in order. Raises ValueError where the tables do not fit together."""
     wanted = positions.num_rows * len(exit_layers)
     if exits.num_rows != wanted:
         raise ValueError(f"exits must have {wanted} rows, {len(exit_layers)} at every position, got {exits.num_rows}")
@@ -111,8 +153,13 @@ def traces_of(
     if not (per_exit["exit_layer"] == np.array(exit_layers)).all():
         raise ValueError(f"exit layers must be {exit_layers} at every position")
     starts = np.flatnonzero(columns["position"] == 0)
+    branches_of = _branches_by_prompt(branches, exit_layers, temperatures)
+    if not set(branches_of) <= set(columns["prompt_id"][starts]):
+        raise ValueError("branches and positions must be of the same prompts")
     for first, end in zip(starts, [*starts[1:], positions.num_rows], strict=True):
         rows = slice(first, end)
+        arrays: dict[str, Any] = {name: per_exit[name][rows] for name in (*_PER_EXIT[1:], *_PER_TEMPERATURE)}
+        arrays |= {name: columns[name][rows] for name in _PER_POSITION}
         yield PromptTrace(
             prompt_id=str(columns["prompt_id"][first]),
             task=str(columns["task"][first]),
@@ -123,13 +170,34 @@ def traces_of(
             temperatures=temperatures,
             draft_token=per_exit["draft_token"][rows].astype(np.int64),
             top1_token=per_exit["top1_token"][rows].astype(np.int64),
-            **{name: per_exit[name][rows] for name in (*_PER_EXIT[1:], *_PER_TEMPERATURE)},
-            **{name: columns[name][rows] for name in _PER_POSITION},
+            **arrays,
             is_final_eos=bool(columns["is_final_eos"][first]),
             is_loop_cut=bool(columns["is_loop_cut"][first]),
             token_limit=token_limit,
             eos_token_ids=eos_token_ids,
+            branches=branches_of.get(columns["prompt_id"][first]),
         )
+
+
+def _branches_by_prompt(
+    table: pa.Table, exit_layers: tuple[int, ...], temperatures: tuple[float, ...]
+) -> dict[str, Branches]:
+    if table.num_rows % len(exit_layers):
+        raise ValueError(f"branches must have {len(exit_layers)} rows at every position, got {table.num_rows} in all")
+    shape = (table.num_rows // len(exit_layers), len(exit_layers))
+    fields = [f for f in BRANCHES_SCHEMA if f.name not in ("label_nll_at", "is_accepted")]
+    columns = {f.name: _numpy(table[f.name]).reshape(*shape, *_tail(f.type, temperatures)) for f in fields}
+    if not (columns["exit_layer"] == np.array(exit_layers)).all():
+        raise ValueError(f"exit layers must be {exit_layers} at every position of a branch")
+    ids = columns["prompt_id"][:, 0]
+    found = {}
+    for prompt_id in dict.fromkeys(ids):
+        rows = ids == prompt_id
+        values = {name: columns[name][rows, 0].astype(np.int64) for name in _PER_BRANCH}
+        values |= {name: columns[name][rows].astype(np.int64) for name in ("draft_token", "top1_token")}
+        values |= {name: columns[name][rows] for name in (*_PER_EXIT[2:], "confidence_at")}
+        found[str(prompt_id)] = Branches(**values)
+    return found
 
 
 def _tail(kind: pa.DataType, temperatures: tuple[float, ...]) -> tuple[int, ...]:

@@ -3,9 +3,9 @@
 Plain numpy values; knows no model, no file format and no policy.
 """
 
-# P positions (generated tokens), E exit layers, K temperatures
+# P positions (generated tokens), E exit layers, K temperatures, M positions of branches
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +14,42 @@ from specbound_controller.records import ExitSignals
 
 DEFAULT_TEMPERATURES = tuple(round(1.0 + 0.1 * k, 1) for k in range(11))
 """Layer temperatures whose confidence a log holds: 1.0 to 2.0 in steps of 0.1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Branches:
+    """Roll-outs of one prompt: what the exits say after a wrong draft, along the drafts of the exit that went wrong.
+
+    A branch that begins with exit e's wrong draft at position p has rows for p + 1, p + 2, ...; each of them is what
+    the exits predict there after the true tokens before p, the wrong draft, and e's drafts since. Rows of a branch
+    stand together, in order.
+    """
+
+    branch_position: np.ndarray
+    """Position of the wrong draft. (M,) int64"""
+    branch_exit_layer: np.ndarray
+    """Exit layer that drafted it. (M,) int64"""
+    position: np.ndarray
+    """Position that the row predicts. (M,) int64"""
+    draft_token: np.ndarray
+    """The columns of `PromptTrace`; on a branch nothing is accepted. (M, E) int64"""
+    top1_token: np.ndarray
+    confidence: np.ndarray
+    entropy_nats: np.ndarray
+    margin: np.ndarray
+    noised_margin: np.ndarray
+    draft_probability: np.ndarray
+    confidence_at: np.ndarray
+    """(M, E, K) float32"""
+    rows: dict[tuple[int, int], range] = field(init=False)
+    """(position, exit layer) of a wrong draft -> rows of its branch."""
+
+    def __post_init__(self) -> None:
+        starts = np.flatnonzero(self.position == self.branch_position + 1)
+        ends = np.append(starts[1:], len(self.position))
+        keys = zip(self.branch_position[starts].tolist(), self.branch_exit_layer[starts].tolist(), strict=True)
+        ranges = [range(first, end) for first, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        object.__setattr__(self, "rows", dict(zip(keys, ranges, strict=True)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +107,10 @@ class PromptTrace:
     """Tokens that end a draft; the last token of a trace with `is_final_eos` counts in any case."""
     top1_token: np.ndarray | None = None
     """Most probable token of the exit before sampling noise; None means `draft_token`. (P, E) int64"""
+    branches: Branches | None = None
+    """Roll-outs after wrong drafts, where there are any."""
+    seed: int | None = None
+    """Seed of the sampling noise; None under greedy decoding."""
 
     def __post_init__(self) -> None:
         num_positions, num_exits = len(self.tokens), len(self.exit_layers)
@@ -121,18 +161,28 @@ class PromptTrace:
 
     def signals(self, position: int, exit_index: int, draft_index: int, temperature: float) -> ExitSignals:
         """What the exit said at a position, as a live decoder would hand it to a score."""
-        at = (position, exit_index)
-        annealed = interpolate_confidence(self.confidence_at[at], self.temperatures, temperature)
+        return self._signals(self, position, exit_index, draft_index, temperature)
+
+    def branch_signals(self, row: int, exit_index: int, draft_index: int, temperature: float) -> ExitSignals:
+        """The same at a row of the branches."""
+        assert self.branches is not None
+        return self._signals(self.branches, row, exit_index, draft_index, temperature)
+
+    def _signals(
+        self, source: "PromptTrace | Branches", row: int, exit_index: int, draft_index: int, temperature: float
+    ) -> ExitSignals:
+        at = (row, exit_index)
+        annealed = interpolate_confidence(source.confidence_at[at], self.temperatures, temperature)
         return ExitSignals(
             exit_layer=self.exit_layers[exit_index],
             draft_index=draft_index,
-            draft_token=int(self.draft_token[at]),
-            confidence=float(self.confidence[at]),
+            draft_token=int(source.draft_token[at]),
+            confidence=float(source.confidence[at]),
             annealed_confidence=float(annealed),
-            entropy_nats=float(self.entropy_nats[at]),
-            margin=float(self.margin[at]),
-            noised_margin=float(self.noised_margin[at]),
-            draft_probability=float(self.draft_probability[at]),
+            entropy_nats=float(source.entropy_nats[at]),
+            margin=float(source.margin[at]),
+            noised_margin=float(source.noised_margin[at]),
+            draft_probability=float(source.draft_probability[at]),
         )
 
 

@@ -40,6 +40,8 @@ class Verdict:
     """Over plain decoding, clairvoyant: no controller can reach it."""
     cost_error: float
     """Median relative error of the cost table on steps left out of its fit."""
+    exactness: str = "token"
+    """Level of exactness that the log was recorded at."""
 
     @property
     def is_worth_a_controller(self) -> bool:
@@ -58,7 +60,9 @@ class Verdict:
             f"cost table within {self.cost_error:.0%} of a step",
             f"  {conclusion}",
         ]
-        if self.compression != "none":
+        if self.exactness == "bitwise":
+            lines.append("  recorded at exactness bitwise: plain and speculative decoding both in that mode")
+        elif self.compression != "none":
             lines.append("  not exact: below fp32 speculative output may differ from plain, so this is an estimate")
         return "\n".join(lines)
 

@@ -1,12 +1,14 @@
 """Hand-made traces and cost tables."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from specbound_controller.costs import WORK_NAMES, CostTable
-from specbound_profiling.trace import DEFAULT_TEMPERATURES, PromptTrace
+from specbound_profiling.trace import DEFAULT_TEMPERATURES, Branches, PromptTrace
 
 
 def make_trace(
@@ -69,6 +71,40 @@ def random_trace(rng: np.random.Generator, exit_layers: tuple[int, ...], prompt_
     )
 
 
+def with_branches(rng: np.random.Generator, trace: PromptTrace, width: int, share: float = 1.0) -> PromptTrace:
+    """The trace with made-up roll-outs after a share of its wrong drafts; some of their drafts are token 9."""
+    exits, temperatures = trace.exit_layers, trace.temperatures
+    places = []
+    for position, index in np.argwhere(~trace.is_accepted):
+        length = min(width - 1, trace.length_limit - 2 - position)
+        if (
+            position > 0
+            and length > 0
+            and rng.random() < share
+            and trace.draft_token[position, index] not in (trace.eos_tokens)
+        ):
+            places += [(position, exits[index], position + 1 + k) for k in range(length)]
+    if not places:
+        return trace
+    branch_position, branch_exit_layer, position = np.array(places).T
+    shape = (len(places), len(exits))
+    tokens = rng.choice([9, 30, 31], shape, p=[0.2, 0.4, 0.4])
+    floats = {
+        name: rng.random(shape).astype(np.float32)
+        for name in ("confidence", "entropy_nats", "margin", "noised_margin", "draft_probability")
+    }
+    cooled = np.stack([floats["confidence"] ** t for t in temperatures], axis=-1).astype(np.float32)
+    branches = Branches(
+        branch_position, branch_exit_layer, position, tokens, tokens + 1, **floats, confidence_at=cooled
+    )
+    return replace(trace, branches=branches)
+
+
+@pytest.fixture
+def with_branches_of() -> Callable[..., PromptTrace]:
+    return with_branches
+
+
 @pytest.fixture
 def trace_of() -> Callable[..., PromptTrace]:
     return make_trace
@@ -87,3 +123,22 @@ def costs() -> CostTable:
     seconds |= {"layer_rows_times_context": 0.01, "head_reads": 0.5, "head_rows": 0.05}
     seconds |= {"exit_tests": 0.125, "decisions": 0.0625, "steps": 0.25}
     return CostTable(seconds, "none", "test machine", 0.0, 300)
+
+
+@pytest.fixture(scope="session")
+def sharp_model_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
+    """A saved random Llama of 4 layers that is sure of its tokens, and wide enough for blocks of 4-bit weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "sharp-llama"
+    config = AutoConfig.from_pretrained(tiny_model_dir)
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
+    model = AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data.normal_(0.0, 0.15, generator=generator)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(folder)
+    return folder

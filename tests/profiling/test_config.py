@@ -19,6 +19,11 @@ from specbound_profiling.config import ProfileConfig, auto_exit_layers
         ({"max_new_tokens": 1}, "max_new_tokens must be >= 2, got 1"),
         ({"num_prompts": 0}, "num_prompts must be >= 1, got 0"),
         ({"shard_prompts": 0}, "shard_prompts must be >= 1"),
+        ({"exactness": "exact"}, "exactness must be one of auto, token, bitwise, got 'exact'"),
+        ({"rollout_rate": -0.1}, r"rollout_rate must be in \[0, 1\], got -0.1"),
+        ({"rollout_width": 0}, "rollout_width must be >= 1, got 0"),
+        ({"temperature": 0.7}, "temperature, top_k and top_p need sample"),
+        ({"sample": True, "top_p": 0.0}, "top_p must be above 0"),
         ({"temperatures": (1.5, 2.0)}, "temperatures must ascend from 1.0"),
     ],
 )
@@ -42,6 +47,12 @@ def test_exit_layers_are_sorted_and_automatic_ones_cover_the_shallower_half() ->
     assert auto_exit_layers(2) == (1,) and auto_exit_layers(3) == (1,)
     deep = auto_exit_layers(80)
     assert len(deep) == 8 and deep[0] == 1 and deep[-1] == 40
+
+
+def test_all_levels_but_none_are_recorded_bitwise_unless_asked_otherwise() -> None:
+    auto, token = ProfileConfig(out="log"), ProfileConfig(out="log", exactness="token")
+    assert [auto.exactness_of(level) for level in ("none", "bf16", "nf4")] == ["token", "bitwise", "bitwise"]
+    assert token.exactness_of("bf16") == "token"
 
 
 def test_config_imports_no_torch() -> None:

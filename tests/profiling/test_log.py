@@ -15,7 +15,7 @@ from specbound_controller.errors import InputError
 from specbound_profiling import log, manifest
 from specbound_profiling.log import LogWriter, open_log
 from specbound_profiling.manifest import Manifest, read_costs, read_manifest
-from specbound_profiling.trace import DEFAULT_TEMPERATURES, PromptTrace
+from specbound_profiling.trace import DEFAULT_TEMPERATURES, Branches, PromptTrace
 
 TraceOf = Callable[..., PromptTrace]
 MANIFEST = Manifest(
@@ -37,9 +37,10 @@ MANIFEST = Manifest(
 
 
 @pytest.fixture
-def traces(random_trace_of: TraceOf) -> list[PromptTrace]:
+def traces(random_trace_of: TraceOf, with_branches_of: TraceOf) -> list[PromptTrace]:
     rng = np.random.default_rng(0)
-    return [replace(random_trace_of(rng, (1, 3), f"p{i}"), token_limit=64, eos_token_ids=(9,)) for i in range(5)]
+    plain = [replace(random_trace_of(rng, (1, 3), f"p{i}"), token_limit=64, eos_token_ids=()) for i in range(5)]
+    return [replace(with_branches_of(rng, trace, 4, share=i / 4), eos_token_ids=(9,)) for i, trace in enumerate(plain)]
 
 
 def write(root: Path, traces: list[PromptTrace], manifest: Manifest = MANIFEST) -> LogWriter:
@@ -59,12 +60,35 @@ def test_traces_come_back_as_they_were_written(tmp_path: Path, traces: list[Prom
     found = open_log(tmp_path / "log")
     assert found.costs == {"none": costs}
     for there, trace in zip(found.traces("none"), traces, strict=True):
-        for name in (f.name for f in fields(PromptTrace) if f.name != "top1_token"):
+        for name in (f.name for f in fields(PromptTrace) if f.name not in ("top1_token", "branches")):
             np.testing.assert_array_equal(getattr(there, name), getattr(trace, name), err_msg=name)
             if isinstance(getattr(trace, name), np.ndarray):
                 assert getattr(there, name).dtype == getattr(trace, name).dtype, name
         np.testing.assert_array_equal(there.top1_token, trace.draft_token)
         assert there.length_limit == trace.length_limit
+
+
+def test_branches_come_back_as_they_were_written(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    write(tmp_path, traces)
+    found = open_log(tmp_path).traces("none")
+    assert found[0].branches is None and sum(trace.branches is not None for trace in found) >= 2
+    for there, trace in zip(found, traces, strict=True):
+        assert (there.branches is None) == (trace.branches is None)
+        for name in (f.name for f in fields(Branches) if trace.branches is not None):
+            value, expected = getattr(there.branches, name), getattr(trace.branches, name)
+            np.testing.assert_array_equal(value, expected, err_msg=name)
+            assert type(value) is type(expected) and getattr(value, "dtype", None) == getattr(expected, "dtype", None)
+    table = pq.read_table(tmp_path / "branches" / "none-00001.parquet")
+    assert table["label_nll_at"].null_count == table.num_rows > 0 and not any(table["is_accepted"].to_pylist())
+
+
+def test_seeds_of_a_sampled_log_count_up_over_the_shards(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    sampled = replace(MANIFEST, sampling={"do_sample": True, "temperature": 0.7, "seed": 40})
+    write(tmp_path, traces, sampled)
+    log = open_log(tmp_path)
+    assert [trace.seed for trace in log.traces("none")] == [40, 41, 42, 43, 44]
+    assert log.manifest.sampling_of(3) == {"do_sample": True, "temperature": 0.7, "seed": 43}
+    assert MANIFEST.sampling_of(3) == {"do_sample": False}
 
 
 def test_columns_are_those_of_the_design(tmp_path: Path, traces: list[PromptTrace]) -> None:
@@ -79,6 +103,8 @@ def test_columns_are_those_of_the_design(tmp_path: Path, traces: list[PromptTrac
         "prompt_id position token full_confidence full_entropy_nats full_margin context_length task compression "
         "is_loop_cut is_final_eos"
     )
+    branches = pq.read_table(tmp_path / "log" / "branches" / "none-00000.parquet")
+    assert branches.column_names == [*exits.column_names, "branch_position", "branch_exit_layer"]
 
 
 def test_run_killed_inside_a_shard_resumes_to_the_same_files(
@@ -112,6 +138,18 @@ def test_exits_without_positions_are_missing_and_are_written_again(tmp_path: Pat
     with pytest.raises(InputError, match="1 of 3 shards are missing"):
         open_log(tmp_path)
     assert not LogWriter(tmp_path, MANIFEST).is_written("none", 1)
+    write(tmp_path, traces)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("folder", ["exits", "branches", "positions"])
+def test_shard_without_one_of_its_files_is_missing_and_is_written_again(
+    tmp_path: Path, traces: list[PromptTrace], folder: str
+) -> None:
+    before = contents(write(tmp_path, traces).root)
+    (tmp_path / folder / "none-00001.parquet").unlink()
+    with pytest.raises(InputError, match="1 of 3 shards are missing"):
+        open_log(tmp_path)
     write(tmp_path, traces)
     assert contents(tmp_path) == before
 
@@ -216,9 +254,10 @@ def test_shards_swapped_between_folders_are_refused(tmp_path: Path, traces: list
     [
         ("{", "is damaged"),
         ("[]", "must hold a JSON object"),
-        ('{"schema_version": 99}', "schema_version must be 1, got 99"),
-        ('{"schema_version": 1}', "is not a manifest of schema 1"),
-        ('{"schema_version": 1, "surprise": 2}', "unknown key 'surprise'"),
+        ('{"schema_version": 1}', "schema_version must be 2, got 1; profile again"),
+        ('{"schema_version": 99}', "schema_version must be 2, got 99"),
+        ('{"schema_version": 2}', "is not a manifest of schema 2"),
+        ('{"schema_version": 2, "surprise": 2}', "unknown key 'surprise'"),
     ],
 )
 def test_broken_manifest_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
@@ -235,6 +274,9 @@ def test_broken_manifest_is_one_clear_error(tmp_path: Path, text: str, message: 
         ({"num_layers": True}, "num_layers must be an integer >= 1, got True"),
         ({"exit_layers": ["a"]}, "exit_layers must hold only int, got 'a'"),
         ({"temperatures": 1.0}, "is not iterable"),
+        ({"exactness": "token"}, "exactness must be an object, got 'token'"),
+        ({"rollout_rate": 1.5}, r"rollout_rate must be a number in \[0, 1\], got 1.5"),
+        ({"rollout_width": 0}, "rollout_width must be an integer >= 1, got 0"),
         ({"counts": [1]}, r"counts must be an object, got \[1\]"),
     ],
 )
@@ -242,7 +284,7 @@ def test_wrong_value_in_a_manifest_is_one_error_that_names_the_file(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(asdict(MANIFEST) | changes))
-    with pytest.raises(InputError, match=rf"manifest\.json is not a manifest of schema 1: .*{message}"):
+    with pytest.raises(InputError, match=rf"manifest\.json is not a manifest of schema 2: .*{message}"):
         read_manifest(tmp_path)
 
 

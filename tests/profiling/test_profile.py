@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import greedy_twin
+from specbound.loading import load_model
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError, MissingExtraError
 from specbound_profiling import profile as stage
@@ -97,7 +100,7 @@ def test_interrupted_run_resumes_to_the_same_shards(
     config_of: Callable[..., ProfileConfig],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    record, calls = stage.record_continuation, 0
+    record, calls = stage.Recorder.record, 0
 
     def interrupted(*arguments: object, **options: object) -> PromptTrace:
         nonlocal calls
@@ -106,11 +109,11 @@ def test_interrupted_run_resumes_to_the_same_shards(
             raise KeyboardInterrupt
         return record(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stage, "record_continuation", interrupted)
+    monkeypatch.setattr(stage.Recorder, "record", interrupted)
     with pytest.raises(KeyboardInterrupt):
         profile(config_of(tmp_path / "log"))
     monkeypatch.undo()
-    assert [p.name for p in sorted((tmp_path / "log").rglob("*.parquet"))] == ["none-00000.parquet"] * 2
+    assert [p.name for p in sorted((tmp_path / "log").rglob("*.parquet"))] == ["none-00000.parquet"] * 3
     profile(config_of(tmp_path / "log"))
     assert shards(tmp_path / "log") == shards(finished[1].root)
 
@@ -118,7 +121,7 @@ def test_interrupted_run_resumes_to_the_same_shards(
 def test_finished_run_is_not_recorded_again(
     finished: tuple[ProfileSummary, StepLog], config_of: Callable[..., ProfileConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "record_continuation", None)
+    monkeypatch.setattr(stage, "Recorder", None)
     summary = profile(config_of(finished[1].root))
     assert summary.verdicts == finished[0].verdicts
 
@@ -185,10 +188,35 @@ def test_prompt_without_room_keeps_its_last_tokens(
     assert "1 prompts are longer than 488 tokens" in caplog.text
 
 
-def test_sixteen_bit_log_runs_through_the_same_code_and_says_that_it_is_an_estimate(
+def test_sixteen_bit_log_is_recorded_bitwise_and_its_verdict_says_so(
     tmp_path: Path, config_of: Callable[..., ProfileConfig]
 ) -> None:
     config = config_of(tmp_path / "log", compression=("none", "bf16"), num_prompts=2, num_cost_steps=30)
     text = str(profile(config))
-    assert "bf16: 2 prompts" in text and "not exact: below fp32" in text
-    assert {t.compression for t in open_log(tmp_path / "log").traces("bf16")} == {"bf16"}
+    assert "bf16: 2 prompts" in text and "recorded at exactness bitwise" in text
+    log = open_log(tmp_path / "log")
+    assert {t.compression for t in log.traces("bf16")} == {"bf16"}
+    assert log.manifest.exactness == {"none": "token", "bf16": "bitwise"}
+    asked = config_of(tmp_path / "token", compression=("bf16",), num_prompts=2, num_cost_steps=30, exactness="token")
+    assert "not exact: below fp32" in str(profile(asked))
+
+
+def test_sampled_log_is_what_the_decoder_samples_with_the_seeds_it_names(
+    tmp_path: Path, config_of: Callable[..., ProfileConfig], tiny_model_dir: Path
+) -> None:
+    changes = {"sample": True, "temperature": 0.8, "top_k": 30, "seed": 7, "num_cost_steps": 30, "rollout_rate": 1.0}
+    profile(config_of(tmp_path / "log", **changes))
+    log = open_log(tmp_path / "log")
+    loaded = load_model(str(tiny_model_dir))
+    decoder = SpecBoundDecoder(greedy_twin(loaded.model))
+    traces = log.traces("none")
+    assert [trace.seed for trace in traces] == list(range(7, 7 + len(SENTENCES)))
+    for index, (text, trace) in enumerate(zip(SENTENCES, traces, strict=True)):
+        ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
+        output = decoder.decode(ids, max_new_tokens=trace.length_limit, **log.manifest.sampling_of(index))
+        assert output.sequences[0, ids.shape[1] :].tolist() == trace.tokens.tolist()
+        assert trace.branches is not None
+    with pytest.raises(InputError, match=r"another run: sampling is .* there"):
+        profile(config_of(tmp_path / "log", **{**changes, "temperature": 0.9}))
+    with pytest.raises(InputError, match=r"another run: rollout_rate is 1.0 there, 0.5 here"):
+        profile(config_of(tmp_path / "log", **{**changes, "rollout_rate": 0.5}))

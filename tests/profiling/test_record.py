@@ -1,5 +1,6 @@
 """Recording against transformers: tokens, exits and signals of random small models."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import greedy_twin
+from specbound.loading import load_model
+from specbound_controller.records import Decision, ExitSignals, StepRecord
 from specbound_profiling import record
-from specbound_profiling.record import exit_columns, record_continuation
+from specbound_profiling.record import Recorder, RecordSettings, exit_columns, record_continuation
+from specbound_profiling.rollout import RolloutSettings
 
 EXITS = (1, 3)
 
@@ -26,7 +32,7 @@ def prompt(seed: int, length: int = 6) -> torch.Tensor:
 @pytest.mark.parametrize("block", [1, 3, 1000])
 def test_trace_equals_a_plain_forward_pass(model: PreTrainedModel, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, ids = ModelAdapter(model), prompt(0)
-    monkeypatch.setattr(record, "MAX_LOGITS", block * adapter.vocab_size * (len(EXITS) + 1))
+    monkeypatch.setattr(record, "BLOCK_LOGITS", block * adapter.vocab_size * len(EXITS))
     trace = record_continuation(adapter, ids, EXITS, 12, eos_token_ids=())
     expected = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=None)[0, ids.shape[1] :]
     assert trace.tokens.tolist() == expected[: trace.num_positions].tolist()
@@ -53,7 +59,7 @@ def test_trace_equals_a_plain_forward_pass(model: PreTrainedModel, block: int, m
 
 def test_exit_columns_by_hand() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
-    columns = exit_columns(logits, torch.tensor([1, 2]), (1.0, 2.0))
+    columns = exit_columns(logits, (1.0, 2.0), labels=torch.tensor([1, 2]))
     assert columns["draft_token"].tolist() == [0, 2] and columns["is_accepted"].tolist() == [False, True]
     np.testing.assert_allclose(columns["confidence"], [0.5, 0.8], rtol=1e-6)
     np.testing.assert_allclose(columns["margin"], np.log([2, 8]), rtol=1e-5)
@@ -79,3 +85,94 @@ def test_looping_continuation_is_cut_and_says_so(model: PreTrainedModel) -> None
     cut = [trace for trace in traces if trace.is_loop_cut]
     assert cut, "a random greedy model loops within 200 tokens"
     assert all(trace.length_limit == trace.num_positions < 200 for trace in cut)
+
+
+class Watching:
+    """An annealed score that keeps the signals it is shown, with the position in the sequence that they are for."""
+
+    def __init__(self) -> None:
+        self.seen: list[ExitSignals] = []
+
+    def temperature(self, exit_layer: int, num_layers: int) -> float:
+        return 1.3
+
+    def __call__(self, signals: ExitSignals, features: np.ndarray | None) -> float:
+        self.seen.append(signals)
+        return 1.0
+
+
+class DraftingFrom:
+    """Drafts three tokens at one exit, each of them tested."""
+
+    needs_features = needs_full_signals = False
+
+    def __init__(self, exit_layer: int) -> None:
+        self.score = Watching()
+        self.decision = Decision(3, {exit_layer: 0.5}, self.score)
+
+    def reset(self) -> None: ...
+
+    def decide(self, features: np.ndarray | None) -> Decision:
+        return self.decision
+
+    def observe(self, record: StepRecord) -> None: ...
+
+
+SAMPLINGS = {
+    "greedy": {"do_sample": False},
+    "temperature": {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 1.0, "seed": 5},
+    "nucleus": {"do_sample": True, "temperature": 1.2, "top_k": 20, "top_p": 0.8, "seed": 5},
+}
+LEVELS = [("none", "token"), ("none", "bitwise"), ("bf16", "bitwise"), ("fp16", "bitwise"), ("int8", "bitwise")]
+LEVELS += [("nf4", "bitwise")]
+
+
+@pytest.mark.parametrize(("compression", "exactness"), LEVELS)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_tokens_and_signals_are_those_of_live_decoding(
+    sharp_model_dir: Path, compression: str, exactness: str, sampling: str
+) -> None:
+    loaded = load_model(str(sharp_model_dir), compression)
+    twin, eos = greedy_twin(loaded.model, has_end=False), ()
+    settings = RecordSettings(EXITS, 20, eos, sampling=SAMPLINGS[sampling], rollouts=RolloutSettings(1.0, 4))
+    recorder = Recorder(ModelAdapter(loaded.model), settings, exactness)
+    num_wrong = 0
+    for index in range(2):
+        ids = prompt(index)
+        trace = recorder.record(ids, index)
+        arguments = {**SAMPLINGS[sampling], "max_new_tokens": trace.length_limit}
+        arguments |= {"seed": 5 + index} if sampling != "greedy" else {}
+        assert trace.seed == arguments.get("seed")
+        policy = DraftingFrom(EXITS[index])
+        output = SpecBoundDecoder(twin, policy, compression, exactness=exactness).decode(ids, **arguments)
+        assert output.sequences[0, ids.shape[1] :].tolist() == trace.tokens.tolist()
+        seen = iter(policy.score.seen)
+        for step in output.stats.steps:
+            start = step.context_length - ids.shape[1]
+            for draft_index in range(step.num_drafted):
+                recorded = trace.signals(start + draft_index, index, draft_index, 1.3)
+                if draft_index > step.num_accepted:  # after the wrong draft: what the branch says
+                    assert trace.branches is not None
+                    first = trace.branches.rows[start + step.num_accepted, EXITS[index]].start
+                    row = first + draft_index - step.num_accepted - 1
+                    recorded = trace.branch_signals(row, index, draft_index, 1.3)
+                    num_wrong += 1
+                live = next(seen)
+                assert (live.draft_token, live.draft_index) == (recorded.draft_token, recorded.draft_index)
+                for name in (f.name for f in fields(ExitSignals)):
+                    # the token level reads several rows at once, live one: rounding; bitwise: the statistics' own
+                    wanted = pytest.approx(getattr(recorded, name), rel=2e-4, abs=1e-5)
+                    assert getattr(live, name) == wanted, name
+    assert num_wrong > 0
+
+
+def test_top1_token_is_the_exits_own_and_the_draft_token_is_moved_by_the_noise(model: PreTrainedModel) -> None:
+    settings = RecordSettings(EXITS, 40, (), sampling=SAMPLINGS["nucleus"])
+    trace = Recorder(ModelAdapter(model), settings).record(prompt(0))
+    greedy = Recorder(ModelAdapter(model), RecordSettings(EXITS, 40, ())).record(prompt(0))
+    assert trace.top1_token is not None and (trace.top1_token != trace.draft_token).mean() > 0.2
+    assert greedy.top1_token is not None and (greedy.top1_token == greedy.draft_token).all()
+    np.testing.assert_array_equal(greedy.noised_margin, greedy.margin)
+    is_moved = trace.top1_token != trace.draft_token
+    assert (trace.draft_probability[is_moved] < 0.5).all() and (trace.noised_margin >= 0).all()
+    assert (trace.is_accepted == (trace.draft_token == trace.tokens[:, None])).all()
