@@ -111,7 +111,7 @@ def assert_same_steps(batch: list[StepRecord], single: list[StepRecord]) -> None
     for ours, theirs in zip(batch, single, strict=True):
         assert [getattr(ours, name) for name in EXACT] == [getattr(theirs, name) for name in EXACT]
         for name in ("scores", "confidences", "entropies_nats"):
-            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=1e-5, nan_ok=True)
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=1e-4, nan_ok=True)
         assert ours.full_margin == pytest.approx(theirs.full_margin, abs=1e-4, nan_ok=True)
 
 
