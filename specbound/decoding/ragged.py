@@ -33,18 +33,19 @@ class RaggedCall:
         )
         """Position of each token of the call. (B, n)"""
         self._slots = torch.tensor(self.slots, device=device).unsqueeze(1)
-        self._is_new: Tensor | None = None
-        if min(counts) < self.num_new:
-            self._is_new = torch.tensor([[i < count for i in columns] for count in counts], device=device)
+        self._new: Sequence[Tensor] = ()
+        if min(counts) < self.num_new:  # found on the host: on a GPU a mask as index would wait for the device
+            new = [(row, i, slots[row], starts[row] + i) for row, count in enumerate(counts) for i in range(count)]
+            self._new = torch.tensor(new, device=device).unbind(1)
 
     @property
     def is_level(self) -> bool:
         """Whether all rows stand at one position and have as many new tokens."""
-        return self._is_new is None and len(set(self.starts)) == 1
+        return not self._new and len(set(self.starts)) == 1
 
     def padded(self, rows: Sequence[Tensor]) -> Tensor:
         """Each row's new tokens, (1, count, D), as one (B, n, D). Padding repeats the last token."""
-        if self._is_new is None:
+        if not self._new:
             return torch.cat(list(rows))
         missing = [self.num_new - count for count in self.counts]
         filled = [torch.cat([row, row[:, -1:].expand(-1, k, -1)], 1) for row, k in zip(rows, missing, strict=True)]
@@ -69,11 +70,11 @@ class RaggedCall:
     def write(self, buffer: Tensor, states: Tensor) -> None:
         """Writes the new tokens' states (B, H, n, D) to their rows and positions of a buffer (all rows, H, C, D)."""
         by_token = states.transpose(1, 2)
-        if self._is_new is None:
+        if not self._new:
             buffer[self._slots, :, self.positions] = by_token
         else:
-            slots = self._slots.expand(-1, self.num_new)
-            buffer[slots[self._is_new], :, self.positions[self._is_new]] = by_token[self._is_new]
+            rows, columns, slots, positions = self._new
+            buffer[slots, :, positions] = by_token[rows, columns]
 
     def read(self, buffer: Tensor, window: int | None) -> Tensor:
         """The states that the new tokens may see, (B, H, K, D): a view where the rows stand side by side."""
