@@ -18,8 +18,10 @@ from specbound.decoding.sequence import Sequence as DecodedSequence
 
 NOISE_FACTOR = 4.0
 """Rounding explains a choice where logits need not move, one against another, by more than this times the noise."""
-BLOCK_ROWS = (2, 3, 5, 9, 16)
+BLOCK_ROWS = (2, 3, 4, 5, 7, 9, 16)
 """Rows per call that are compared with one row per call: kernels change between them."""
+NEAR_POSITIONS = 8
+"""The noise is the largest of so many positions up to the one that counts: at a single one rounding may cancel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class Difference:
     """Best less second best score of the full model there, decoded row by row: logits after the processors, with the
     sampling noise where there is one."""
     noise: float
-    """Largest difference of any logit there between passes of one row and of several rows, from the prompt on."""
+    """Largest difference of any logit there, and just before, between passes of one row and of several rows from the
+    prompt on; at least the resolution of the number format. 0 at the first new token, which all take from one pass."""
     is_near_tie: bool
     """Whether rounding explains both tokens; never where bitwise equality was promised."""
 
@@ -77,8 +80,7 @@ def find_difference(
     if position is None:
         return None
     first, second = (tokens[position] if position < len(tokens) else None for tokens in (expected, actual))
-    logits = passes(model, request.prompt, expected[:position], actual[position:])
-    noise = float((logits - logits[0]).nan_to_num().abs().max())
+    logits, noise = passes(model, request.prompt, expected[:position], actual[position:])
     sequence = _continued(request, expected[:position], logits)
     margin = sequence.top_margin(logits[:1])
     is_near_tie = exactness != "bitwise" and first is not None and second is not None
@@ -99,40 +101,59 @@ def first_difference(expected: Sequence[int], actual: Sequence[int]) -> int | No
 
 
 @torch.inference_mode()
-def passes(model: PreTrainedModel, prompt: Sequence[int], tokens: Sequence[int], following: Sequence[int]) -> Tensor:
-    """Logits after the prompt and `tokens`, computed in several ways that differ by rounding alone. (P, V) float64
+def passes(
+    model: PreTrainedModel, prompt: Sequence[int], tokens: Sequence[int], following: Sequence[int]
+) -> tuple[Tensor, float]:
+    """Logits after the prompt and `tokens`, computed in several ways that differ by rounding alone, and the noise.
 
     The first way is plain decoding's: the prompt in one pass, then one row per call. The others take n rows per call,
     once with the row that counts at the end of its block, once at the beginning of a block that goes on with
     `following`. All begin at the prompt, because cached rows carry the rounding of the call that computed them.
+
+    Returns (P, V) float64 and what `Difference.noise` says.
     """
     count = len(tokens)
-    if count == 0:  # every method computes the prompt in the same pass
-        return _last_logits(model, [list(prompt)], 0)[None]
-    rows = [_last_logits(model, [list(prompt), *([token] for token in tokens)], 0)]
+    if count == 0:
+        return _last_logits(model, prompt, [], 0)[0].double(), 0.0
+    alone = _last_logits(model, prompt, [[token] for token in tokens], count)
+    scale = float(alone[-1].abs().max())
+    noise = torch.finfo(alone.dtype).eps * scale
+    rows = [alone[-1].double()]
     for size in BLOCK_ROWS:
-        head = count % size
-        ending = [list(tokens[:head]), *(list(tokens[i : i + size]) for i in range(head, count, size))]
-        rows.append(_last_logits(model, [list(prompt), *ending], len(ending[-1]) - 1))
-        head = (count - 1) % size
-        going_on = [list(tokens[:head]), *(list(tokens[i : i + size]) for i in range(head, count - 1, size))]
-        last = [tokens[-1], *following[: size - 1]]
-        rows.append(_last_logits(model, [list(prompt), *going_on, last], 0))
-    return torch.stack(rows)
+        ending = _blocks(tokens, size)
+        going_on = [*_blocks(tokens[:-1], size), [tokens[-1], *following[: size - 1]]]
+        for blocks in (ending, going_on):
+            together = _last_logits(model, prompt, blocks, count)
+            noise = max(noise, float((together.double() - alone.double()).nan_to_num().abs().max()))
+            rows.append(together[-1].double())
+    return torch.stack(rows), noise
 
 
-def _last_logits(model: PreTrainedModel, blocks: Sequence[list[int]], index: int) -> Tensor:
-    """Logits at one row of the last block, each block computed in a call of its own. (V,) float64
+def _blocks(tokens: Sequence[int], size: int) -> list[list[int]]:
+    """Blocks of `size` tokens, the first one shorter where they do not come out even."""
+    head = len(tokens) % size
+    blocks = [list(tokens[:head])] if head else []
+    return blocks + [list(tokens[i : i + size]) for i in range(head, len(tokens), size)]
 
-    The prompt is the first block; without another, its last row counts.
+
+def _last_logits(model: PreTrainedModel, prompt: Sequence[int], blocks: Sequence[Sequence[int]], count: int) -> Tensor:
+    """Logits of the last rows up to the `count`-th one after the prompt, each block in a call of its own. (n, V)
+
+    n is `NEAR_POSITIONS`, or fewer where fewer rows follow the prompt; without any, the prompt's last row counts.
     """
-    blocks = [block for block in blocks if block]
     cache = DynamicCache(config=model.config)
-    for block in blocks:
-        ids = torch.tensor([block], device=model.device)
-        keep = len(block) if block is blocks[-1] and len(blocks) > 1 else 1
-        logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0]
-    return logits[index].double()
+    first = max(0, count - NEAR_POSITIONS)
+    kept, position = [], 0
+    for block in (prompt, *blocks):
+        ids = torch.tensor([list(block)], device=model.device)
+        is_near = block is not prompt and position + len(block) > first
+        logits = model(
+            input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=len(block) if is_near else 1
+        ).logits
+        if is_near:
+            kept.append(logits[0, max(0, first - position) : count - position])
+        position += len(block) if block is not prompt else 0
+    return torch.cat(kept) if kept else logits
 
 
 def _is_explained(

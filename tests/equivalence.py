@@ -40,10 +40,10 @@ MODES: dict[str, dict[str, Any]] = {
 }
 LEVELS = {"token": ("fp64", "fp32", "bf16", "fp16"), "bitwise": ("fp32", "bf16", "fp16")}
 """Exactness -> number formats of the random models."""
-PROMPT_LENGTHS = (1, 9, 40)
+PROMPT_LENGTHS = (1, 40)
 """Of the random models; the longest is beyond every sliding window."""
-NEW_TOKENS = 200
-DEMO_PROMPTS, DEMO_NEW_TOKENS = 4, 64
+NEW_TOKENS = 128
+DEMO_PROMPTS, DEMO_NEW_TOKENS = 4, 48
 QUANTISED: dict[str, dict[str, Any]] = {
     "int8, threshold 6": {"load_in_8bit": True, "llm_int8_threshold": 6.0},
     "int8, threshold 0": {"load_in_8bit": True, "llm_int8_threshold": 0.0},
@@ -166,6 +166,7 @@ def demo_lines() -> Iterator[Line]:
         model = greedy_twin(loaded.model, has_end=False)
         prompts = [loaded.tokenizer(prompt.text, return_tensors="pt")["input_ids"] for prompt in texts]
         num_layers = model.config.num_hidden_layers
+        learned: Policy = controller.policy(costs, compression)
         for exactness in LEVELS:
             line = Line("demo", compression, exactness, {mode: Cell() for mode in MODES})
             plain, drafting = (
@@ -174,7 +175,6 @@ def demo_lines() -> Iterator[Line]:
             for shift, (mode, settings) in enumerate(MODES.items()):
                 for index, prompt in enumerate(prompts):
                     is_random = (index + shift) % 2 == 0
-                    learned: Policy = controller.policy(costs, compression)
                     drafting.policy = RandomPolicy(num_layers, index) if is_random else learned
                     arguments = {**settings, "max_new_tokens": DEMO_NEW_TOKENS, "seed": index}
                     line.cells[mode].add(decode_both(plain, drafting, prompt, arguments, f"{compression} {index}"))

@@ -11,7 +11,7 @@ from specbound.decoding.cache import PreallocatedLayer
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.request import Request, batch_from_arguments
 from specbound.decoding.sequence import Sequence
-from specbound.differences import NOISE_FACTOR, Difference, find_difference, first_difference, passes
+from specbound.differences import BLOCK_ROWS, NOISE_FACTOR, Difference, find_difference, first_difference, passes
 from specbound_controller.policy import StaticPolicy
 from tests.decoding.families import VARIANTS, random_model, random_prompt
 
@@ -46,6 +46,15 @@ def verdict(model: PreTrainedModel, expected: list[int], actual: list[int], **ar
     return difference
 
 
+@pytest.mark.parametrize("count", [1, 2, 5, 30])
+def test_the_noise_is_no_less_than_the_resolution_of_the_number_format(count: int) -> None:
+    model = random_model("gemma", dtype=torch.bfloat16)
+    tokens = random_prompt(1, 30)[0].tolist()[:count]
+    logits, noise = passes(model, PROMPT[0].tolist(), tokens, [])
+    assert noise >= logits[0].abs().max() * 2.0**-7
+    assert noise < 0.5
+
+
 def test_position_of_the_first_difference() -> None:
     assert first_difference([1, 2, 3], [1, 2, 3]) is None
     assert first_difference([1, 2, 3], [1, 5, 3]) == 1
@@ -57,11 +66,12 @@ def test_position_of_the_first_difference() -> None:
 def test_all_passes_are_the_model_s_own_forward_up_to_rounding(name: str) -> None:
     model = random_model(name)
     prompt, tokens = random_prompt(0, 17)[0].tolist(), random_prompt(1, 22)[0].tolist()
-    logits = passes(model, prompt, tokens, [4, 5, 6])
+    logits, noise = passes(model, prompt, tokens, [4, 5, 6])
     with torch.inference_mode():
         whole = model(torch.tensor([prompt + tokens])).logits[0, -1].double()
-    assert logits.shape == (11, whole.shape[0])
-    assert 0 < (logits - whole).abs().max() < 1e-4
+    assert logits.shape == (1 + 2 * len(BLOCK_ROWS), whole.shape[0])
+    assert (logits - whole).abs().max() < 1e-4
+    assert (logits - logits[0]).abs().max() <= noise < 1e-4
 
 
 def test_equal_outputs_have_no_difference(twin_model: PreTrainedModel) -> None:
@@ -122,7 +132,7 @@ def test_a_token_at_the_edge_of_top_k_is_a_near_tie_however_large_the_margin(twi
     """Tokens 5 and 90 stand at the edge together: which of them top-k keeps is a matter of rounding."""
     prompt = PROMPT[0].tolist()
     for first in range(6, 90):
-        logits = passes(twin_model, prompt, [first], [])[0]
+        logits = passes(twin_model, prompt, [first], [])[0][0]
         rank = int((logits > logits[5]).sum())
         if 1 <= rank <= 4:
             break
