@@ -1,12 +1,14 @@
 """What one fixed decision does at every position of many traces at once: tokens emitted and work, in numpy.
 
 The same accounting as `simulate_step`, vectorised over all starts (a test compares the two, step by step), for best
-static search, oracles on a grid and training rows. After the first wrong draft the branch is an estimate, as there.
+static search, oracles on a grid and training rows. After the first wrong draft the rest of the step is read off a
+roll-out or estimated, as there.
 """
 
-# N rows (positions of all traces, concatenated), E exit layers, K temperatures, W work counts, J draft tokens
+# N rows (positions of all traces, concatenated), E exit layers, K temperatures, W work counts, J draft tokens,
+# M rows of branches (of all traces, concatenated), U rows whose outcome is not exact
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +17,7 @@ import numpy as np
 from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES, row_bucket
 from specbound_controller.errors import InputError
 from specbound_controller.policy import AnnealedConfidence
-from specbound_controller.records import Decision, ExitScore
+from specbound_controller.records import Decision, ExitScore, ExitSignals
 from specbound_profiling.trace import PromptTrace, interpolate_confidence
 
 _NOT_PENDING = np.iinfo(np.int16).max
@@ -48,6 +50,9 @@ class TraceBatch:
         """(N, E)"""
         self.is_eos_draft = np.concatenate([np.isin(t.draft_token, list(t.eos_tokens)) for t in traces])
         """(N, E)"""
+        self.has_eos = np.repeat([bool(t.eos_tokens) for t in traces], lengths)
+        """Whether a draft of the row's trace may be an end token. (N,)"""
+        self.branches = BranchBatch(self)
 
     @property
     def num_rows(self) -> int:
@@ -64,18 +69,65 @@ class TraceBatch:
 
     def scores(self, score: ExitScore, exit_layers: Sequence[int], num_layers: int) -> np.ndarray:
         """A score without features at every row and some exits; other columns stay nan. (N, E) float64"""
-        scores = np.full((self.num_rows, len(self.exit_layers)), np.nan)
+        rows = [(trace.signals, position) for trace in self.traces for position in range(trace.num_positions)]
+        return self._scores(score, exit_layers, num_layers, self.confidence_at, rows)
+
+    def branch_scores(self, score: ExitScore, exit_layers: Sequence[int], num_layers: int) -> np.ndarray:
+        """The same at the rows of the branches. (M, E) float64"""
+        traces = [trace for trace in self.traces if trace.branches is not None]
+        rows = [(trace.branch_signals, row) for trace in traces for row in range(len(trace.branches.position))]  # type: ignore[union-attr]
+        return self._scores(score, exit_layers, num_layers, self.branches.confidence_at, rows)
+
+    def _scores(
+        self,
+        score: ExitScore,
+        exit_layers: Sequence[int],
+        num_layers: int,
+        confidence_at: np.ndarray,
+        rows: Sequence[tuple[Callable[[int, int, int, float], ExitSignals], int]],
+    ) -> np.ndarray:
+        scores = np.full(confidence_at.shape[:2], np.nan)
         for exit_layer in exit_layers:
             index, temperature = self.exit_index(exit_layer), score.temperature(exit_layer, num_layers)
             if isinstance(score, AnnealedConfidence):
-                scores[:, index] = interpolate_confidence(self.confidence_at[:, index], self.temperatures, temperature)
+                scores[:, index] = interpolate_confidence(confidence_at[:, index], self.temperatures, temperature)
                 continue
-            scores[:, index] = [
-                score(trace.signals(position, index, 0, temperature), None)
-                for trace in self.traces
-                for position in range(trace.num_positions)
-            ]
+            scores[:, index] = [score(signals(row, index, 0, temperature), None) for signals, row in rows]
         return scores
+
+
+class BranchBatch:
+    """The branches of a batch's traces, concatenated; rows of one branch stand together."""
+
+    def __init__(self, batch: TraceBatch) -> None:
+        traces, num_exits = batch.traces, len(batch.exit_layers)
+        self.first = np.full((batch.num_rows, num_exits), -1)
+        """First row of the branch that an exit's wrong draft at a row begins, -1 where none was followed. (N, E)"""
+        ends, along, first_row = [], [], 0
+        found = [trace.branches for trace in traces if trace.branches is not None]
+        for trace, first in zip(traces, batch.first_row, strict=True):
+            if trace.branches is None:
+                continue
+            for (position, exit_layer), rows in trace.branches.rows.items():
+                self.first[first + position, batch.exit_index(exit_layer)] = first_row + rows.start
+                ends.append(np.full(len(rows), first_row + rows.stop))
+                along.append(np.full(len(rows), batch.exit_index(exit_layer)))
+            first_row += len(trace.branches.position)
+        self.end = np.concatenate([np.zeros(0, dtype=np.int64), *ends])
+        """Row after the last one of the row's branch. (M,)"""
+        self.along = np.concatenate([np.zeros(0, dtype=np.int64), *along])
+        """Exit index whose drafts the branch goes along. (M,)"""
+        self.draft_token = np.concatenate([np.zeros((0, num_exits), dtype=np.int64), *(b.draft_token for b in found)])
+        """(M, E)"""
+        eos = [np.isin(t.branches.draft_token, list(t.eos_tokens)) for t in traces if t.branches is not None]
+        self.is_eos_draft = np.concatenate([np.zeros((0, num_exits), dtype=bool), *eos])
+        """(M, E)"""
+        self._found, self._shape = found, (0, num_exits, len(batch.temperatures))
+
+    @cached_property
+    def confidence_at(self) -> np.ndarray:
+        """(M, E, K)"""
+        return np.concatenate([np.zeros(self._shape, dtype=np.float32), *(b.confidence_at for b in self._found)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +144,11 @@ class StepOutcomes:
     """(N,) int64"""
     work: np.ndarray
     """Counts of work in the order of `WORK_NAMES`. (N, W) float64"""
+    is_exact: np.ndarray
+    """Whether nothing in the step is estimated. (N,) bool"""
+    estimated_work: np.ndarray
+    """What of `work` is an estimate, in the rows that are not exact: the step's less that of the same step, had its
+    draft ended where what the log knows ends. (U, W) float64"""
 
 
 def step_outcomes(
@@ -99,6 +156,7 @@ def step_outcomes(
     decision: Decision,
     num_layers: int,
     scores: np.ndarray | None = None,
+    branch_scores: np.ndarray | None = None,
 ) -> StepOutcomes:
     """Outcome of the decision at every row. A fixed decision is charged with no decision time.
 
@@ -106,29 +164,76 @@ def step_outcomes(
         scores: exit scores to compare with the thresholds, (N, E), or (N, J, E) where they depend on the row at
             which the step starts and on the draft index (J >= w_max); None computes the decision's own score
             without features.
+        branch_scores: the same at the rows of the branches, (M, E), where `scores` are given; without them what
+            follows a wrong draft is estimated.
     """
     exits = [(batch.exit_index(e), e, threshold) for e, threshold in decision.exits()]
     tested = [e for _, e, threshold in exits if threshold > 0]
     if scores is None and tested:
         assert decision.score is not None  # Decision checks it
         scores = batch.scores(decision.score, tested, num_layers)
-    draft = _Draft(batch, decision, num_layers, exits, scores)
+        branch_scores = batch.branch_scores(decision.score, tested, num_layers)
+    draft = _Draft(batch, decision, num_layers, exits, scores, branch_scores)
     for draft_index in range(decision.w_max if exits else 0):
         if not draft.is_active.any():
             break
         draft.step(draft_index)
-    draft.verify()
+    known, unknown = draft.known, np.flatnonzero(~draft.is_known)
+    for counts in (draft.counts, known):
+        counts.verify(draft.bounds)
+    work = draft.counts.work(batch.context_length)
     return StepOutcomes(
-        num_drafted=draft.num_drafted,
+        num_drafted=draft.counts.drafted,
         num_accepted=draft.num_accepted,
         num_emitted=draft.num_accepted + 1 - draft.is_done,
-        num_layer_calls=draft.calls_by_rows.sum(axis=1),
-        work=draft.work(),
+        num_layer_calls=draft.counts.calls_by_rows.sum(axis=1),
+        work=work,
+        is_exact=draft.is_known,
+        estimated_work=work[unknown] - known.work(batch.context_length[draft.known_rows])[np.argsort(draft.known_rows)],
     )
 
 
+class _Counts:
+    """Pending tokens and work of some rows. `level` of a pending token: how many of the exits it has passed."""
+
+    def __init__(self, num_rows: int, w_max: int) -> None:
+        self.level = np.full((num_rows, w_max + 1), _NOT_PENDING, dtype=np.int16)
+        self.level[:, :1] = 0
+        self.calls_by_rows = np.zeros((num_rows, w_max + 2), dtype=np.int64)
+        self.drafted, self.reads, self.tests = (np.zeros(num_rows, dtype=np.int64) for _ in range(3))
+
+    def add(self, other: "_Counts", rows: np.ndarray) -> None:
+        """Appends some rows of another."""
+        for name in ("level", "calls_by_rows", "drafted", "reads", "tests"):
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)[rows]]))
+
+    def verify(self, bounds: Sequence[int]) -> None:
+        """Runs every pending token to full depth, each layer once on the tokens that stand below it."""
+        for level in range(len(bounds) - 1):
+            num_pending = (self.level <= level).sum(axis=1)
+            runs = np.flatnonzero(num_pending)
+            self.calls_by_rows[runs, num_pending[runs]] += bounds[level + 1] - bounds[level]
+
+    def work(self, context_length: np.ndarray) -> np.ndarray:
+        """In the order of `WORK_NAMES`. (rows, W)"""
+        rows = np.arange(self.calls_by_rows.shape[1])
+        buckets = np.zeros((len(rows), len(ROW_BUCKETS)))
+        buckets[rows[1:], [row_bucket(int(r)) for r in rows[1:]]] = 1.0
+        columns = [
+            self.calls_by_rows @ rows * context_length / 1000.0,
+            self.reads + 1,
+            self.reads + self.drafted + 1,
+            self.tests,
+            np.zeros(len(self.reads)),
+            np.ones(len(self.reads)),
+        ]
+        work = np.column_stack([self.calls_by_rows @ buckets, *columns])
+        assert work.shape[1] == len(WORK_NAMES)
+        return work
+
+
 class _Draft:
-    """One step at every row at once. `level` of a pending token: how many of the exits it has passed."""
+    """One step at every row at once."""
 
     def __init__(
         self,
@@ -137,82 +242,102 @@ class _Draft:
         num_layers: int,
         exits: list[tuple[int, int, float]],
         scores: np.ndarray | None,
+        branch_scores: np.ndarray | None,
     ) -> None:
-        self.batch, self.decision, self.exits, self.scores = batch, decision, exits, scores
+        self.batch, self.decision, self.exits = batch, decision, exits
+        self.scores, self.branch_scores = scores, branch_scores
         self.bounds = [0, *(e for _, e, _ in exits), num_layers]
-        n, w_max = batch.num_rows, decision.w_max
-        self.width = np.minimum(w_max, batch.max_width) if exits else np.zeros(n, dtype=np.int64)
+        n = batch.num_rows
+        self.width = np.minimum(decision.w_max, batch.max_width) if exits else np.zeros(n, dtype=np.int64)
         self.is_active = self.width > 0
         self.is_on_path = np.ones(n, dtype=bool)
         self.is_done = np.zeros(n, dtype=bool)
-        self.num_drafted, self.num_accepted = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-        self.num_reads, self.num_tests = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        self.num_accepted = np.zeros(n, dtype=np.int64)
         self.product = np.ones(n)
-        self.level = np.full((n, w_max + 1), _NOT_PENDING, dtype=np.int16)
-        self.level[:, 0] = 0
-        self.calls_by_rows = np.zeros((n, w_max + 2), dtype=np.int64)
+        self.counts = _Counts(n, decision.w_max)
+        is_tested = any(threshold > 0 for *_, threshold in exits)
+        self.follows = len(batch.branches.end) > 0 and (not is_tested or branch_scores is not None)
+        self.branch = np.full(n, -1)
+        """Row of the branch that a draft which left the path stands at, -1 where it stands at none. (N,)"""
+        self.can_stop = batch.has_eos | is_tested
+        self.is_known = np.ones(n, dtype=bool)
+        self.known_rows = np.zeros(0, dtype=np.int64)
+        """Rows that are not exact, in the order in which they became so. (U,)"""
+        self.known = _Counts(0, decision.w_max)
+        """What is known of them."""
 
     def step(self, draft_index: int) -> None:
         """Tries to draft one more token at every active row."""
         wanted = np.arange(self.batch.num_rows) + draft_index
         row, is_past_end = np.minimum(wanted, self.batch.last_row), wanted > self.batch.last_row
         undecided = self.is_active & (self.width > draft_index)
-        is_next = np.zeros_like(undecided)
+        self.keep_what_is_known(undecided & ~self.is_on_path & (self.branch < 0) & self.can_stop & self.is_known)
+        is_next, branch = np.zeros_like(undecided), self.branch.copy()
         for level, (index, _, threshold) in enumerate(self.exits):
             self.advance(undecided, level, draft_index)
-            self.num_reads += undecided
+            self.counts.reads += undecided
             clears = undecided
             if threshold > 0:
-                self.num_tests += undecided
+                self.counts.tests += undecided
                 clears = undecided & self.clears(row, draft_index, index, threshold, undecided)
             is_correct = clears & self.is_on_path & ~is_past_end & self.batch.is_accepted[row, index]
             is_eos = clears & ~is_past_end & self.batch.is_eos_draft[row, index]
-            self.num_drafted += clears
+            if self.follows:
+                self.follow(branch, clears, is_correct, is_eos, wanted, is_past_end, index)
+            self.counts.drafted += clears
             self.num_accepted += is_correct
             self.is_done |= is_correct & is_eos
             self.is_on_path &= ~clears | is_correct
-            self.level[clears, draft_index + 1] = 0
+            self.counts.level[clears, draft_index + 1] = 0
             is_next |= clears & ~is_eos
             undecided = undecided & ~clears
         self.is_active = is_next
+        self.branch = branch
+
+    def keep_what_is_known(self, rows: np.ndarray) -> None:
+        """From here on some rows are estimates."""
+        chosen = np.flatnonzero(rows)
+        self.known_rows = np.append(self.known_rows, chosen)
+        self.known.add(self.counts, chosen)
+        self.is_known[chosen] = False
+
+    def follow(
+        self,
+        branch: np.ndarray,
+        clears: np.ndarray,
+        is_correct: np.ndarray,
+        is_eos: np.ndarray,
+        wanted: np.ndarray,
+        is_past_end: np.ndarray,
+        index: int,
+    ) -> None:
+        """Where the drafts that clear an exit lead: `branch` is updated, and `is_eos` for those on one."""
+        branches = self.batch.branches
+        leaves = np.flatnonzero(clears & self.is_on_path & ~is_correct & ~is_past_end)
+        branch[leaves] = branches.first[wanted[leaves], index]
+        goes_on = np.flatnonzero(clears & (self.branch >= 0))
+        at = self.branch[goes_on]
+        is_eos[goes_on] = branches.is_eos_draft[at, index]
+        tokens = branches.draft_token[at]
+        is_its_own = tokens[:, index] == tokens[np.arange(len(at)), branches.along[at]]
+        branch[goes_on] = np.where(is_its_own & (at + 1 < branches.end[at]), at + 1, -1)
 
     def advance(self, rows: np.ndarray, level: int, last: int) -> None:
         """Runs the pending tokens of some rows that stand at `level` to the next one."""
-        chosen = np.flatnonzero(rows)
-        pending = self.level[chosen, : last + 1]
-        self.calls_by_rows[chosen, (pending <= level).sum(axis=1)] += self.bounds[level + 1] - self.bounds[level]
-        self.level[chosen, : last + 1] = np.maximum(pending, level + 1)
+        chosen, counts = np.flatnonzero(rows), self.counts
+        pending = counts.level[chosen, : last + 1]
+        counts.calls_by_rows[chosen, (pending <= level).sum(axis=1)] += self.bounds[level + 1] - self.bounds[level]
+        counts.level[chosen, : last + 1] = np.maximum(pending, level + 1)
 
     def clears(
         self, row: np.ndarray, draft_index: int, index: int, threshold: float, undecided: np.ndarray
     ) -> np.ndarray:
         assert self.scores is not None  # computed wherever a threshold is above 0
         score = self.scores[row, index] if self.scores.ndim == 2 else self.scores[:, draft_index, index]
+        if self.follows:
+            assert self.branch_scores is not None  # `follows` says so
+            score = np.where(self.branch >= 0, self.branch_scores[np.maximum(self.branch, 0), index], score)
         value = self.product * score if self.decision.combine == "product" else score
         clears = undecided & (value >= threshold)
         self.product = np.where(clears, self.product * score, self.product)
         return clears
-
-    def verify(self) -> None:
-        """Runs every pending token to full depth, each layer once on the tokens that stand below it."""
-        for level in range(len(self.bounds) - 1):
-            num_pending = (self.level <= level).sum(axis=1)
-            runs = np.flatnonzero(num_pending)
-            self.calls_by_rows[runs, num_pending[runs]] += self.bounds[level + 1] - self.bounds[level]
-
-    def work(self) -> np.ndarray:
-        """(N, W), in the order of `WORK_NAMES`."""
-        rows = np.arange(self.calls_by_rows.shape[1])
-        buckets = np.zeros((len(rows), len(ROW_BUCKETS)))
-        buckets[rows[1:], [row_bucket(int(r)) for r in rows[1:]]] = 1.0
-        columns = [
-            self.calls_by_rows @ rows * self.batch.context_length / 1000.0,
-            self.num_reads + 1,
-            self.num_reads + self.num_drafted + 1,
-            self.num_tests,
-            np.zeros(len(self.num_reads)),
-            np.ones(len(self.num_reads)),
-        ]
-        work = np.column_stack([self.calls_by_rows @ buckets, *columns])
-        assert work.shape[1] == len(WORK_NAMES)
-        return work

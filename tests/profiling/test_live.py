@@ -1,10 +1,11 @@
 """Live decoding against replay, step by step: what a log says a policy would do is what the decoder does.
 
-Drafts go on for their full width here (no token ends them), because after a wrong draft a replay can only estimate
-whether the next one would have been such a token.
+Whole steps where every wrong draft was rolled out; without roll-outs drafts go on for their full width here (no token
+ends them), because after a wrong draft a replay can only estimate whether the next one would have been such a token.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from specbound.loading import LoadedModel, load_model
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import AnnealedConfidence, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
-from specbound_profiling.record import record_continuation
+from specbound_profiling.record import Recorder, RecordSettings, record_continuation
 from specbound_profiling.replay import replay, replay_static
+from specbound_profiling.rollout import RolloutSettings
+from specbound_profiling.simulate import simulate
 from specbound_profiling.trace import PromptTrace
 
 EXITS, NUM_LAYERS = (1, 2, 3), 4
@@ -188,3 +191,96 @@ def test_end_token_inside_a_draft_ends_live_and_replayed_steps_alike(
                 assert_same_work(step, record)
                 num_inside += step.stop_reason == "eos"
     assert num_inside > 0
+
+
+SAMPLED = {"do_sample": True, "temperature": 0.9, "top_k": 0, "top_p": 1.0, "seed": 3}
+RUNS = {
+    "greedy": ("none", "token", {"do_sample": False}),
+    "sampled": ("none", "token", SAMPLED),
+    "nucleus": ("none", "token", {**SAMPLED, "top_k": 12, "top_p": 0.9}),
+    "greedy-bf16": ("bf16", "bitwise", {"do_sample": False}),
+    "sampled-bf16": ("bf16", "bitwise", SAMPLED),
+}
+
+
+class Run:
+    """A model, an exact log of it, and a live decoder that decodes as the log was recorded."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        compression, exactness, sampling = RUNS[name]
+        self.loaded = load_model(str(folder), compression)
+        self.sampling = sampling
+        self.decoder = SpecBoundDecoder(self.loaded.model, None, compression, exactness=exactness)
+        generator = torch.Generator().manual_seed(1)
+        self.prompts = [torch.randint(2, 60, (1, length), generator=generator) for length in (2, 5, 8)]
+        adapter = ModelAdapter(self.loaded.model)
+        settings = RecordSettings(EXITS, 30, (), sampling=sampling)
+        recorder = Recorder(adapter, settings, exactness)
+        drafts = [recorder.record(ids, index) for index, ids in enumerate(self.prompts)]
+        wrong = np.bincount(np.concatenate([t.draft_token[~t.is_accepted] for t in drafts]), minlength=64)
+        right = np.bincount(np.concatenate([t.tokens for t in drafts]), minlength=64)
+        # end tokens that exits often draft wrongly while few continuations end with them
+        self.eos = tuple(np.argsort(wrong - 20 * right)[-2:].tolist())
+        recorder.settings = replace(settings, eos_token_ids=self.eos, rollouts=RolloutSettings(1.0, 6))
+        self.traces = [recorder.record(ids, index) for index, ids in enumerate(self.prompts)]
+
+    def steps(self, policy: StaticPolicy) -> list[list[StepRecord]]:
+        """The steps of live decoding."""
+        self.decoder.policy, all_steps = policy, []
+        for index, (ids, trace) in enumerate(zip(self.prompts, self.traces, strict=True)):
+            arguments = dict(self.sampling)
+            if "seed" in arguments:
+                arguments["seed"] += index
+            arguments |= {"max_new_tokens": trace.length_limit, "eos_token_id": list(self.eos)}
+            output = self.decoder.decode(ids, **arguments)
+            assert output.sequences[0, ids.shape[1] :].tolist() == trace.tokens.tolist()
+            all_steps.append(output.stats.steps)
+        return all_steps
+
+
+@pytest.fixture(scope="module", params=list(RUNS))
+def run(request: pytest.FixtureRequest, sharp_model_dir: Path) -> Run:
+    return Run(sharp_model_dir, request.param)
+
+
+@pytest.mark.parametrize(("exit_layer", "combine"), [(1, "token"), (2, "product"), (3, "token")])
+def test_exact_log_says_what_whole_steps_with_one_exit_layer_do_live(
+    run: Run, costs: CostTable, exit_layer: int, combine: str
+) -> None:
+    confidence = np.concatenate([t.confidence[:, exit_layer - 1] for t in run.traces])
+    for threshold in (0.0, threshold_between_scores(confidence)):
+        policy = StaticPolicy((exit_layer,), threshold, w_max=6, combine=combine)
+        live_steps, num_wrong = run.steps(policy), 0
+        for trace, steps in zip(run.traces, live_steps, strict=True):
+            start = 1
+            for step in steps:
+                simulated = simulate(trace, start, policy.decide(None), None, NUM_LAYERS)
+                assert simulated.is_exact
+                assert_same_work(step, simulated.record)
+                np.testing.assert_allclose(step.scores, simulated.record.scores, atol=2e-4)
+                num_wrong += step.num_drafted > step.num_accepted + 1
+                start += step.num_emitted
+        fast = replay_static(run.traces, policy.decide(None), costs, NUM_LAYERS)
+        assert [sum(s.num_layer_calls for s in steps) for steps in live_steps] == fast.num_layer_calls.tolist()
+        assert [sum(s.num_drafted for s in steps) for steps in live_steps] == fast.num_drafted.tolist()
+        assert threshold or num_wrong >= 3
+
+
+def test_steps_with_several_exits_are_exact_where_replay_says_so(run: Run) -> None:
+    confidence = np.concatenate([t.confidence for t in run.traces])
+    thresholds = [threshold_between_scores(confidence[:, 0]), threshold_between_scores(confidence[:, 1]), 0.0]
+    policy = StaticPolicy(EXITS, thresholds, w_max=6)
+    num_exact = num_steps = 0
+    for trace, steps in zip(run.traces, run.steps(policy), strict=True):
+        start = 1
+        for step in steps:
+            simulated = simulate(trace, start, policy.decide(None), None, NUM_LAYERS)
+            assert step.num_accepted == simulated.record.num_accepted
+            if simulated.is_exact:
+                assert_same_work(step, simulated.record)
+            else:  # drafts that are known are a beginning of those that were issued
+                assert step.exit_layers[: simulated.known.num_drafted] == simulated.known.exit_layers
+            num_exact += simulated.is_exact and step.num_drafted > step.num_accepted
+            num_steps += 1
+            start += step.num_emitted
+    assert num_exact > 0 and num_steps > 10

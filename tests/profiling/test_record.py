@@ -123,15 +123,16 @@ SAMPLINGS = {
     "temperature": {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 1.0, "seed": 5},
     "nucleus": {"do_sample": True, "temperature": 1.2, "top_k": 20, "top_p": 0.8, "seed": 5},
 }
-LEVELS = [("none", "token"), ("none", "bitwise"), ("bf16", "bitwise"), ("fp16", "bitwise"), ("int8", "bitwise")]
-LEVELS += [("nf4", "bitwise")]
+LEVELS = [(level, name) for level in (("none", "token"), ("bf16", "bitwise")) for name in SAMPLINGS]
+LEVELS += [(("none", "bitwise"), "temperature"), (("fp16", "bitwise"), "greedy")]
+LEVELS += [(("int8", "bitwise"), "nucleus"), (("nf4", "bitwise"), "temperature")]
 
 
-@pytest.mark.parametrize(("compression", "exactness"), LEVELS)
-@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize(("level", "sampling"), LEVELS, ids=lambda value: "-".join(value) if len(value) == 2 else value)
 def test_tokens_and_signals_are_those_of_live_decoding(
-    sharp_model_dir: Path, compression: str, exactness: str, sampling: str
+    sharp_model_dir: Path, level: tuple[str, str], sampling: str
 ) -> None:
+    compression, exactness = level
     loaded = load_model(str(sharp_model_dir), compression)
     twin, eos = greedy_twin(loaded.model, has_end=False), ()
     settings = RecordSettings(EXITS, 20, eos, sampling=SAMPLINGS[sampling], rollouts=RolloutSettings(1.0, 4))

@@ -14,7 +14,7 @@ from specbound_controller.work import record_work
 from specbound_profiling.best_static import static_seconds
 from specbound_profiling.outcomes import TraceBatch, step_outcomes
 from specbound_profiling.replay import PLAIN, replay, replay_static
-from specbound_profiling.simulate import simulate_step
+from specbound_profiling.simulate import simulate
 from specbound_profiling.trace import PromptTrace
 
 TraceOf = Callable[..., PromptTrace]
@@ -51,14 +51,24 @@ def random_decision(rng: np.random.Generator) -> Decision:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_vectorised_outcomes_equal_step_by_step_ones(seed: int, random_trace_of: TraceOf) -> None:
+def test_vectorised_outcomes_equal_step_by_step_ones(
+    seed: int, random_trace_of: TraceOf, with_branches_of: TraceOf
+) -> None:
     rng = np.random.default_rng(seed)
     traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(4)]
+    if seed >= 10:
+        traces = [with_branches_of(rng, trace, int(rng.integers(2, 8)), rng.random()) for trace in traces]
     batch, decision = TraceBatch(traces), random_decision(rng)
     outcomes = step_outcomes(batch, decision, num_layers=6)
+    estimated = np.zeros_like(outcomes.work)
+    estimated[~outcomes.is_exact] = outcomes.estimated_work
     for trace, first in zip(traces, batch.first_row, strict=True):
         for start in range(1, trace.num_positions):
-            record = simulate_step(trace, start, decision, None, 6)
+            step = simulate(trace, start, decision, None, 6)
+            record = step.record
+            assert outcomes.is_exact[first + start] == step.is_exact
+            known = record_work(record, is_adaptive=False) - record_work(step.known, is_adaptive=False)
+            np.testing.assert_allclose(estimated[first + start], known, atol=1e-9)
             row = first + start
             assert outcomes.num_drafted[row] == record.num_drafted
             assert outcomes.num_accepted[row] == record.num_accepted
@@ -68,9 +78,11 @@ def test_vectorised_outcomes_equal_step_by_step_ones(seed: int, random_trace_of:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_static_replay_equals_policy_replay(seed: int, random_trace_of: TraceOf, costs: CostTable) -> None:
+def test_static_replay_equals_policy_replay(
+    seed: int, random_trace_of: TraceOf, with_branches_of: TraceOf, costs: CostTable
+) -> None:
     rng = np.random.default_rng(seed)
-    traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(5)]
+    traces = [with_branches_of(rng, random_trace_of(rng, EXITS, f"p{i}"), 5, 0.5) for i in range(5)]
     decision = random_decision(rng)
     fast = replay_static(traces, decision, costs, 6)
     slow = replay(traces, Fixed(decision), costs, 6, "none", keep_records=True)
