@@ -14,7 +14,7 @@ from specbound.differences import Difference
 from specbound.measure import TimedPrompt, Timing
 from specbound.report import Row
 from specbound_profiling.bootstrap import bootstrap_ratio
-from specbound_profiling.replay import ReplayResult
+from specbound_profiling.replay_result import ReplayResult
 
 MAX_NEAR_TIE_SHARE = 0.01
 """A speedup is claimed where outputs differ, at near-ties only, on at most this share of the prompts."""

@@ -8,8 +8,8 @@ from specbound_controller.actions import THRESHOLDS, WIDTHS, Action, static_grid
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
-from specbound_profiling.outcomes import TraceBatch
-from specbound_profiling.replay import replay_static
+from specbound_profiling.outcomes import TraceBatch, step_outcomes
+from specbound_profiling.replay import visited_rows
 from specbound_profiling.trace import PromptTrace
 
 
@@ -18,7 +18,12 @@ def static_seconds(
 ) -> np.ndarray:
     """Modelled seconds of each decision over all traces; adds up over shards of a log. (A,)"""
     batch = traces if isinstance(traces, TraceBatch) else TraceBatch(traces)
-    return np.array([replay_static(batch, decision, costs, num_layers).seconds.sum() for decision in grid])
+    seconds = []
+    for decision in grid:
+        outcomes = step_outcomes(batch, decision, num_layers)
+        rows, _ = visited_rows(batch, outcomes.num_emitted)
+        seconds.append(float(costs.seconds(outcomes.work[rows]).sum()))
+    return np.array(seconds)
 
 
 def best_static_action(

@@ -1,12 +1,13 @@
 """The best that any choice of exits and widths could do on recorded traces: clairvoyant, by dynamic programming.
 
 `V(i) = min over actions of C(i) + V(i + N(i))` over the tokens generated so far. `oracle` issues no wrong draft, so
-nothing in it is estimated; `oracle_grid` chooses from a grid of decisions, whose work after a wrong draft is.
+nothing in it is estimated; `oracle_grid` chooses from a grid of decisions, whose work after a wrong draft may be.
+All prompts are solved at once, from their ends.
 """
 
-# P positions, E exit layers, J widths, A actions
+# B prompts, N rows, E exit layers, A actions, W work counts, D tokens left
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,12 @@ from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES, CostTable
 from specbound_controller.records import Decision
 from specbound_controller.work import single_exit_work
 from specbound_profiling.outcomes import TraceBatch, step_outcomes
-from specbound_profiling.replay import ReplayResult
+from specbound_profiling.replay import estimated_seconds, visited_rows
+from specbound_profiling.replay_result import ReplayResult, Steps, concatenated
 from specbound_profiling.trace import PromptTrace
+
+CHUNK_ROWS = 4096
+"""Rows of a batch for which `oracle_grid` holds every action's outcome at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +35,14 @@ class _Actions:
     """(A, W) to add per token of context"""
 
 
-def accepted_run(trace: PromptTrace, w_max: int) -> np.ndarray:
-    """Correct drafts in a row from each position at each exit, at most `w_max`. (P, E) int64"""
-    run = np.zeros((trace.num_positions + 1, len(trace.exit_layers)), dtype=np.int64)
-    for position in reversed(range(trace.num_positions)):
-        run[position] = np.where(trace.is_accepted[position], np.minimum(run[position + 1] + 1, w_max), 0)
-    return run[:-1]
+def accepted_run(batch: TraceBatch, w_max: int) -> np.ndarray:
+    """Correct drafts in a row from each row on at each exit, within the trace, at most `w_max`. (N, E) int64"""
+    rows = np.arange(batch.num_rows)[:, None]
+    end = batch.last_row[:, None] + 1
+    wrong = np.where(batch.is_accepted, batch.num_rows, rows)
+    next_wrong = np.minimum.accumulate(wrong[::-1])[::-1]
+    run: np.ndarray = np.minimum(np.minimum(next_wrong, end) - rows, w_max)
+    return run
 
 
 def fixed_draft_work(exit_layer: int, width: int, num_layers: int, context_length: int) -> np.ndarray:
@@ -52,96 +59,87 @@ def _actions(exit_layers: tuple[int, ...], num_layers: int, w_max: int) -> _Acti
     return _Actions(choices, base, slope)
 
 
-def oracle(traces: Sequence[PromptTrace], costs: CostTable, num_layers: int, w_max: int) -> ReplayResult:
+def oracle(traces: Sequence[PromptTrace] | TraceBatch, costs: CostTable, num_layers: int, w_max: int) -> ReplayResult:
     """Least modelled seconds over one exit layer and one width <= min(run of correct drafts, w_max) per step."""
-    actions = _actions(traces[0].exit_layers, num_layers, w_max)
+    batch = traces if isinstance(traces, TraceBatch) else TraceBatch(traces)
+    actions = _actions(batch.exit_layers, num_layers, w_max)
     base, slope = costs.seconds(actions.base_work), costs.seconds(actions.context_work)
     widths = np.array([w for _, w in actions.choices])
-    exit_index = np.array([traces[0].exit_layers.index(e) if w else 0 for e, w in actions.choices])
-    rows = []
-    for trace in traces:
-        run, length = accepted_run(trace, w_max), trace.num_positions
-        value, choice = np.zeros(length + 1), np.zeros(length + 1, dtype=np.int64)
-        for start in range(length - 1, 0, -1):
-            # a draft that ends with the last token would save nothing: that token comes as the bonus of a shorter one
-            is_possible = (widths == 0) | ((widths <= run[start, exit_index]) & (widths <= length - start - 1))
-            end = np.minimum(start + widths + 1, length)
-            seconds = base + slope * (trace.prompt_length + start) + value[end]
-            choice[start] = int(np.argmin(np.where(is_possible, seconds, np.inf)))
-            value[start] = seconds[choice[start]]
-        rows.append(_follow(trace, actions, choice))
-    return _result(traces, rows, costs)
+    exit_index = np.array([batch.exit_layers.index(e) if w else 0 for e, w in actions.choices])
+    run = accepted_run(batch, w_max)
+    choice = np.zeros(batch.num_rows, dtype=np.int64)
+    value = np.zeros((len(batch.traces), _longest(batch) + 1))  # seconds for the last d tokens, by d
+    for left, prompts, rows in _from_the_end(batch):
+        # a draft that ends with the last token would save nothing: that token comes as the bonus of a shorter one
+        is_possible = (widths == 0) | ((widths <= run[rows][:, exit_index]) & (widths < left))
+        rest = value[prompts[:, None], np.maximum(left - widths - 1, 0)]
+        seconds = base + slope * batch.context_length[rows, None] + rest
+        seconds = np.where(is_possible, seconds, np.inf)
+        choice[rows] = seconds.argmin(axis=1)
+        value[prompts, left] = seconds[np.arange(len(rows)), choice[rows]]
+    rows, prompts = visited_rows(batch, widths[choice] + 1)
+    chosen = choice[rows]
+    work = actions.base_work[chosen] + actions.context_work[chosen] * batch.context_length[rows, None]
+    calls = np.rint(work[:, : len(ROW_BUCKETS)].sum(axis=1)).astype(np.int64)
+    return Steps(prompts, widths[chosen], widths[chosen], calls, work).totals(batch.traces, costs)
 
 
-def _follow(trace: PromptTrace, actions: _Actions, choice: np.ndarray) -> tuple[int, int, int, np.ndarray]:
-    """Steps, drafted (all accepted), layer calls and work of the chosen path."""
-    num_steps, num_drafted, work, start = 0, 0, np.zeros(len(WORK_NAMES)), 1
-    while start < trace.num_positions:
-        action, context = int(choice[start]), trace.prompt_length + start
-        width = actions.choices[action][1]
-        work += actions.base_work[action] + actions.context_work[action] * context
-        num_steps, num_drafted, start = num_steps + 1, num_drafted + width, start + width + 1
-    return num_steps, num_drafted, _num_layer_calls(work), work
+def _longest(batch: TraceBatch) -> int:
+    """Most tokens that steps emit in a trace."""
+    return int((batch.end_row - batch.first_row).max()) - 1
 
 
-def _num_layer_calls(work: np.ndarray) -> int:
-    return round(float(work[: len(ROW_BUCKETS)].sum()))
-
-
-def _result(
-    traces: Sequence[PromptTrace], rows: list[tuple[int, int, int, np.ndarray]], costs: CostTable
-) -> ReplayResult:
-    num_drafted = np.array([row[1] for row in rows])
-    work = np.array([row[3] for row in rows])
-    return ReplayResult(
-        prompt_ids=tuple(t.prompt_id for t in traces),
-        tasks=tuple(t.task for t in traces),
-        num_tokens=np.array([t.num_positions - 1 for t in traces]),
-        num_steps=np.array([row[0] for row in rows]),
-        num_drafted=num_drafted,
-        num_accepted=num_drafted,
-        num_layer_calls=np.array([row[2] for row in rows]),
-        work=work,
-        seconds=costs.seconds(work),
-    )
+def _from_the_end(batch: TraceBatch) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Tokens left to emit d = 1, 2, ...; the prompts that have so many, and the row at which their step begins."""
+    num_tokens = batch.end_row - batch.first_row - 1
+    for left in range(1, _longest(batch) + 1):
+        prompts = np.flatnonzero(num_tokens >= left)
+        yield left, prompts, batch.end_row[prompts] - left
 
 
 def oracle_grid(
     traces: Sequence[PromptTrace] | TraceBatch, costs: CostTable, num_layers: int, grid: Sequence[Decision]
 ) -> ReplayResult:
-    """Least modelled seconds where each step takes one decision of a grid (the controller's action grid).
+    """Least modelled seconds where each step takes one decision of a grid (the settings of the controller's grid).
 
     Clairvoyant too; unlike `oracle` it may issue wrong drafts, and its scores see no features.
     """
-    batch = traces if isinstance(traces, TraceBatch) else TraceBatch(traces)
+    all_traces = traces.traces if isinstance(traces, TraceBatch) else traces
+    return concatenated([_oracle_grid(TraceBatch(part), costs, num_layers, grid) for part in _chunks(all_traces)])
+
+
+def _chunks(traces: Sequence[PromptTrace]) -> Iterator[Sequence[PromptTrace]]:
+    """Traces of about `CHUNK_ROWS` rows together, in order."""
+    first, num_rows = 0, 0
+    for index, trace in enumerate(traces):
+        num_rows += trace.num_positions
+        if num_rows >= CHUNK_ROWS:
+            yield traces[first : index + 1]
+            first, num_rows = index + 1, 0
+    if first < len(traces) or not traces:
+        yield traces[first:]
+
+
+def _oracle_grid(batch: TraceBatch, costs: CostTable, num_layers: int, grid: Sequence[Decision]) -> ReplayResult:
     outcomes = [step_outcomes(batch, decision, num_layers) for decision in grid]
-    emitted = np.array([o.num_emitted for o in outcomes])
-    seconds = np.array([costs.seconds(o.work) for o in outcomes])
-    action = np.zeros(batch.num_rows, dtype=np.int64)
-    for first, end in zip(batch.first_row, batch.end_row, strict=True):
-        value = np.zeros(end - first + 1)
-        for row in range(end - 1, first, -1):
-            totals = seconds[:, row] + value[np.minimum(row + emitted[:, row], end) - first]
-            action[row] = int(np.argmin(totals))
-            value[row - first] = totals[action[row]]
-    counts = np.zeros((len(batch.traces), 4), dtype=np.int64)
-    work = np.zeros((len(batch.traces), len(WORK_NAMES)))
-    for i, (first, end) in enumerate(zip(batch.first_row, batch.end_row, strict=True)):
-        row = first + 1
-        while row < end:
-            chosen = outcomes[action[row]]
-            counts[i] += (1, chosen.num_drafted[row], chosen.num_accepted[row], chosen.num_layer_calls[row])
-            work[i] += chosen.work[row]
-            row += chosen.num_emitted[row]
-    num_steps, num_drafted, num_accepted, num_layer_calls = counts.T
-    return ReplayResult(
-        prompt_ids=tuple(t.prompt_id for t in batch.traces),
-        tasks=tuple(t.task for t in batch.traces),
-        num_tokens=batch.end_row - batch.first_row - 1,
-        num_steps=num_steps,
-        num_drafted=num_drafted,
-        num_accepted=num_accepted,
-        num_layer_calls=num_layer_calls,
-        work=work,
-        seconds=costs.seconds(work),
-    )
+    emitted = np.stack([o.num_emitted for o in outcomes], axis=1)
+    seconds = np.stack([costs.seconds(o.work) for o in outcomes], axis=1)
+    choice = np.zeros(batch.num_rows, dtype=np.int64)
+    value = np.zeros((len(batch.traces), _longest(batch) + 1))
+    for left, prompts, rows in _from_the_end(batch):
+        totals = seconds[rows] + value[prompts[:, None], np.maximum(left - emitted[rows], 0)]
+        choice[rows] = totals.argmin(axis=1)
+        value[prompts, left] = totals[np.arange(len(rows)), choice[rows]]
+    rows, prompts = visited_rows(batch, emitted[np.arange(batch.num_rows), choice])
+    chosen = choice[rows]
+    counts = {name: np.zeros(len(rows), dtype=np.int64) for name in ("num_drafted", "num_accepted", "num_layer_calls")}
+    work, estimated = np.zeros((len(rows), len(WORK_NAMES))), np.full(len(rows), np.nan)
+    for action in np.unique(chosen):
+        at, outcome = np.flatnonzero(chosen == action), outcomes[action]
+        for name, values in counts.items():
+            values[at] = getattr(outcome, name)[rows[at]]
+        work[at] = outcome.work[rows[at]]
+        estimated[at] = estimated_seconds(outcome, costs)[rows[at]]
+    # no estimate is checked here: a clairvoyant choice is no fair sample of them
+    steps = Steps(prompts, **counts, work=work, estimated_s=estimated, estimate_error_s=np.full(len(rows), np.nan))
+    return steps.totals(batch.traces, costs)

@@ -2,13 +2,13 @@
 
 Every number but the seconds is a count; the seconds are the cost table's. The token that prefill yields belongs to
 no step and prefill's time is left out, so a speedup by replay is one of decoding alone. Work after the first wrong
-draft of a step is an estimate (see `simulate_step`).
+draft of a step is an estimate where no roll-out followed that draft (see `simulate`).
 """
 
-# B prompts, W work counts
+# B prompts, N rows, R visited steps, W work counts
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace as with_changes
 from math import nan
 
 import numpy as np
@@ -18,67 +18,13 @@ from specbound_controller.features import FeatureState
 from specbound_controller.policy import Policy
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.work import record_work
-from specbound_profiling.outcomes import TraceBatch, step_outcomes
-from specbound_profiling.simulate import simulate_step
+from specbound_profiling.outcomes import StepOutcomes, TraceBatch, step_outcomes
+from specbound_profiling.replay_result import ReplayResult, Steps
+from specbound_profiling.simulate import SimulatedStep, simulate
 from specbound_profiling.trace import PromptTrace
 
 PLAIN = Decision(w_max=0)
 """Plain decoding."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReplayResult:
-    """Totals per prompt. Counts are kept, divided last; a zero denominator gives nan."""
-
-    prompt_ids: tuple[str, ...]
-    """(B,)"""
-    tasks: tuple[str, ...]
-    """(B,)"""
-    num_tokens: np.ndarray
-    """Tokens emitted in steps: all but the first of each continuation. (B,) int64"""
-    num_steps: np.ndarray
-    """(B,) int64"""
-    num_drafted: np.ndarray
-    """(B,) int64"""
-    num_accepted: np.ndarray
-    """(B,) int64"""
-    num_layer_calls: np.ndarray
-    """(B,) int64"""
-    work: np.ndarray
-    """In the order of `WORK_NAMES`. (B, W) float64"""
-    seconds: np.ndarray
-    """Modelled seconds of decoding. (B,) float64"""
-    records: tuple[tuple[StepRecord, ...], ...] | None = None
-    """Step records per prompt, where asked for."""
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Modelled decoding speed."""
-        return _ratio(self.num_tokens, self.seconds)
-
-    @property
-    def tokens_per_step(self) -> float:
-        """Mean tokens emitted per step; 1 for plain decoding."""
-        return _ratio(self.num_tokens, self.num_steps)
-
-    @property
-    def acceptance_rate(self) -> float:
-        """Accepted over drafted tokens."""
-        return _ratio(self.num_accepted, self.num_drafted)
-
-    @property
-    def layer_calls_per_token(self) -> float:
-        """Layer calls over tokens emitted in steps; L for plain decoding."""
-        return _ratio(self.num_layer_calls, self.num_tokens)
-
-    def speedup_over(self, plain: "ReplayResult") -> float:
-        """Tokens per second over another replay's."""
-        return self.tokens_per_second / plain.tokens_per_second
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
-    total = float(denominator.sum())
-    return float(numerator.sum()) / total if total else nan
 
 
 def replay(
@@ -93,59 +39,57 @@ def replay(
 
     The policy sees the step features where it asks for them, and every step record after the step.
     """
-    state, rows, all_records = FeatureState(compression), [], []
-    chosen = []
-    for trace in traces:
+    traces = list(traces)
+    state, all_records = FeatureState(compression), []
+    prompts, work, estimated, errors = [], [], [], []
+    for index, trace in enumerate(traces):
         policy.reset()
         state.reset(trace.prompt_length + 1)
-        records, work, start = [], np.zeros(len(WORK_NAMES)), 1
+        records, start = [], 1
+        bare = None if trace.branches is None else with_changes(trace, branches=None)
         while start < trace.num_positions:
             features = state.vector() if policy.needs_features else None
             decision = policy.decide(features)
-            record = simulate_step(trace, start, decision, features, num_layers, policy.needs_full_signals)
+            step = simulate(trace, start, decision, features, num_layers, policy.needs_full_signals)
+            record = step.record
+            is_adaptive = policy.needs_features
+            work.append(record_work(record, is_adaptive))
+            estimated.append(nan if step.is_exact else _difference_s(record, step.known, is_adaptive, costs))
+            error = nan
+            if bare is not None and _followed_branch(trace, start, step):
+                guess = simulate(bare, start, decision, features, num_layers, policy.needs_full_signals)
+                error = nan if guess.is_exact else _difference_s(guess.record, record, is_adaptive, costs)
+            errors.append(error)
             policy.observe(record)
             state.update(record)
             records.append(record)
-            work += record_work(record, policy.needs_features)
             start += record.num_emitted
-        rows.append((trace.num_positions - 1, *_totals(records), work))
-        chosen.append((trace.prompt_id, trace.task))
-        if keep_records:
-            all_records.append(tuple(records))
-    return _result(chosen, rows, costs, tuple(all_records) if keep_records else None)
-
-
-def _totals(records: Sequence[StepRecord]) -> tuple[int, int, int, int]:
-    return (
-        len(records),
-        sum(r.num_drafted for r in records),
-        sum(r.num_accepted for r in records),
-        sum(r.num_layer_calls for r in records),
+        prompts += [index] * len(records)
+        all_records.append(tuple(records))
+    flat = [record for records in all_records for record in records]
+    steps = Steps(
+        prompt=np.array(prompts, dtype=np.int64),
+        num_drafted=np.array([r.num_drafted for r in flat], dtype=np.int64),
+        num_accepted=np.array([r.num_accepted for r in flat], dtype=np.int64),
+        num_layer_calls=np.array([r.num_layer_calls for r in flat], dtype=np.int64),
+        work=np.array(work).reshape(len(flat), len(WORK_NAMES)),
+        estimated_s=np.array(estimated, dtype=float),
+        estimate_error_s=np.array(errors, dtype=float),
     )
+    return steps.totals(traces, costs, tuple(all_records) if keep_records else None)
 
 
-def _result(
-    prompts: list[tuple[str, str]],
-    rows: list[tuple[int, int, int, int, int, np.ndarray]],
-    costs: CostTable,
-    records: tuple[tuple[StepRecord, ...], ...] | None,
-) -> ReplayResult:
-    num_tokens, num_steps, num_drafted, num_accepted, num_layer_calls = (
-        np.array([row[:5] for row in rows], dtype=np.int64).reshape(-1, 5).T
-    )
-    work = np.array([row[5] for row in rows]).reshape(len(rows), len(WORK_NAMES))
-    return ReplayResult(
-        prompt_ids=tuple(prompt_id for prompt_id, _ in prompts),
-        tasks=tuple(task for _, task in prompts),
-        num_tokens=num_tokens,
-        num_steps=num_steps,
-        num_drafted=num_drafted,
-        num_accepted=num_accepted,
-        num_layer_calls=num_layer_calls,
-        work=work,
-        seconds=costs.seconds(work),
-        records=records,
-    )
+def _difference_s(more: StepRecord, less: StepRecord, is_adaptive: bool, costs: CostTable) -> float:
+    """Modelled seconds of one step less another's."""
+    return float(costs.seconds(record_work(more, is_adaptive) - record_work(less, is_adaptive)))
+
+
+def _followed_branch(trace: PromptTrace, start: int, step: SimulatedStep) -> bool:
+    """Whether a roll-out made the step exact."""
+    record = step.record
+    if trace.branches is None or not step.is_exact or record.num_accepted >= record.num_drafted:
+        return False
+    return (start + record.num_accepted, record.exit_layers[record.num_accepted]) in trace.branches.rows
 
 
 def replay_static(
@@ -161,24 +105,56 @@ def replay_static(
     """
     batch = traces if isinstance(traces, TraceBatch) else TraceBatch(traces)
     outcomes = step_outcomes(batch, decision, num_layers, scores)
-    counts = np.column_stack([outcomes.num_drafted, outcomes.num_accepted, outcomes.num_layer_calls, outcomes.work])
-    totals, num_steps = np.zeros((len(batch.traces), counts.shape[1])), np.zeros(len(batch.traces), dtype=np.int64)
-    row = batch.first_row + 1
-    running = np.flatnonzero(row < batch.end_row)
-    while len(running):
-        totals[running] += counts[row[running]]
-        num_steps[running] += 1
-        row[running] += outcomes.num_emitted[row[running]]
-        running = running[row[running] < batch.end_row[running]]
-    num_drafted, num_accepted, num_layer_calls = totals[:, :3].astype(np.int64).T
-    return ReplayResult(
-        prompt_ids=tuple(t.prompt_id for t in batch.traces),
-        tasks=tuple(t.task for t in batch.traces),
-        num_tokens=batch.end_row - batch.first_row - 1,
-        num_steps=num_steps,
-        num_drafted=num_drafted,
-        num_accepted=num_accepted,
-        num_layer_calls=num_layer_calls,
-        work=totals[:, 3:],
-        seconds=costs.seconds(totals[:, 3:]),
+    rows, prompts = visited_rows(batch, outcomes.num_emitted)
+    steps = Steps(
+        prompt=prompts,
+        num_drafted=outcomes.num_drafted[rows],
+        num_accepted=outcomes.num_accepted[rows],
+        num_layer_calls=outcomes.num_layer_calls[rows],
+        work=outcomes.work[rows],
+        estimated_s=estimated_seconds(outcomes, costs)[rows],
+        estimate_error_s=estimate_errors(batch, decision, outcomes, costs, num_layers, scores)[rows],
     )
+    return steps.totals(batch.traces, costs)
+
+
+def visited_rows(batch: TraceBatch, num_emitted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows at which steps begin, where a step that begins at a row emits so many tokens. (N,) -> (R,) rows, prompts"""
+    row, prompts = batch.first_row + 1, np.arange(len(batch.traces))
+    all_rows, all_prompts = [], []
+    while True:
+        runs = row < batch.end_row[prompts]
+        row, prompts = row[runs], prompts[runs]
+        if not len(row):
+            break
+        all_rows.append(row)
+        all_prompts.append(prompts)
+        row = row + num_emitted[row]
+    empty = [np.zeros(0, dtype=np.int64)]
+    return np.concatenate(empty + all_rows), np.concatenate(empty + all_prompts)
+
+
+def estimated_seconds(outcomes: StepOutcomes, costs: CostTable) -> np.ndarray:
+    """Estimated seconds of a step at each row, nan where nothing is estimated. (N,)"""
+    seconds = np.full(len(outcomes.is_exact), nan)
+    seconds[~outcomes.is_exact] = costs.seconds(outcomes.estimated_work)
+    return seconds
+
+
+def estimate_errors(
+    batch: TraceBatch,
+    decision: Decision,
+    outcomes: StepOutcomes,
+    costs: CostTable,
+    num_layers: int,
+    scores: np.ndarray | None = None,
+) -> np.ndarray:
+    """Estimate less truth, seconds, at the rows that only a roll-out makes exact; else nan. (N,)"""
+    errors = np.full(batch.num_rows, nan)
+    if not len(batch.branches.end):
+        return errors
+    bare = TraceBatch([with_changes(trace, branches=None) for trace in batch.traces])
+    guess = step_outcomes(bare, decision, num_layers, scores)
+    is_checked = outcomes.is_exact & ~guess.is_exact
+    errors[is_checked] = costs.seconds(guess.work[is_checked] - outcomes.work[is_checked])
+    return errors

@@ -13,6 +13,7 @@ from specbound_controller.records import Decision
 from specbound_controller.work import record_work
 from specbound_profiling.best_static import static_seconds
 from specbound_profiling.oracle import accepted_run, fixed_draft_work, oracle, oracle_grid
+from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.replay import PLAIN, replay_static
 from specbound_profiling.simulate import simulate_step
 from specbound_profiling.trace import PromptTrace
@@ -87,8 +88,8 @@ def test_work_of_a_fixed_draft_is_that_of_its_calls_alone(exit_layer: int, width
 
 def test_runs_of_correct_drafts_are_counted_from_each_position(trace_of: TraceOf) -> None:
     trace = trace_of([[1, 1], [0, 1], [1, 1], [1, 1], [1, 0]], (1, 3))
-    assert accepted_run(trace, 3).T.tolist() == [[1, 0, 3, 2, 1], [3, 3, 2, 1, 0]]
-    assert accepted_run(trace, 2).T.tolist() == [[1, 0, 2, 2, 1], [2, 2, 2, 1, 0]]
+    assert accepted_run(TraceBatch([trace]), 3).T.tolist() == [[1, 0, 3, 2, 1], [3, 3, 2, 1, 0]]
+    assert accepted_run(TraceBatch([trace]), 2).T.tolist() == [[1, 0, 2, 2, 1], [2, 2, 2, 1, 0]]
 
 
 def test_perfect_exit_is_used_at_full_width(trace_of: TraceOf, costs: CostTable) -> None:

@@ -12,7 +12,7 @@ from specbound.evaluation import Evaluation
 from specbound.measure import TimedPrompt, Timing
 from specbound.report import Row
 from specbound_controller.costs import WORK_NAMES
-from specbound_profiling.replay import ReplayResult
+from specbound_profiling.replay_result import ReplayResult
 
 IDS = torch.zeros(1, 3, dtype=torch.int64)
 

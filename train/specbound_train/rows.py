@@ -18,7 +18,8 @@ from specbound_controller.records import Decision, StepRecord
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore, score_inputs, signal_array
 from specbound_controller.step_policy import CurveLayout
 from specbound_profiling.outcomes import TraceBatch, step_outcomes
-from specbound_profiling.replay import ReplayResult, replay
+from specbound_profiling.replay import replay
+from specbound_profiling.replay_result import ReplayResult
 from specbound_profiling.trace import PromptTrace
 
 
