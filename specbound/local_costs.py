@@ -32,7 +32,7 @@ def choose_costs(source: str, controller: Controller, loaded: LoadedModel) -> tu
     """
     level = loaded.compression
     if source != "auto":
-        return _given_costs(Path(source).expanduser(), level), f"costs: from {source}"
+        return given_costs(Path(source).expanduser(), level), f"costs: from {source}"
     here, own = machine_fingerprint(loaded.model.device), controller.config.costs
     if level in own and own[level].machine == here:
         return own[level], "costs: the controller's own, from this machine"
@@ -59,7 +59,8 @@ def kept_folder(machine: str, model_fingerprint: str) -> Path:
     return Path("~/.cache/specbound").expanduser() / f"costs-{name}"
 
 
-def _given_costs(path: Path, level: str) -> CostTable:
+def given_costs(path: Path, level: str) -> CostTable:
+    """The table of a level in a log's folder or its `costs.json`."""
     folder = path.parent if path.name == "costs.json" else path
     tables = read_costs(folder)
     if level not in tables:
