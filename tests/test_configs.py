@@ -11,6 +11,7 @@ from specbound.config import shipped_config
 CONFIG_CLASSES = {
     "profile.yaml": "specbound_profiling.config:ProfileConfig",
     "train.yaml": "specbound_train.config:TrainConfig",
+    "replay.yaml": "specbound.replay_config:ReplayConfig",
     "generate.yaml": "specbound.config:GenerateConfig",
     "verify.yaml": "specbound.config:VerifyConfig",
     "demo.yaml": "specbound.config:DemoConfig",

@@ -150,6 +150,7 @@ HEAVY = ("torch", "transformers", "numpy.testing", "lightning", "sklearn", "pyar
         ["--help"],
         ["profile", "--help"],
         ["train-controller", "--help"],
+        ["replay", "--help"],
         ["generate", "--help"],
         ["verify", "--help"],
         ["demo", "--help"],

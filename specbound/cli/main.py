@@ -13,6 +13,7 @@ from specbound_controller.errors import InputError, MissingExtraError
 COMMANDS = {
     "profile": ("specbound.cli.profile:run", "record how every exit layer agrees with the full model"),
     "train-controller": ("specbound.cli.train_controller:run", "fit a controller on a log that profile wrote"),
+    "replay": ("specbound.cli.replay:run", "say what policies would have done on a log, and the best that any could"),
     "generate": ("specbound.cli.generate:run", "continue a text, faster, with the same output"),
     "verify": ("specbound.cli.verify:run", "check that outputs equal plain decoding's, token by token"),
     "demo": ("specbound.cli.demo:run", "the whole chain on the demonstration model, with one table at the end"),

@@ -1,0 +1,210 @@
+"""Replayed against live: the same policies on prompts of a log, with the real decoder. Writes nothing.
+
+Steps are timed with the clock that cost tables are measured with. The first step of each prompt is left out of the
+seconds on both sides, as it is there: it begins in prefill.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import greedy_twin
+from specbound.decoding.stats import DecodeStats, ratio
+from specbound.differences import Difference, find_difference
+from specbound.fingerprint import model_fingerprint
+from specbound.generation import request_of
+from specbound.loading import LoadedModel, load_model
+from specbound_controller.costs import CostTable
+from specbound_controller.errors import InputError
+from specbound_controller.policy import Policy
+from specbound_controller.records import StepRecord
+from specbound_controller.work import record_work
+from specbound_profiling.log import StepLog
+from specbound_profiling.measure import step_clock
+from specbound_profiling.prompts import load_prompts, prompts_hash
+from specbound_profiling.replay import replay
+from specbound_profiling.replay_result import ReplayResult
+from specbound_profiling.tokenization import tokenize_prompts
+from specbound_profiling.trace import PromptTrace
+
+TOLERANCES = {"tokens per step": 0.02, "layer calls per token": 0.02, "seconds": 0.10}
+"""Largest relative deviation of a replay from live decoding that counts as agreement."""
+WARM_UP_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LiveItem:
+    """One figure of one policy, both ways."""
+
+    compression: str
+    policy: str
+    item: str
+    """A key of `TOLERANCES`."""
+    num_prompts: int
+    """Prompts whose outputs are equal: others are left out."""
+    replayed: float
+    live: float
+
+    @property
+    def deviation(self) -> float:
+        """Replayed over live, less 1."""
+        return ratio(self.replayed, self.live) - 1.0
+
+    @property
+    def tolerance(self) -> float:
+        return TOLERANCES[self.item]
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the deviation is within its tolerance; nan is not."""
+        return abs(self.deviation) <= self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report."""
+        return {
+            **asdict(self),
+            "deviation": self.deviation,
+            "tolerance": self.tolerance,
+            "is_within": self.is_within,
+        }
+
+
+@dataclass(slots=True)
+class LiveComparison:
+    """All figures of a level, and where outputs differ from the log's."""
+
+    items: list[LiveItem] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+    """One line for each prompt whose output is not the log's, with a verdict."""
+    num_bugs: int = 0
+    """Those that rounding does not explain."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """One prompt of the log, and how it was decoded."""
+
+    ids: Tensor
+    """(1, T) int64"""
+    trace: PromptTrace
+    arguments: dict[str, Any]
+    """Of the decoder."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One policy on one prompt."""
+
+    tokens: list[int]
+    """New tokens."""
+    stats: DecodeStats
+    late_seconds: float
+    """Of all steps but the first."""
+
+
+def compare_live(
+    log: StepLog, compression: str, costs: CostTable, num_prompts: int, policies: Mapping[str, Callable[[], Policy]]
+) -> LiveComparison:
+    """Decodes some of a log's prompts under every policy, and replays it on their traces.
+
+    policies: name -> makes a fresh policy; both ways begin with one, and take the prompts in one order.
+
+    Raises:
+        InputError: the log's model or prompts are not to be had, or are others now.
+    """
+    loaded, prompts = _logged(log, compression, num_prompts)
+    exactness, num_layers = log.manifest.exactness_of(compression), log.manifest.num_layers
+    result = LiveComparison()
+    for name, new_policy in policies.items():
+        decoder = SpecBoundDecoder(greedy_twin(loaded.model), new_policy(), compression, exactness=exactness)
+        decoder.decode([prompts[0].ids], max_new_tokens=WARM_UP_TOKENS)
+        decoder.policy = policy = new_policy()
+        runs = [_decode(decoder, prompt) for prompt in prompts]
+        traces = [prompt.trace for prompt in prompts]
+        replayed = replay(traces, new_policy(), costs, num_layers, compression, keep_records=True)
+        equal = []
+        for index, (prompt, run) in enumerate(zip(prompts, runs, strict=True)):
+            difference = _difference(name, decoder, prompt, run)
+            if difference is None:
+                equal.append(index)
+                continue
+            result.differences.append(f"{compression}: {difference.describe()}")
+            result.num_bugs += not difference.is_near_tie
+        figures = _figures(replayed.only(equal), [runs[i] for i in equal], costs, policy.needs_features)
+        result.items += [LiveItem(compression, name, item, len(equal), *both) for item, both in figures.items()]
+    return result
+
+
+def _logged(log: StepLog, compression: str, num_prompts: int) -> tuple[LoadedModel, list[_Prompt]]:
+    """The log's model, and some of its prompts: the first of each kind of content, the second of each, ..."""
+    manifest, traces = log.manifest, log.traces(compression)
+    loaded = load_model(manifest.model, compression)
+    fingerprint = model_fingerprint(loaded.model)
+    if fingerprint != manifest.model_fingerprint:
+        raise InputError(
+            f"live needs the model of the log, with fingerprint {manifest.model_fingerprint[:16]}, "
+            f"got {fingerprint[:16]} ({manifest.model})"
+        )
+    texts = load_prompts(manifest.prompts, manifest.num_prompts)
+    if prompts_hash(texts) != manifest.prompts_hash:
+        raise InputError(f"live needs the prompts of the log, but {manifest.prompts} has changed since")
+    all_ids = tokenize_prompts(texts, loaded, ModelAdapter(loaded.model), manifest.max_new_tokens)
+    end = {"eos_token_id": list(manifest.eos_token_ids)} if manifest.eos_token_ids else {}
+    return loaded, [
+        _Prompt(
+            all_ids[index],
+            traces[index],
+            {**manifest.sampling_of(index), **end, "max_new_tokens": traces[index].length_limit},
+        )
+        for index in spread([trace.task for trace in traces], num_prompts)
+    ]
+
+
+def spread(tasks: Sequence[str], count: int) -> list[int]:
+    """The first of each task, the second of each, ... until there are so many; in order."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for index, task in enumerate(tasks):
+        seen[task] = seen.get(task, 0) + 1
+        ranked.append((seen[task], index))
+    return sorted(index for _, index in sorted(ranked)[:count])
+
+
+def _decode(decoder: SpecBoundDecoder, prompt: _Prompt) -> _Run:
+    clock, marks = step_clock(decoder.adapter.device), []
+
+    def mark(record: StepRecord, row: int) -> None:
+        marks.append(clock())
+
+    output = decoder.decode([prompt.ids], on_step=mark, **prompt.arguments)
+    tokens = output.sequences[0, prompt.ids.shape[1] :].tolist()
+    return _Run(tokens, output.stats, marks[-1] - marks[0] if marks else 0.0)
+
+
+def _difference(name: str, decoder: SpecBoundDecoder, prompt: _Prompt, run: _Run) -> Difference | None:
+    """Where the output is not the log's, with a verdict."""
+    expected = prompt.trace.tokens.tolist()
+    if run.tokens == expected:
+        return None
+    request = request_of(decoder, prompt.ids, prompt.arguments)
+    return find_difference(
+        name, prompt.trace.prompt_id, decoder.model, request, expected, run.tokens, decoder.exactness
+    )
+
+
+def _figures(
+    replayed: ReplayResult, runs: Sequence[_Run], costs: CostTable, needs_features: bool
+) -> dict[str, tuple[float, float]]:
+    """Item -> replayed and live."""
+    total = sum((run.stats for run in runs), DecodeStats())
+    assert replayed.records is not None  # they were kept
+    late = [record_work(record, needs_features) for records in replayed.records for record in records[1:]]
+    return {
+        "tokens per step": (replayed.tokens_per_step, total.tokens_per_step),
+        "layer calls per token": (replayed.layer_calls_per_token, total.layer_calls_per_token),
+        "seconds": (sum(float(costs.seconds(work)) for work in late), sum(run.late_seconds for run in runs)),
+    }

@@ -1,0 +1,245 @@
+"""What policies would have done on a log, and the best that any could do: what `specbound replay` does.
+
+Knows no command line. Nothing here decodes but what `specbound.live` is asked to.
+"""
+
+# B prompts, A actions
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specbound.config import chosen_controller
+from specbound.generation import load_controller
+from specbound.live import LiveItem, compare_live
+from specbound.local_costs import given_costs
+from specbound.replay_config import ReplayConfig
+from specbound.report import Row, logged_model
+from specbound_controller.actions import WIDTHS, Action, static_grid
+from specbound_controller.controller import Controller
+from specbound_controller.costs import CostTable
+from specbound_controller.errors import InputError
+from specbound_controller.policy import AnnealedConfidence, Policy, StaticPolicy
+from specbound_controller.records import Decision
+from specbound_profiling.best_static import static_seconds
+from specbound_profiling.bootstrap import bootstrap_ratio
+from specbound_profiling.log import StepLog, open_log
+from specbound_profiling.oracle import oracle, oracle_grid
+from specbound_profiling.random_policy import RandomChoice
+from specbound_profiling.replay import replay
+from specbound_profiling.replay_result import ReplayResult, concatenated
+from specbound_profiling.trace import PromptTrace
+
+CHUNK_POSITIONS = 50_000
+"""Positions of a log that are held in memory together."""
+
+ORACLES = ("oracle_grid", "oracle")
+"""Clairvoyant, so replayed only."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedRow(Row):
+    """A row of a report, and what only a replay can say."""
+
+    share_of_oracle_gain: float = math.nan
+    """(speedup - 1) over (the oracle's speedup - 1)."""
+    estimated_share: float = 0.0
+    """Share of the modelled seconds that is an estimate: work after a wrong draft that no roll-out followed."""
+    estimated_share_error: float = 0.0
+    """Its standard error, from the roll-outs that there are; nan where there are too few."""
+
+
+@dataclass(slots=True)
+class Replay:
+    """The tables, and what has to be said beside them."""
+
+    model: dict[str, Any]
+    rows: list[ReplayedRow] = field(default_factory=list)
+    """By compression level and kind of content, totals last; within it the policies as asked for."""
+    live: list[LiveItem] = field(default_factory=list)
+    """Replayed against live, where that was asked for."""
+    notes: list[str] = field(default_factory=list)
+    """One line each."""
+    num_bugs: int = 0
+    """Live outputs that are not the log's, and that rounding does not explain."""
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """One compression level of a log, and what its policies are made of."""
+
+    config: ReplayConfig
+    log: StepLog
+    compression: str
+    costs: CostTable
+    controller: Controller | None
+
+    @property
+    def num_layers(self) -> int:
+        return self.log.manifest.num_layers
+
+    def chunks(self) -> Iterator[list[PromptTrace]]:
+        """The traces, many at a time, so that memory does not grow with the log."""
+        traces: list[PromptTrace] = []
+        for shard in self.log.iter_shards(self.compression):
+            traces += shard
+            if sum(trace.num_positions for trace in traces) >= CHUNK_POSITIONS:
+                yield traces
+                traces = []
+        if traces:
+            yield traces
+
+    @cached_property
+    def actions(self) -> tuple[Action, ...]:
+        """What a user could choose by hand."""
+        widths = tuple(width for width in WIDTHS if width <= self.config.w_max)
+        return static_grid(self.log.manifest.exit_layers, widths)
+
+    @cached_property
+    def grid(self) -> tuple[Decision, ...]:
+        return tuple(action.decision({"annealed": AnnealedConfidence(self.config.alpha)}) for action in self.actions)
+
+    @cached_property
+    def best_static(self) -> int:
+        """Index of the fastest action of the grid on all prompts."""
+        seconds = sum(static_seconds(traces, self.costs, self.grid, self.num_layers) for traces in self.chunks())
+        return int(np.argmin(seconds))
+
+    def policy(self, name: str) -> Policy:
+        """A fresh policy of that name, as the decoder would be given it."""
+        config = self.config
+        if name == "plain":
+            return StaticPolicy(())
+        if name == "static":
+            return StaticPolicy(config.exit_layers, config.threshold, config.width, config.alpha, None, config.combine)
+        if name == "best_static":
+            action = self.actions[self.best_static]
+            exits = (action.exit_layer,) if action.width else ()
+            return StaticPolicy(exits, action.threshold, action.width, config.alpha, None, action.combine)
+        if name == "random":
+            return RandomChoice(self.grid, config.seed)
+        assert name == "controller" and self.controller is not None  # the config and `replay_log` check it
+        return self.controller.policy(self.costs, self.compression)
+
+    def player(self, name: str) -> Callable[[Sequence[PromptTrace]], ReplayResult]:
+        """Replays one policy on some traces after another."""
+        if name == "oracle":
+            return lambda traces: oracle(traces, self.costs, self.num_layers, self.config.w_max)
+        if name == "oracle_grid":
+            return lambda traces: oracle_grid(traces, self.costs, self.num_layers, self.grid)
+        policy = self.policy(name)
+        return lambda traces: replay(traces, policy, self.costs, self.num_layers, self.compression)
+
+
+def replay_log(config: ReplayConfig, say: Say) -> Replay:
+    """Replays every policy at every level; `say` gets a line as each begins. Raises InputError for bad input."""
+    assert config.log is not None  # the config checks it
+    root = Path(config.log).expanduser()
+    log = open_log(root)
+    controller = _controller(config, log)
+    names = _policies(config, controller)
+    if "controller" in names and controller is None:
+        raise InputError("policy controller needs --controller, a folder that train-controller wrote")
+    result = Replay(logged_model(root))
+    for compression in log.manifest.compressions if config.compression == "auto" else config.compression:
+        costs, source = log_costs(config.costs, log, compression)
+        level = Level(config, log, compression, costs, controller)
+        result.notes.append(f"{compression}: {source}")
+        results = _play(level, names, say)
+        result.rows += [row for task in _tasks(results["plain"]) for row in _rows(level, results, names, task)]
+        if "best_static" in names:
+            result.notes.append(
+                f"{compression}: best static, chosen on these same prompts: {level.actions[level.best_static].name}"
+            )
+        if config.live:
+            say(f"{compression}: decoding {config.live} prompts")
+            policies = {name: partial(level.policy, name) for name in names if name not in ORACLES}
+            compared = compare_live(log, compression, costs, config.live, policies)
+            result.live += compared.items
+            result.notes += compared.differences
+            result.num_bugs += compared.num_bugs
+    return result
+
+
+def log_costs(source: str, log: StepLog, compression: str) -> tuple[CostTable, str]:
+    """The cost table of a level, and one line that says which it is. source: as in `ReplayConfig.costs`."""
+    if source == "log":
+        if compression not in log.costs:
+            raise InputError(f"log {log.root} holds no cost table for {compression}: give --costs, or profile again")
+        table = log.costs[compression]
+        return table, f"costs of the log, measured on {table.machine}, {table.held_out_error:.0%} off on other steps"
+    return given_costs(Path(source).expanduser(), compression), f"costs from {source}"
+
+
+def _controller(config: ReplayConfig, log: StepLog) -> Controller | None:
+    controller = load_controller(chosen_controller(config.controller, log.manifest.model))
+    if controller is not None:
+        controller.check_model(log.manifest.model_fingerprint, log.manifest.num_layers)
+    return controller
+
+
+def _policies(config: ReplayConfig, controller: Controller | None) -> tuple[str, ...]:
+    """The policies to show, in order; plain decoding always is."""
+    if config.policy == "auto":
+        adaptive = () if controller is None else ("controller",)
+        return ("plain", "best_static", *adaptive, *ORACLES)
+    return tuple(dict.fromkeys(("plain", *config.policy)))
+
+
+def _play(level: Level, names: Sequence[str], say: Say) -> dict[str, ReplayResult]:
+    """Every policy on all traces of a level; the oracle too, whose gain the others are measured by."""
+    players = {}
+    for name in dict.fromkeys((*names, "oracle")):
+        say(f"{level.compression}: {name}")
+        players[name] = level.player(name)
+    parts: dict[str, list[ReplayResult]] = {name: [] for name in players}
+    for traces in level.chunks():
+        for name, play in players.items():
+            parts[name].append(play(traces))
+    return {name: concatenated(results) for name, results in parts.items()}
+
+
+def _tasks(result: ReplayResult) -> list[str]:
+    """Kinds of content in the order of the prompts, then `all`."""
+    return [*dict.fromkeys(result.tasks), "all"]
+
+
+def _rows(level: Level, results: dict[str, ReplayResult], names: Sequence[str], task: str) -> Iterator[ReplayedRow]:
+    """One row for each policy on one kind of content."""
+    chosen = [i for i, name in enumerate(results["plain"].tasks) if task in ("all", name)]
+    plain, best = (
+        results["plain"].only(chosen),
+        results["oracle"].only(chosen).speedup_over(results["plain"].only(chosen)),
+    )
+    for name in names:
+        result = results[name].only(chosen)
+        speedup = result.speedup_over(plain)
+        low, high = math.nan, math.nan
+        if name != "plain":
+            low, high = bootstrap_ratio(plain.seconds, result.seconds, level.config.seed)
+        yield ReplayedRow(
+            method=name,
+            compression=level.compression,
+            task=task,
+            num_prompts=len(chosen),
+            num_tokens=int(result.num_tokens.sum()),
+            tokens_per_second=result.tokens_per_second,
+            tokens_per_step=result.tokens_per_step,
+            acceptance_rate=result.acceptance_rate,
+            layer_calls_per_token=result.layer_calls_per_token,
+            speedup=speedup,
+            speedup_low=low,
+            speedup_high=high,
+            exactness=level.log.manifest.exactness_of(level.compression),
+            simulated=True,
+            share_of_oracle_gain=(speedup - 1) / (best - 1) if best > 1 else math.nan,
+            estimated_share=result.estimated_share,
+            estimated_share_error=result.estimated_share_error,
+        )
