@@ -1,13 +1,10 @@
 """Calibration measures and fits against values that are known."""
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from specbound_profiling.trace import PromptTrace
-from specbound_train.calibration import expected_calibration_error, fit_alpha, fit_measures, platt
+from specbound_profiling.report.records import Bin
+from specbound_train.calibration import equal_bins, expected_calibration_error, fit_isotonic, fit_measures, platt
 
 
 def test_platt_finds_the_slope_and_offset_that_made_the_outcomes() -> None:
@@ -43,20 +40,14 @@ def test_measures_of_a_perfect_and_a_useless_score() -> None:
     assert np.isnan(fit_measures(3, np.ones(4), np.ones(4), np.ones(4, bool)).auroc)
 
 
-def test_alpha_is_zero_for_calibrated_confidence_and_grows_with_overconfidence(
-    traces_of: Callable[..., list[PromptTrace]],
-) -> None:
-    rng = np.random.default_rng(0)
-    traces = []
-    for trace in traces_of(0, 20, 60):
-        temperatures = np.array(trace.temperatures)
-        true = np.clip(rng.random(trace.confidence.shape), 0.05, 0.95)
-        sharp = 1 / (1 + np.exp(-np.log(true / (1 - true)) * 1.4))
-        cooled = 1 / (1 + np.exp(-np.log(sharp / (1 - sharp))[..., None] / temperatures))
-        accepted = rng.random(true.shape) < true
-        traces.append(replace(trace, is_accepted=accepted, confidence_at=cooled.astype(np.float32)))
-    # the temperature that undoes the sharpening is 1.4 at every exit
-    assert fit_alpha(traces, 12) == pytest.approx(0.4 / (1 - 3 / 12), abs=0.1)
-    fair = [replace(trace, is_accepted=rng.random(trace.confidence.shape) < trace.confidence_at[..., 0])
-            for trace in traces]  # fmt: skip
-    assert fit_alpha(fair, 12) == pytest.approx(0.0, abs=0.06)
+def test_isotonic_regression_finds_a_step_and_is_flat_beyond_what_it_saw() -> None:
+    scores, outcomes = np.array([0.2, 0.3, 0.7, 0.8]), np.array([False, False, True, True])
+    fitted = fit_isotonic(scores, outcomes)
+    assert fitted(np.array([0.0, 0.25, 0.75, 1.0])).tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert np.all(np.diff(fit_isotonic(scores, outcomes[::-1])(np.linspace(0, 1, 9))) == 0)  # never falling
+
+
+def test_bins_are_of_equal_count_and_in_the_order_of_the_values() -> None:
+    bins = equal_bins(np.array([0.9, 0.1, 0.5, 0.3]), np.array([True, False, True, False]), num_bins=2)
+    assert bins == (Bin(pytest.approx(0.2), 0.0, 2), Bin(pytest.approx(0.7), 1.0, 2))
+    assert len(equal_bins(np.array([0.5]), np.array([True]))) == 1

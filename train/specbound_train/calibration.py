@@ -1,13 +1,16 @@
-"""Calibration of exit scores: slope and offset per exit layer, alpha of annealing, and the measures of fit."""
+"""Calibration of exit scores: measures of fit, slope and offset by likelihood, isotonic regression. Knows no log."""
 
-from collections.abc import Sequence
+# R rows (drafts), B bins
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from specbound_controller.mlp import sigmoid
-from specbound_profiling.trace import PromptTrace, interpolate_confidence
+from specbound_profiling.report.records import Bin, Measures
 
 _PRIOR_ROWS = 20.0  # weight of "slope 1, offset 0" against the rows at hand
 
@@ -49,45 +52,46 @@ def platt(logits: np.ndarray, outcomes: np.ndarray) -> tuple[float, float]:
     return (float(values[0]), float(values[1])) if values[0] > 0.05 else (1.0, 0.0)
 
 
+def fit_isotonic(scores: np.ndarray, outcomes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The best rising step function from score to probability, by least squares; flat beyond what it saw. (R,) each"""
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, outcomes.astype(np.float64))
+    return lambda values: np.asarray(fitted.predict(values))
+
+
+def equal_bins(values: np.ndarray, outcomes: np.ndarray, num_bins: int = 10) -> tuple[Bin, ...]:
+    """Rows in bins of equal count by a value that rises, with the share of outcomes in each. (R,) each"""
+    order = np.argsort(values, kind="stable")
+    parts = [part for part in np.array_split(order, num_bins) if len(part)]
+    return tuple(Bin(float(values[part].mean()), float(outcomes[part].mean()), len(part)) for part in parts)
+
+
 def expected_calibration_error(probability: np.ndarray, outcomes: np.ndarray, num_bins: int = 10) -> float:
     """Mean distance between probability and share of outcomes, over bins of equal count. (R,) each"""
-    order = np.argsort(probability, kind="stable")
-    bins = [part for part in np.array_split(order, num_bins) if len(part)]
-    gaps = [len(part) * abs(float(probability[part].mean() - outcomes[part].mean())) for part in bins]
-    return sum(gaps) / len(order) if len(order) else float("nan")
+    gaps = [b.count * abs(b.value - b.share) for b in equal_bins(probability, outcomes, num_bins)]
+    return sum(gaps) / len(outcomes) if len(outcomes) else float("nan")
+
+
+def measures(probability: np.ndarray, outcomes: np.ndarray) -> Measures:
+    """How well probabilities fit what happened. (R,) each"""
+    clipped, is_mixed = np.clip(probability, 0.0, 1.0), len(outcomes) > 0 and 0 < outcomes.sum() < len(outcomes)
+    return Measures(
+        ece=expected_calibration_error(probability, outcomes),
+        brier=float(brier_score_loss(outcomes, clipped)) if is_mixed else float(np.mean((clipped - outcomes) ** 2)),
+        auroc=float(roc_auc_score(outcomes, probability)) if is_mixed else float("nan"),
+    )
 
 
 def fit_measures(exit_layer: int, probability: np.ndarray, confidence: np.ndarray, outcomes: np.ndarray) -> ExitFit:
     """All measures of the score and of plain confidence at one exit. (R,) each"""
-    is_mixed = len(outcomes) > 0 and 0 < outcomes.sum() < len(outcomes)
-    measures: list[float] = []
-    for values in (probability, confidence):
-        clipped = np.clip(values, 0.0, 1.0)
-        measures += [
-            expected_calibration_error(values, outcomes),
-            float(brier_score_loss(outcomes, clipped)) if is_mixed else float(np.mean((clipped - outcomes) ** 2)),
-            float(roc_auc_score(outcomes, values)) if is_mixed else float("nan"),
-        ]
-    return ExitFit(exit_layer, len(outcomes), float(outcomes.mean()), *measures)
-
-
-def fit_alpha(traces: Sequence[PromptTrace], num_layers: int) -> float:
-    """Strength of annealing by likelihood: how well annealed confidence foretells acceptance, over all exits.
-
-    Only values whose temperatures the log's grid covers are tried.
-    """
-    exit_layers, temperatures = traces[0].exit_layers, traces[0].temperatures
-    accepted = np.concatenate([trace.is_accepted for trace in traces])
-    confidence_at = np.concatenate([trace.confidence_at for trace in traces])
-    largest = (temperatures[-1] - 1.0) / (1.0 - exit_layers[0] / num_layers)
-    best = (np.inf, 0.0)
-    for alpha in np.linspace(0.0, largest, 21):
-        loss = 0.0
-        for exit_index, exit_layer in enumerate(exit_layers):
-            temperature = 1.0 + alpha * (1.0 - exit_layer / num_layers)
-            confidence = interpolate_confidence(confidence_at[:, exit_index], temperatures, temperature)
-            probability = np.clip(confidence.astype(np.float64), 1e-6, 1.0 - 1e-6)
-            right = np.where(accepted[:, exit_index], probability, 1.0 - probability)
-            loss -= float(np.log(right).sum())
-        best = min(best, (loss, float(alpha)))
-    return best[1]
+    score, plain = measures(probability, outcomes), measures(confidence, outcomes)
+    return ExitFit(
+        exit_layer=exit_layer,
+        num_rows=len(outcomes),
+        acceptance=float(outcomes.mean()),
+        ece=score.ece,
+        brier=score.brier,
+        auroc=score.auroc,
+        confidence_ece=plain.ece,
+        confidence_brier=plain.brier,
+        confidence_auroc=plain.auroc,
+    )

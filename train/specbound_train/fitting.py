@@ -19,11 +19,12 @@ from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.score import LearnedScore
 from specbound_controller.step_policy import CurveLayout
+from specbound_profiling.annealing import fit_alpha
 from specbound_profiling.best_static import best_static_action
 from specbound_profiling.log import StepLog
 from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.trace import PromptTrace
-from specbound_train.calibration import ExitFit, fit_alpha, fit_measures, platt
+from specbound_train.calibration import ExitFit, fit_measures, platt
 from specbound_train.compare import judge
 from specbound_train.config import TrainConfig
 from specbound_train.data import LevelData, load_levels

@@ -1,0 +1,54 @@
+"""Layer temperatures by likelihood: how far an exit has to be flattened to foretell the full model's token.
+
+SpecBound ties all exits to one number, `T_e = 1 + alpha * (1 - e / L)`; the alternative is one temperature for each.
+Both are read off the log's `label_nll_at`, so nothing outside its grid of temperatures can be found. Knows no policy.
+"""
+
+# N positions, E exit layers, K temperatures, S values tried
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+from specbound_controller.policy import AnnealedConfidence
+from specbound_profiling.trace import PromptTrace
+
+_NUM_TRIED = 401
+
+
+def label_nll_sums(traces: Sequence[PromptTrace]) -> np.ndarray:
+    """-log probability of the full model's token summed over all positions, nats. (E, K) float64"""
+    sums = [trace.label_nll_at.sum(axis=0, dtype=np.float64) for trace in traces]
+    return np.asarray(np.sum(sums, axis=0))
+
+
+def largest_alpha(exit_layers: Sequence[int], temperatures: Sequence[float], num_layers: int) -> float:
+    """The largest strength of annealing whose every layer temperature lies within a grid."""
+    return (temperatures[-1] - 1.0) / (1.0 - min(exit_layers) / num_layers)
+
+
+def fit_alpha(traces: Sequence[PromptTrace], num_layers: int) -> float:
+    """Strength of annealing by likelihood of the full model's tokens, over all exits together.
+
+    Only values whose temperatures the log's grid covers are tried; 0 is plain confidence.
+    """
+    exit_layers, temperatures = traces[0].exit_layers, traces[0].temperatures
+    if len(temperatures) < 2:
+        return 0.0
+    sums = label_nll_sums(traces)
+    alphas = np.linspace(0.0, largest_alpha(exit_layers, temperatures, num_layers), _NUM_TRIED)
+    loss = np.zeros(_NUM_TRIED)
+    for exit_layer, of_exit in zip(exit_layers, sums, strict=True):
+        wanted = [AnnealedConfidence(float(alpha)).temperature(exit_layer, num_layers) for alpha in alphas]
+        loss += CubicSpline(temperatures, of_exit)(wanted)
+    return float(alphas[loss.argmin()])
+
+
+def fit_temperatures(traces: Sequence[PromptTrace]) -> tuple[float, ...]:
+    """Each exit's own temperature by the same likelihood, within the log's grid; at its edge it may lie beyond. (E,)"""
+    temperatures = traces[0].temperatures
+    if len(temperatures) < 2:
+        return temperatures * len(traces[0].exit_layers)
+    tried = np.linspace(temperatures[0], temperatures[-1], _NUM_TRIED)
+    return tuple(float(tried[CubicSpline(temperatures, row)(tried).argmin()]) for row in label_nll_sums(traces))

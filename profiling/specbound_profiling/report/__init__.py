@@ -1,0 +1,1 @@
+"""What a log shows, for people: plots and one page. Reads finished figures; fits nothing."""

@@ -1,0 +1,117 @@
+"""Plots of calibration: reliability, acceptance by signal, kinds of content. Draws on figures of its own, no window."""
+
+import io
+import math
+from collections.abc import Sequence
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from specbound_profiling.report.records import Bin, ExitCalibration, LevelCalibration
+
+SCORE_STYLES = {
+    "plain": {"color": "#c1440e", "marker": "o"},
+    "annealed": {"color": "#e0a030", "marker": "s", "linestyle": "--"},
+    "logistic": {"color": "#2f6f9f", "marker": "^"},
+    "isotonic": {"color": "#3a8f5c", "marker": "v"},
+}
+"""Drawn in reliability diagrams; `temperature` is left to the table, where it does not hide `annealed`."""
+_GREY = "#888888"
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def reliability_figure(level: LevelCalibration) -> Figure:
+    """One diagram for each exit: predicted probability against the share accepted, before and after correction."""
+    exits = level.of_task("all")
+    columns = min(5, len(exits))
+    rows = math.ceil(len(exits) / columns)
+    figure = Figure(figsize=(2.3 * columns + 0.6, 2.4 * rows + 0.7), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[len(exits) :]:
+        axes.set_axis_off()
+    for axes, each in zip(grid.flat, exits, strict=False):
+        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle="--")
+        for name, style in SCORE_STYLES.items():
+            _line(axes, each.reliability[name], label=name, markersize=3, linewidth=1.1, **style)
+        axes.set_title(f"exit {each.exit_layer}", fontsize=9)
+        _frame(axes)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+    figure.supxlabel("predicted probability of acceptance", fontsize=9)
+    figure.supylabel("share accepted", fontsize=9)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8, frameon=False)
+    return figure
+
+
+def acceptance_figure(level: LevelCalibration) -> Figure:
+    """Share of accepted drafts against confidence and against entropy, one line for each exit."""
+    exits = level.of_task("all")
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    by_confidence, by_entropy = figure.subplots(1, 2, sharey=True)
+    for each, colour in zip(exits, _shades(len(exits)), strict=True):
+        style = {"color": colour, "marker": "o", "markersize": 3, "linewidth": 1.3}
+        _line(by_confidence, each.by_confidence, label=f"exit {each.exit_layer}", **style)
+        _line(by_entropy, each.by_entropy, **style)
+    for axes, label in ((by_confidence, "confidence"), (by_entropy, "entropy, nats")):
+        axes.set_xlabel(label, fontsize=9)
+        axes.set_ylim(0, 1)
+        _frame(axes)
+    by_confidence.set_xlim(0, 1)
+    by_confidence.set_ylabel("share accepted", fontsize=9)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    return figure
+
+
+def tasks_figure(level: LevelCalibration) -> Figure:
+    """Acceptance, and calibration error of plain and of logistic confidence, by exit and kind of content."""
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    acceptance, error = figure.subplots(1, 2)
+    for task, colour in zip(level.tasks, _task_colours(len(level.tasks)), strict=True):
+        exits = level.of_task(task)
+        layers = [each.exit_layer for each in exits]
+        style = {"color": colour, "marker": "o", "markersize": 3}
+        acceptance.plot(layers, [each.acceptance for each in exits], label=task, **style)
+        error.plot(layers, _errors(exits, "plain"), **style)
+        error.plot(layers, _errors(exits, "logistic"), linestyle=":", **style)
+    acceptance.set_ylabel("share accepted", fontsize=9)
+    acceptance.set_ylim(0, 1)
+    error.set_ylabel("calibration error: plain (line), logistic (dots)", fontsize=9)
+    error.set_ylim(bottom=0)
+    for axes in (acceptance, error):
+        axes.set_xlabel("exit layer", fontsize=9)
+        _frame(axes)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    return figure
+
+
+def _errors(exits: Sequence[ExitCalibration], score: str) -> list[float]:
+    return [each.measures[score].ece for each in exits]
+
+
+def _line(axes: Axes, bins: Sequence[Bin], **style: object) -> None:
+    axes.plot([b.value for b in bins], [b.share for b in bins], **style)
+
+
+def _shades(count: int) -> list[tuple[float, float, float, float]]:
+    """Dark for shallow exits to light for deep ones."""
+    return [colormaps["viridis"](0.9 * i / max(1, count - 1)) for i in range(count)]
+
+
+def _task_colours(count: int) -> list[tuple[float, ...] | str]:
+    """Grey for the totals, which come first."""
+    return ["#333333", *(colormaps["tab10"](i % 10) for i in range(count - 1))]
+
+
+def _frame(axes: Axes) -> None:
+    axes.grid(color="#e6e6e6", linewidth=0.6)
+    axes.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

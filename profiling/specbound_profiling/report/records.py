@@ -1,0 +1,90 @@
+"""The figures of a report: plain values that tables, plots and JSON are made of."""
+
+from dataclasses import dataclass
+
+SCORE_NAMES = ("plain", "annealed", "temperature", "logistic", "isotonic")
+"""Confidence as it is; after annealing; after the exit's own temperature; after a slope and an offset on its log odds;
+after isotonic regression."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Rows with neighbouring values."""
+
+    value: float
+    """Mean of what they were ordered by."""
+    share: float
+    """Share of accepted drafts."""
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """How well a probability of acceptance fits what happened, one row a draft."""
+
+    ece: float
+    """Expected calibration error, 10 bins of equal count."""
+    brier: float
+    """Mean squared error."""
+    auroc: float
+    """Area under the ROC curve; nan where all outcomes are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCalibration:
+    """One exit layer on one kind of content, judged on prompts that nothing was fitted on."""
+
+    task: str
+    """Kind of content; `all` holds the totals."""
+    exit_layer: int
+    num_rows: int
+    """Judged positions: generated tokens but the first of each prompt."""
+    acceptance: float
+    """Share of drafts that equal the full model's token."""
+    confidence: float
+    """Mean plain confidence."""
+    entropy_nats: float
+    """Mean entropy."""
+    measures: dict[str, Measures]
+    """By `SCORE_NAMES`."""
+    reliability: dict[str, tuple[Bin, ...]]
+    """By `SCORE_NAMES`; filled in for `all` only."""
+    by_confidence: tuple[Bin, ...]
+    """Acceptance by plain confidence; filled in for `all` only."""
+    by_entropy: tuple[Bin, ...]
+    """Acceptance by entropy, nats; filled in for `all` only."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelCalibration:
+    """One compression level."""
+
+    compression: str
+    num_layers: int
+    num_fitted: int
+    """Prompts that alpha, temperatures and curves were fitted on."""
+    num_judged: int
+    """Other prompts, which all figures below come from."""
+    alpha: float
+    """Strength of annealing that is judged."""
+    likely_alpha: float
+    """Strength of annealing by likelihood of the full model's tokens."""
+    largest_alpha: float
+    """The largest one that the log's temperatures allow."""
+    annealed_temperatures: dict[int, float]
+    """Exit layer -> `T_e` of annealing."""
+    own_temperatures: dict[int, float]
+    """Exit layer -> its own temperature by the same likelihood."""
+    temperature_range: tuple[float, float]
+    """The log's grid; a temperature at its edge may really lie beyond."""
+    exits: tuple[ExitCalibration, ...]
+    """Totals first, then each kind of content; shallow exits first."""
+
+    def of_task(self, task: str) -> tuple[ExitCalibration, ...]:
+        """One kind of content, shallow exits first."""
+        return tuple(each for each in self.exits if each.task == task)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Kinds of content, `all` first."""
+        return tuple(dict.fromkeys(each.task for each in self.exits))
