@@ -4,15 +4,18 @@ Everything of one table is timed in one process, interleaved; medians, with the 
 quartile where it says so. Set OMP_NUM_THREADS=1 and keep the machine quiet.
 """
 
+import resource
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from specbound.config import SamplingConfig
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.noise import gumbel_noise
@@ -20,8 +23,14 @@ from specbound.decoding.request import Request, greedy_twin
 from specbound.decoding.sequence import Sequence as DecodedSequence
 from specbound.loading import LoadedModel, load_model
 from specbound_controller.policy import StaticPolicy
+from specbound_profiling.log import LogWriter
+from specbound_profiling.loops import LOOP_NGRAM
+from specbound_profiling.measure import step_clock
 from specbound_profiling.prompts import load_prompts
+from specbound_profiling.record import Recorder, RecordSettings
+from specbound_profiling.rollout import RolloutSettings
 from specbound_profiling.tokenization import tokenize_prompts
+from specbound_profiling.trace import PromptTrace
 
 # n positions, V vocabulary, E exits
 
@@ -213,16 +222,97 @@ def long_run(model: str = "demo", exit_layer: int = 2, width: int = 2, room: int
     print(f"\n{output.stats.num_tokens} tokens; cache {size / 2**20:.1f} MiB for {cache.get_seq_length()} tokens")
 
 
-def _interleaved(calls: Mapping[K, Callable[[], object]], num_rounds: int) -> dict[K, float]:
+def recording(
+    model: str = "demo",
+    compressions: Sequence[str] = ("none", "bf16", "fp16", "int8", "nf4"),
+    exit_layers: Sequence[int] = (2, 4, 6, 8),
+    temperature: float = 0.7,
+    rollout_rates: Sequence[float] = (0.02, 1.0),
+    max_new_tokens: int = 64,
+    num_prompts: int = 3,
+    num_rounds: int = 5,
+) -> None:
+    """What recording costs over plain decoding of the same tokens at the same exactness, greedy and sampled.
+
+    Without roll-outs, and with them at some rates (draft width 8). On one CPU thread processor seconds, which other
+    programs on the machine hardly lengthen.
+    """
+    print(f"exit layers {', '.join(map(str, exit_layers))}; ratios of seconds to plain decoding's\n")
+    header = ["compression", "exactness", "tokens", "plain", "recording", *(f"roll-outs {r:g}" for r in rollout_rates)]
+    print(f"| {' | '.join(header)} |\n{'|---' * len(header)}|")
+    for compression in compressions:
+        loaded, prompts = _prompts(model, num_prompts, max_new_tokens, compression)
+        level = "token" if compression == "none" else "bitwise"
+        plain = SpecBoundDecoder(greedy_twin(loaded.model), None, compression, record_steps=False, exactness=level)
+        for is_sampled in (False, True):
+            sampling = SamplingConfig(sample=True, temperature=temperature) if is_sampled else SamplingConfig()
+            arguments = sampling.generate_arguments()
+            settings = RecordSettings(tuple(exit_layers), max_new_tokens, sampling=arguments)
+            recorder = Recorder(plain.adapter, settings, level)
+            lengths = [_recorded_length(recorder.record(ids, index)) for index, ids in enumerate(prompts)]
+            calls: dict[str, Callable[[], object]] = {
+                "plain": partial(_decode_lengths, plain, prompts, lengths, arguments)
+            }
+            for rate in (0.0, *rollout_rates):
+                calls[f"{rate:g}"] = partial(_record_all, recorder, prompts, RolloutSettings(rate, 8))
+            first, *others = _interleaved(calls, num_rounds, step_clock(plain.adapter.device)).values()
+            cells = [compression, level, "sampled" if is_sampled else "greedy", f"{sum(lengths) / first:.0f} tokens/s"]
+            print(f"| {' | '.join([*cells, *(f'{each / first:.2f}x' for each in others)])} |", flush=True)
+
+
+def _recorded_length(trace: PromptTrace) -> int:
+    """Tokens that were decoded for a trace, those of a loop that is cut included."""
+    return trace.num_positions + (LOOP_NGRAM if trace.is_loop_cut else 0)
+
+
+def _decode_lengths(
+    decoder: SpecBoundDecoder, prompts: Sequence[Tensor], lengths: Sequence[int], arguments: Mapping[str, Any]
+) -> None:
+    for index, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+        own = dict(arguments, seed=arguments["seed"] + index) if "seed" in arguments else arguments
+        decoder.generate([prompt], max_new_tokens=length, **own)
+
+
+def _record_all(recorder: Recorder, prompts: Sequence[Tensor], rollouts: RolloutSettings) -> None:
+    recorder.settings = replace(recorder.settings, rollouts=rollouts)
+    for index, prompt in enumerate(prompts):
+        recorder.record(prompt, index)
+
+
+def recording_memory(model: str = "demo", max_new_tokens: int = 32, sizes: Sequence[int] = (10, 100)) -> None:
+    """Resident memory after so many prompts are recorded, one run of `profile`'s recording in one process."""
+    import tempfile
+    from pathlib import Path
+
+    from specbound_profiling import profile as stage
+    from specbound_profiling.config import ProfileConfig
+
+    prompts = load_prompts("demo", max(sizes))
+    loaded = load_model(model)
+    adapter = ModelAdapter(loaded.model)
+    prompt_ids = tokenize_prompts(prompts, loaded, adapter, max_new_tokens)
+    print("| prompts | resident memory |\n|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sorted(sizes):
+            config = ProfileConfig(out=f"{folder}/{size}", model=model, max_new_tokens=max_new_tokens, rollout_rate=1.0)
+            manifest = stage.new_manifest(config, prompts[:size], loaded, adapter)
+            stage.record_missing(LogWriter(Path(config.out), manifest), adapter, prompts[:size], prompt_ids, "none")
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            print(f"| {size} | {pages * resource.getpagesize() / 2**20:.0f} MiB |", flush=True)
+
+
+def _interleaved(
+    calls: Mapping[K, Callable[[], object]], num_rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[K, float]:
     """Median seconds of each call, one after the other, again and again, each once before the clock counts."""
     for call in calls.values():
         call()
     seconds: dict[K, list[float]] = {name: [] for name in calls}
     for _ in range(num_rounds):
         for name, call in calls.items():
-            started = time.perf_counter()
+            started = clock()
             call()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -241,6 +331,8 @@ MEASUREMENTS: dict[str, Any] = {
     "batches": batches,
     "exactness": exactness,
     "long-run": long_run,
+    "recording": recording,
+    "recording-memory": recording_memory,
 }
 
 if __name__ == "__main__":

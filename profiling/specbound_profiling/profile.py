@@ -58,8 +58,8 @@ def profile(config: ProfileConfig) -> ProfileSummary:
         adapter = ModelAdapter(loaded.model)
         prompt_ids = tokenize_prompts(prompts, loaded, adapter, config.max_new_tokens)
         if writer is None:
-            writer = LogWriter(root, _manifest(config, prompts, loaded, adapter), config.resume)
-        _record(writer, adapter, prompts, prompt_ids, compression)
+            writer = LogWriter(root, new_manifest(config, prompts, loaded, adapter), config.resume)
+        record_missing(writer, adapter, prompts, prompt_ids, compression)
         if not _has_own_costs(root, compression, machine_fingerprint(adapter.device)):
             with status(f"{compression}: measuring what work costs here"):
                 table = measure_costs(
@@ -105,7 +105,10 @@ def _cost_prompts(prompt_ids: Sequence[Tensor], adapter: ModelAdapter) -> list[T
     return [ids if room is None else ids[:, :room] for ids in prompt_ids[:NUM_COST_PROMPTS]]
 
 
-def _manifest(config: ProfileConfig, prompts: Sequence[Prompt], loaded: LoadedModel, adapter: ModelAdapter) -> Manifest:
+def new_manifest(
+    config: ProfileConfig, prompts: Sequence[Prompt], loaded: LoadedModel, adapter: ModelAdapter
+) -> Manifest:
+    """What a run will record."""
     return Manifest(
         model=config.model,
         model_fingerprint=model_fingerprint(loaded.model),
@@ -151,7 +154,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _record(
+def record_missing(
     writer: LogWriter,
     adapter: ModelAdapter,
     prompts: Sequence[Prompt],
