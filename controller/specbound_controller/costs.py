@@ -5,24 +5,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ROW_BUCKETS = (1, 2, 4, 8, 16, 32)
-"""Upper bounds of the row buckets of layer calls; the last one also takes every larger call."""
+ROW_KNOTS = (1, 2, 4, 8, 16, 32)
+"""Rows of the layer calls that have a price; a call with rows in between is shared between its two neighbours."""
 
 WORK_NAMES = (
-    *(f"layer_calls_rows_{rows}" for rows in ROW_BUCKETS),
+    *(f"layer_calls_rows_{rows}" for rows in ROW_KNOTS),
     "layer_rows_times_context",
     "head_reads",
     "head_rows",
     "exit_tests",
+    "learned_scores",
     "decisions",
     "steps",
 )
 """Names of the work counts, in the order of a work vector. (W,)"""
 
 
-def row_bucket(rows: int) -> int:
-    """Index of the bucket that a layer call with so many rows falls into."""
-    return next((i for i, bound in enumerate(ROW_BUCKETS) if rows <= bound), len(ROW_BUCKETS) - 1)
+def row_shares(rows: np.ndarray | int) -> np.ndarray:
+    """What a layer call with so many rows counts at each knot, 1 in all; above the last knot it counts there. (..., K)
+
+    Linear interpolation: with three rows a call counts half as one with two rows and half as one with four.
+    """
+    knots = np.array(ROW_KNOTS, dtype=float)
+    place = np.interp(rows, knots, np.arange(len(knots)))
+    return np.maximum(0.0, 1.0 - np.abs(np.asarray(place)[..., None] - np.arange(len(knots))))
+
+
+_SHARES = row_shares(np.arange(ROW_KNOTS[-1] + 1))
 
 
 def work_vector(
@@ -31,18 +40,25 @@ def work_vector(
     num_exit_tests: int,
     context_length: int,
     num_decisions: int = 1,
+    num_learned_scores: int = 0,
 ) -> np.ndarray:
-    """One step's counts of work in the order of `WORK_NAMES`. (W,) float64"""
+    """One step's counts of work in the order of `WORK_NAMES`. (W,) float64
+
+    Neither a layer's first call within a step (dearer, its weights are not in the processor's cache) nor what every
+    draft token costs on the way has a count of its own: every step calls every layer first once, so that is part of
+    the price of `steps`; and `head_rows` less `head_reads` are the draft tokens.
+    """
     work = np.zeros(len(WORK_NAMES))
     for rows, calls in layer_calls_by_rows.items():
-        work[row_bucket(rows)] += calls
-        work[len(ROW_BUCKETS)] += rows * calls * context_length / 1000.0
-    tail = len(ROW_BUCKETS) + 1
+        work[: len(ROW_KNOTS)] += calls * _SHARES[min(rows, ROW_KNOTS[-1])]
+        work[len(ROW_KNOTS)] += rows * calls * context_length / 1000.0
+    tail = len(ROW_KNOTS) + 1
     work[tail] = sum(head_reads_by_rows.values())
     work[tail + 1] = sum(rows * reads for rows, reads in head_reads_by_rows.items())
     work[tail + 2] = num_exit_tests
-    work[tail + 3] = num_decisions
-    work[tail + 4] = 1.0
+    work[tail + 3] = num_learned_scores
+    work[tail + 4] = num_decisions
+    work[tail + 5] = 1.0
     return work
 
 

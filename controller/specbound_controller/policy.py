@@ -44,6 +44,10 @@ class AnnealedConfidence:
     alpha: float
     """Strength of the annealing; 0 is plain confidence."""
 
+    @property
+    def is_learned(self) -> bool:
+        return False
+
     def temperature(self, exit_layer: int, num_layers: int) -> float:
         return 1.0 + self.alpha * (1.0 - exit_layer / num_layers)
 

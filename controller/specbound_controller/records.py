@@ -38,6 +38,10 @@ class ExitSignals:
 class ExitScore(Protocol):
     """Scores one exit: a pure function of its signals and of the features of the step."""
 
+    @property
+    def is_learned(self) -> bool:
+        """Whether a network computes it, which has a price of its own beside the exit test."""
+
     def temperature(self, exit_layer: int, num_layers: int) -> float:
         """Temperature at which `ExitSignals.annealed_confidence` is wanted for this exit of an L-layer model."""
 
@@ -110,6 +114,8 @@ class StepRecord:
     """Full model's top-2 margin there, log-probabilities."""
     seconds: float = math.nan
     """Wall time of the step."""
+    num_learned_scores: int = 0
+    """Exit tests whose score a network computed."""
 
     @property
     def num_layer_calls(self) -> int:

@@ -79,6 +79,10 @@ class LearnedScore:
                 f"the exit score must map {num_inputs} inputs to 1, got {self.mlp.num_inputs} to {self.mlp.num_outputs}"
             )
 
+    @property
+    def is_learned(self) -> bool:
+        return True
+
     def temperature(self, exit_layer: int, num_layers: int) -> float:
         """Plain softmax: the annealed confidence is not read."""
         return 1.0

@@ -27,11 +27,18 @@ def record_work(record: StepRecord, is_adaptive: bool) -> np.ndarray:
         record.num_exit_tests + has_full_signals,
         record.context_length,
         num_decisions=int(is_adaptive),
+        num_learned_scores=record.num_learned_scores,
     )
 
 
 def single_exit_work(
-    exit_layer: int, num_layers: int, num_drafted: int, num_reads: int, is_tested: bool, context_length: int
+    exit_layer: int,
+    num_layers: int,
+    num_drafted: int,
+    num_reads: int,
+    is_tested: bool,
+    context_length: int,
+    is_learned: bool = False,
 ) -> np.ndarray:
     """Work of a step that drafts at one exit layer: (W,).
 
@@ -41,6 +48,7 @@ def single_exit_work(
     Args:
         num_reads: Head reads of one row while drafting: one a draft token, one more if the draft failed a test.
         is_tested: Whether reads were tested, that is, whether the threshold was above 0.
+        is_learned: Whether the score that they were tested by is a learned one.
 
     Counts one decision, and one exit test for the full model's signals.
     """
@@ -49,8 +57,9 @@ def single_exit_work(
     layer_calls[rows] = layer_calls.get(rows, 0) + num_layers - exit_layer
     head_reads = {1: num_reads}
     head_reads[rows] = head_reads.get(rows, 0) + 1
-    tests = 1 + (num_reads if is_tested else 0)
-    return work_vector(layer_calls, head_reads, tests, context_length)
+    num_tests = num_reads if is_tested else 0
+    num_scores = num_tests if is_learned else 0
+    return work_vector(layer_calls, head_reads, 1 + num_tests, context_length, num_learned_scores=num_scores)
 
 
 def expected_work_weights(actions: Sequence[Action], num_layers: int, context_length: int) -> np.ndarray:
@@ -62,10 +71,13 @@ def expected_work_weights(actions: Sequence[Action], num_layers: int, context_le
     longest = max(action.width for action in actions)
     weights = np.zeros((len(actions), longest + 1, len(WORK_NAMES)))
     for a, action in enumerate(actions):
-        is_tested = action.threshold > 0.0
+        is_tested, is_learned = action.threshold > 0.0, action.score == "learned"
+        score = (is_tested, context_length, is_learned)
 
-        def work(drafted: int, reads: int, action: Action = action, is_tested: bool = is_tested) -> np.ndarray:
-            return single_exit_work(action.exit_layer, num_layers, drafted, reads, is_tested, context_length)
+        def work(
+            drafted: int, reads: int, action: Action = action, score: tuple[bool, int, bool] = score
+        ) -> np.ndarray:
+            return single_exit_work(action.exit_layer, num_layers, drafted, reads, *score)
 
         # A draft that fails a test at k < width has read the head k + 1 times, a full one `width` times.
         reached = [work(k, k + 1) for k in range(action.width)] + [work(action.width, action.width)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES, CostTable
+from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, CostTable
 from specbound_controller.records import Decision
 from specbound_controller.work import single_exit_work
 from specbound_profiling.outcomes import TraceBatch, step_outcomes
@@ -80,7 +80,7 @@ def oracle(traces: Sequence[PromptTrace] | TraceBatch, costs: CostTable, num_lay
     rows, prompts = visited_rows(batch, widths[choice] + 1)
     chosen = choice[rows]
     work = actions.base_work[chosen] + actions.context_work[chosen] * batch.context_length[rows, None]
-    calls = np.rint(work[:, : len(ROW_BUCKETS)].sum(axis=1)).astype(np.int64)
+    calls = np.rint(work[:, : len(ROW_KNOTS)].sum(axis=1)).astype(np.int64)
     return Steps(prompts, widths[chosen], widths[chosen], calls, work).totals(batch.traces, costs)
 
 

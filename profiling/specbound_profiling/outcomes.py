@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES, row_bucket
+from specbound_controller.costs import WORK_NAMES, row_shares
 from specbound_controller.errors import InputError
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore, ExitSignals
@@ -181,7 +181,9 @@ def step_outcomes(
     known, unknown = draft.known, np.flatnonzero(~draft.is_known)
     for counts in (draft.counts, known):
         counts.verify(draft.bounds)
-    work = draft.counts.work(batch.context_length)
+    is_learned = decision.score is not None and decision.score.is_learned
+    work = draft.counts.work(batch.context_length, is_learned)
+    known_work = known.work(batch.context_length[draft.known_rows], is_learned)
     return StepOutcomes(
         num_drafted=draft.counts.drafted,
         num_accepted=draft.num_accepted,
@@ -189,7 +191,7 @@ def step_outcomes(
         num_layer_calls=draft.counts.calls_by_rows.sum(axis=1),
         work=work,
         is_exact=draft.is_known,
-        estimated_work=work[unknown] - known.work(batch.context_length[draft.known_rows])[np.argsort(draft.known_rows)],
+        estimated_work=work[unknown] - known_work[np.argsort(draft.known_rows)],
     )
 
 
@@ -214,20 +216,22 @@ class _Counts:
             runs = np.flatnonzero(num_pending)
             self.calls_by_rows[runs, num_pending[runs]] += bounds[level + 1] - bounds[level]
 
-    def work(self, context_length: np.ndarray) -> np.ndarray:
-        """In the order of `WORK_NAMES`. (rows, W)"""
+    def work(self, context_length: np.ndarray, is_learned: bool) -> np.ndarray:
+        """In the order of `WORK_NAMES`. (rows, W)
+
+        is_learned: whether a learned score was computed at every test.
+        """
         rows = np.arange(self.calls_by_rows.shape[1])
-        buckets = np.zeros((len(rows), len(ROW_BUCKETS)))
-        buckets[rows[1:], [row_bucket(int(r)) for r in rows[1:]]] = 1.0
         columns = [
             self.calls_by_rows @ rows * context_length / 1000.0,
             self.reads + 1,
             self.reads + self.drafted + 1,
             self.tests,
+            self.tests * is_learned,
             np.zeros(len(self.reads)),
             np.ones(len(self.reads)),
         ]
-        work = np.column_stack([self.calls_by_rows @ buckets, *columns])
+        work = np.column_stack([self.calls_by_rows @ row_shares(rows), *columns])
         assert work.shape[1] == len(WORK_NAMES)
         return work
 

@@ -131,7 +131,7 @@ class _Step:
         self.depths = [0]
         """Layers that each pending token has run: never increasing along the sequence."""
         self.layer_calls: Counter[int] = Counter()
-        self.num_reads = self.num_exit_tests = self.num_accepted = 0
+        self.num_reads = self.num_exit_tests = self.num_learned_scores = self.num_accepted = 0
         self.exit_layers: list[int] = []
         self.scores: list[float] = []
         self.confidences: list[float] = []
@@ -178,6 +178,7 @@ class _Step:
             else:
                 signals = trace.signals(place.row, index, draft_index, temperature)
             self.num_exit_tests += 1
+            self.num_learned_scores += decision.score.is_learned
             score, confidence, entropy = decision.score(signals, features), signals.confidence, signals.entropy_nats
             value = self.product * score if decision.combine == "product" else score
             if value < threshold:
@@ -212,4 +213,5 @@ class _Step:
             full_confidence=float(trace.full_confidence[last]) if has_full_signals else math.nan,
             full_entropy_nats=float(trace.full_entropy_nats[last]) if has_full_signals else math.nan,
             full_margin=float(trace.full_margin[last]) if has_full_signals else math.nan,
+            num_learned_scores=self.num_learned_scores,
         )

@@ -185,4 +185,5 @@ def step_record(
         full_entropy_nats=full[1],
         full_margin=full[2],
         seconds=time.perf_counter() - started,
+        num_learned_scores=draft.work.num_learned_scores,
     )

@@ -25,6 +25,7 @@ class Work:
     layer_calls: dict[int, int] = field(default_factory=dict)
     head_reads: dict[int, int] = field(default_factory=dict)
     num_exit_tests: int = 0
+    num_learned_scores: int = 0
 
     def add_layers(self, rows: int, calls: int) -> None:
         if calls:
@@ -110,6 +111,7 @@ class Draft:
         temperature = score_of.temperature(exit_layer, num_layers)
         signals = read_signals(logits, exit_layer, self.num_drafted, temperature, choice)
         self.work.num_exit_tests += 1
+        self.work.num_learned_scores += score_of.is_learned
         score = score_of(signals, self.features)
         survival = self.survival * score
         if (survival if self.decision.combine == "product" else score) < threshold:

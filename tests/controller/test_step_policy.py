@@ -26,9 +26,11 @@ def constant_policy(actions: tuple[Action, ...], hazards: np.ndarray) -> StepPol
 def test_work_of_a_failed_and_of_a_full_draft_by_hand() -> None:
     names = dict(zip(WORK_NAMES, single_exit_work(3, 12, 2, 3, True, 100), strict=True))
     assert names["layer_calls_rows_1"] == 9  # three tokens through layers 0..2
-    assert names["layer_calls_rows_4"] == 9  # three rows through layers 3..11
+    assert names["layer_calls_rows_2"] == names["layer_calls_rows_4"] == 4.5  # three rows through layers 3..11
     assert names["head_reads"] == 4 and names["head_rows"] == 6
     assert names["exit_tests"] == 4  # three drafts were tested, and the full model's signals taken
+    assert names["learned_scores"] == 0
+    assert single_exit_work(3, 12, 2, 3, True, 100, is_learned=True)[WORK_NAMES.index("learned_scores")] == 3
     assert names["layer_rows_times_context"] == pytest.approx((9 + 27) * 0.1)
     full = dict(zip(WORK_NAMES, single_exit_work(3, 12, 2, 2, False, 0), strict=True))
     assert full["head_reads"] == 3 and full["exit_tests"] == 1 and full["steps"] == full["decisions"] == 1
@@ -47,7 +49,7 @@ def test_expected_tokens_and_work_equal_hand_computation() -> None:
     np.testing.assert_allclose(work[0], single_exit_work(0, NUM_LAYERS, 0, 0, False, 50), atol=1e-5)
     np.testing.assert_allclose(work[2], single_exit_work(2, NUM_LAYERS, 2, 2, False, 50), atol=1e-5)
     outcomes = ((0.1, 0, 1), (0.54, 1, 2), (0.36, 2, 2))  # probability, drafted, reads
-    wanted = sum(p * single_exit_work(2, NUM_LAYERS, drafted, reads, True, 50) for p, drafted, reads in outcomes)
+    wanted = sum(p * single_exit_work(2, NUM_LAYERS, drafted, reads, True, 50, True) for p, drafted, reads in outcomes)
     np.testing.assert_allclose(work[3], wanted, atol=1e-5)
 
 

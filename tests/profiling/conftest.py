@@ -117,7 +117,7 @@ def random_trace_of() -> Callable[..., PromptTrace]:
 
 @pytest.fixture
 def costs() -> CostTable:
-    """Seconds that make hand counts easy: a layer call 1 + 0.1 per row bucket index, a head read 0.5, a step 0.25."""
+    """Seconds that make hand counts easy: a layer call 1 + 0.1 per row knot index, a head read 0.5, a step 0.25."""
     seconds = dict.fromkeys(WORK_NAMES, 0.0)
     seconds |= {name: 1.0 + 0.1 * i for i, name in enumerate(WORK_NAMES[:6])}
     seconds |= {"layer_rows_times_context": 0.01, "head_reads": 0.5, "head_rows": 0.05}

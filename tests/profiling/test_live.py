@@ -72,6 +72,7 @@ def assert_same_work(live_step: StepRecord, replayed: StepRecord) -> None:
         "layer_calls_by_rows",
         "head_reads_by_rows",
         "num_exit_tests",
+        "num_learned_scores",
     ):
         assert getattr(live_step, name) == getattr(replayed, name), name
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from specbound_controller.costs import ROW_BUCKETS, WORK_NAMES
-from specbound_profiling.measure import fit_costs, step_clock
+from specbound_controller.costs import ROW_KNOTS, WORK_NAMES
+from specbound_profiling.cost_fit import fit_costs
+from specbound_profiling.measure import step_clock
 from specbound_profiling.oracle import fixed_draft_work
 
-PRICES = np.array([1.0, 1.1, 1.3, 1.7, 2.5, 4.0, 0.2, 0.6, 0.05, 0.4, 0.3, 0.8]) * 1e-3
+PRICES = np.array([1.0, 1.1, 1.3, 1.7, 2.5, 4.0, 0.2, 0.6, 0.05, 0.4, 0.1, 0.3, 0.8]) * 1e-3
 
 
 def steps(rng: np.random.Generator, count: int, widest: int = 31) -> np.ndarray:
@@ -50,7 +51,7 @@ def test_calls_with_more_rows_are_never_cheaper_and_nothing_is_free() -> None:
     rng = np.random.default_rng(2)
     work = steps(rng, 300, widest=6)  # no call with more than 8 rows
     table = fit_costs(work, work @ PRICES * rng.lognormal(0, 0.3, 300), "none", "here")
-    prices = [table.coefficients[f"layer_calls_rows_{rows}"] for rows in ROW_BUCKETS]
+    prices = [table.coefficients[f"layer_calls_rows_{rows}"] for rows in ROW_KNOTS]
     assert prices == sorted(prices) and prices[0] > 0
     assert prices[4] == pytest.approx(2 * prices[3]) and prices[5] == pytest.approx(4 * prices[3])
 

@@ -93,6 +93,8 @@ class Watching:
     def __init__(self) -> None:
         self.seen: list[ExitSignals] = []
 
+    is_learned = False
+
     def temperature(self, exit_layer: int, num_layers: int) -> float:
         return 1.3
 

@@ -102,7 +102,7 @@ def test_totals_and_seconds_equal_hand_counts(trace_of: TraceOf, costs: CostTabl
     # starts at 1: drafts 1, 2 accepted, emits 3 -> 4: drafts 4, 5 accepted, emits 3 -> 7, the end
     assert (result.num_steps[0], result.num_drafted[0], result.num_accepted[0], result.num_tokens[0]) == (2, 4, 4, 6)
     assert result.num_layer_calls[0] == 2 * (3 * 2 + 6)
-    step = 6 * 1.0 + 6 * 1.2 + 3 * 0.5 + (2 + 3) * 0.05 + 0.25
+    step = 6 * 1.0 + 6 * 1.15 + 3 * 0.5 + (2 + 3) * 0.05 + 0.25
     context = 0.01 * (6 + 6 * 3) * (101 + 104) / 1000
     assert result.seconds[0] == pytest.approx(2 * step + context)
     assert result.tokens_per_step == 3 and result.acceptance_rate == 1 and result.layer_calls_per_token == 4

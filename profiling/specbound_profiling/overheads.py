@@ -1,0 +1,98 @@
+"""Prices of what is too small beside a step to be fitted: an exit test, a learned score, a decision. Timed alone.
+
+Alone, but not in a loop of their own: between any two of them the model runs once, because that is how they come in
+decoding. With their code and data still in the processor's cache they would seem several times cheaper.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.step import read_signals
+from specbound_controller.actions import action_grid
+from specbound_controller.config import ControllerConfig
+from specbound_controller.controller import Controller, Sample
+from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_controller.features import FEATURE_NAMES, FeatureState
+from specbound_controller.mlp import Mlp
+from specbound_controller.records import StepRecord
+from specbound_controller.score import SIGNAL_NAMES
+from specbound_controller.step_policy import CurveLayout
+
+NUM_TIMINGS = 40
+"""Repetitions; the median counts."""
+NUM_HIDDEN = 32
+"""Hidden units of the stand-in for a controller."""
+TEMPERATURE = 1.3
+"""Of the exit test: with annealing a test needs two passes over the logits."""
+
+
+@torch.inference_mode()
+def overhead_seconds(
+    decoder: SpecBoundDecoder, exit_layers: Sequence[int], clock: Callable[[], float]
+) -> dict[str, float]:
+    """Seconds of one exit test beyond the bare arg max, one learned score and one decision, by work name."""
+    adapter = decoder.adapter
+    controller = random_controller(exit_layers, adapter.num_layers)
+    logits = torch.randn(1, adapter.vocab_size, device=adapter.device, dtype=adapter.dtype)
+    signals, state = read_signals(logits, exit_layers[0], 0, TEMPERATURE), FeatureState("none")
+    features = state.vector()
+    policy = controller.policy(CostTable(dict.fromkeys(WORK_NAMES, 1.0), "none", "", 0.0, 0), "none")
+    record = StepRecord(
+        9, 3, 2, 3, (1,) * 3, (0.5,) * 3, (0.5,) * 3, (0.5,) * 3, "width", {1: 9}, {1: 4}, 3, 0.5, 1.0, 1.0
+    )
+
+    def decide() -> None:
+        policy.observe(record)
+        state.update(record)
+        policy.best_action(state.vector())
+
+    calls: dict[str, Callable[[], object]] = {
+        "arg max": lambda: int(logits.argmax(-1)),
+        "exit_tests": lambda: read_signals(logits, exit_layers[0], 0, TEMPERATURE),
+        "learned_scores": lambda: controller.score(signals, features),
+        "decisions": decide,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    cache, token = adapter.new_cache(4), torch.zeros(1, 1, dtype=torch.int64, device=adapter.device)
+    for _ in range(NUM_TIMINGS + 1):
+        for name, call in calls.items():
+            hidden = adapter.run_layers(adapter.embed(token, 0), 0, adapter.num_layers, cache, 0)
+            int(adapter.read_head(hidden).argmax())  # waits for the device
+            cache.truncate(0)
+            started = clock()
+            call()
+            seconds[name].append(clock() - started)
+    median = {name: float(np.median(values[1:])) for name, values in seconds.items()}
+    bare = median.pop("arg max")
+    return {**median, "exit_tests": max(0.0, median["exit_tests"] - bare)}
+
+
+def random_controller(exit_layers: Sequence[int], num_layers: int) -> Controller:
+    """A controller of the usual size with random weights: what it computes costs what any controller's choice does."""
+    random, exits = np.random.default_rng(0), tuple(sorted(exit_layers))
+    actions = action_grid(exits)
+
+    def mlp(inputs: int, outputs: int) -> Mlp:
+        shapes = ((NUM_HIDDEN, inputs), (NUM_HIDDEN,), (outputs, NUM_HIDDEN), (outputs,))
+        return Mlp(*(random.normal(scale=0.1, size=shape).astype(np.float32) for shape in shapes))
+
+    config = ControllerConfig(
+        exit_layers=exits,
+        num_layers=num_layers,
+        model_fingerprint="",
+        compressions=("none",),
+        actions=actions,
+        alpha=0.0,
+        slopes=(1.0,) * len(exits),
+        offsets=(0.0,) * len(exits),
+    )
+    features = np.ones((1, len(FEATURE_NAMES)), dtype=np.float32)
+    return Controller(
+        config,
+        mlp(len(SIGNAL_NAMES) + len(exits) + len(FEATURE_NAMES), 1),
+        mlp(len(FEATURE_NAMES), CurveLayout(actions).num_outputs),
+        Sample(features, np.ones(1, dtype=np.float32)),
+    )
