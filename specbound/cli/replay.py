@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from specbound.cli import speckv
 from specbound.cli.parsing import parse_config
 from specbound.replay_config import ReplayConfig
 
@@ -28,11 +29,14 @@ HEADINGS = (
 
 def run(argv: Sequence[str]) -> int:
     config = parse_config(ReplayConfig, "replay", argv)
-    from specbound.cli.edge import set_up
-    from specbound.replay import replay_log
     from specbound.report import build_report, check_destination, write_report
 
     check_destination(config.json)
+    if config.speckv is not None:
+        return speckv.run(config)
+    from specbound.cli.edge import set_up
+    from specbound.replay import replay_log
+
     set_up(config.threads)
     result = replay_log(config, lambda line: print(line, file=sys.stderr, flush=True))
     if config.json != "-":
@@ -107,7 +111,7 @@ def _print_live(console: "Console", items: Sequence["LiveItem"]) -> None:
     from rich.table import Table
 
     for compression, of_level in groupby(items, key=lambda item: item.compression):
-        title = f"{compression}, replayed against live: at most {max(i.num_prompts for i in items)} prompts with equal outputs"
+        title = f"{compression}, replayed against live, {max(item.num_prompts for item in items)} prompts"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for name in ("policy", "figure"):
             table.add_column(name, no_wrap=True)
