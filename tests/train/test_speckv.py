@@ -12,7 +12,7 @@ STEPS, CLOCK = FOLDER / "phase2_step_results.csv", FOLDER / "phase2_experiment_r
 
 @pytest.mark.skipif(not CLOCK.exists(), reason="SpecKV's files are not at hand")
 def test_published_table_and_what_the_clock_says() -> None:
-    analysis = analyse(str(STEPS), str(CLOCK))
+    analysis = analyse(str(STEPS), str(CLOCK), num_folds=2)
     overall = {score.policy: round(score.overall, 2) for score in analysis.scores}
     assert (overall["fixed 4"], overall["fixed, longest"], overall["speckv"]) == (3.73, 5.81, 5.82)
     assert overall["fastest by task"] == 4.07
@@ -40,7 +40,7 @@ def synthetic(path: Path) -> Path:
 
 
 def test_without_the_clock_everything_else_is_there(tmp_path: Path) -> None:
-    analysis = analyse(str(synthetic(tmp_path / "steps.csv")))
+    analysis = analyse(str(synthetic(tmp_path / "steps.csv")), num_folds=2)
     assert [score.policy for score in analysis.scores] == ["fixed 2", "fixed, longest", "speckv"]
     fixed, longest, speckv = (score.overall for score in analysis.scores)
     assert speckv >= max(fixed, longest)  # it takes the best by its own predictor

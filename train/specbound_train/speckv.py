@@ -74,7 +74,7 @@ class SpecKVAnalysis:
         return asdict(self)
 
 
-def analyse(steps_path: str, clock_path: str | None = None) -> SpecKVAnalysis:
+def analyse(steps_path: str, clock_path: str | None = None, num_folds: int = NUM_FOLDS) -> SpecKVAnalysis:
     """Everything that the files say. Raises InputError where they are not SpecKV's."""
     log = read_steps(steps_path)
     clock = None if clock_path is None else read_clock(clock_path, log)
@@ -93,9 +93,9 @@ def analyse(steps_path: str, clock_path: str | None = None) -> SpecKVAnalysis:
         share_of_longest=share,
         fixed=fixed_lengths(log, clock),
         knowledge=[
-            _knowledge("signals of the step itself (as published)", features, log, clock),
-            _knowledge("signals of the step before", log.causal_features(), log, clock),
-            _knowledge("draft length and level alone", log.choice_features(), log, clock),
+            _knowledge("signals of the step itself (as published)", features, log, clock, num_folds),
+            _knowledge("signals of the step before", log.causal_features(), log, clock, num_folds),
+            _knowledge("draft length and level alone", log.choice_features(), log, clock, num_folds),
         ],
     )
 
@@ -142,25 +142,25 @@ def _fastest_by_task(log: SpecKVLog, clock: SpecKVClock, rows: np.ndarray) -> np
     return np.array([best[key] for key in zip(log.level[rows].tolist(), log.task[rows].tolist(), strict=True)])
 
 
-def _knowledge(name: str, features: np.ndarray, log: SpecKVLog, clock: SpecKVClock | None) -> Knowledge:
+def _knowledge(name: str, features: np.ndarray, log: SpecKVLog, clock: SpecKVClock | None, num_folds: int) -> Knowledge:
     is_later = log.step > 0
-    by_row = _held_out(features, log.acceptance, None)
+    by_row = _held_out(features, log.acceptance, None, num_folds)
     if clock is None:
         return Knowledge(name, by_row, None, None)
     prompt = clock.prompt[log.run]
-    later = _held_out(features[is_later], log.acceptance[is_later], prompt[is_later])
-    return Knowledge(name, by_row, _held_out(features, log.acceptance, prompt), later)
+    later = _held_out(features[is_later], log.acceptance[is_later], prompt[is_later], num_folds)
+    return Knowledge(name, by_row, _held_out(features, log.acceptance, prompt, num_folds), later)
 
 
-def _held_out(features: np.ndarray, acceptance: np.ndarray, groups: np.ndarray | None) -> float:
+def _held_out(features: np.ndarray, acceptance: np.ndarray, groups: np.ndarray | None, num_folds: int) -> float:
     """Correlation of predictions for each fold by the predictor that was fitted without it."""
     predicted = np.zeros(len(acceptance))
-    for train, test in _folds(features, groups):
+    for train, test in _folds(features, groups, num_folds):
         predicted[test] = _clipped(_fitted(features[train], acceptance[train]), features[test])
     return _correlation(predicted, acceptance)
 
 
-def _folds(features: np.ndarray, groups: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _folds(features: np.ndarray, groups: np.ndarray | None, num_folds: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if groups is None:
-        return KFold(NUM_FOLDS, shuffle=True, random_state=SEED).split(features)
-    return GroupKFold(NUM_FOLDS).split(features, groups=groups)
+        return KFold(num_folds, shuffle=True, random_state=SEED).split(features)
+    return GroupKFold(num_folds).split(features, groups=groups)
