@@ -68,6 +68,7 @@ def profile(config: ProfileConfig) -> ProfileSummary:
                     config.num_cost_steps,
                     config.seed,
                     exit_layers=writer.manifest.exit_layers,
+                    exactness=writer.manifest.exactness_of(compression),
                 )
             writer.write_costs(compression, table)
         del loaded, adapter

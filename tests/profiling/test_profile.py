@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.request import greedy_twin
 from specbound.loading import load_model
-from specbound_controller.costs import CostTable
+from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.errors import InputError, MissingExtraError
 from specbound_profiling import profile as stage
 from specbound_profiling.config import ProfileConfig
@@ -46,7 +47,13 @@ def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(tiny_model_dir: Path, prompts_file: Path) -> Callable[..., ProfileConfig]:
     def config(out: Path, **changes: object) -> ProfileConfig:
         fields: dict[str, object] = {"model": str(tiny_model_dir), "prompts": str(prompts_file), "out": str(out)}
-        fields |= {"max_new_tokens": 24, "shard_prompts": 2, "num_cost_steps": 60, "exit_layers": (1, 2, 3)}
+        fields |= {
+            "max_new_tokens": 24,
+            "shard_prompts": 2,
+            "num_cost_steps": 60,
+            "exit_layers": (1, 2, 3),
+            "rollout_rate": 0.5,
+        }
         return ProfileConfig(**{**fields, **changes})  # type: ignore[arg-type]
 
     return config
@@ -72,7 +79,7 @@ def test_log_holds_every_prompt_in_order_and_a_cost_table(finished: tuple[Profil
     assert [t.task for t in traces] == ["ab"[i % 2] for i in range(len(SENTENCES))]
     assert log.manifest.num_layers == 4 and len(log.manifest.model_fingerprint) == 64
     assert log.manifest.counts["none"]["num_positions"] == sum(t.num_positions for t in traces)
-    assert log.costs["none"].num_steps >= 60 and log.costs["none"].seconds(np.ones(12)) > 0
+    assert log.costs["none"].num_steps >= 60 and log.costs["none"].seconds(np.ones(len(WORK_NAMES))) > 0
     assert "thread" in log.costs["none"].machine
 
 
@@ -116,6 +123,22 @@ def test_interrupted_run_resumes_to_the_same_shards(
     assert [p.name for p in sorted((tmp_path / "log").rglob("*.parquet"))] == ["none-00000.parquet"] * 3
     profile(config_of(tmp_path / "log"))
     assert shards(tmp_path / "log") == shards(finished[1].root)
+
+
+def test_traces_of_earlier_shards_are_let_go(
+    tmp_path: Path, config_of: Callable[..., ProfileConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, kept, num_alive = stage.Recorder.record, [], []
+
+    def watched(*arguments: object, **options: object) -> PromptTrace:
+        num_alive.append(sum(reference() is not None for reference in kept))
+        trace = record(*arguments, **options)  # type: ignore[arg-type]
+        kept.append(weakref.ref(trace.confidence_at))
+        return trace
+
+    monkeypatch.setattr(stage.Recorder, "record", watched)
+    profile(config_of(tmp_path / "log", num_cost_steps=30))
+    assert len(num_alive) == len(SENTENCES) and max(num_alive) <= 2  # prompts per shard
 
 
 def test_finished_run_is_not_recorded_again(
