@@ -13,12 +13,13 @@ import pytest
 
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.request import greedy_twin
-from specbound.loading import load_model
+from specbound.loading import LoadedModel, load_model
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.errors import InputError, MissingExtraError
 from specbound_profiling import profile as stage
 from specbound_profiling.config import ProfileConfig
 from specbound_profiling.log import StepLog, open_log
+from specbound_profiling.machine import machine_fingerprint
 from specbound_profiling.manifest import write_costs
 from specbound_profiling.profile import ProfileSummary, profile
 from specbound_profiling.trace import PromptTrace
@@ -65,6 +66,16 @@ def finished(
 ) -> tuple[ProfileSummary, StepLog]:
     out = tmp_path_factory.mktemp("logs") / "log"
     return profile(config_of(out)), open_log(out)
+
+
+@pytest.fixture
+def given_costs(monkeypatch: pytest.MonkeyPatch, costs: CostTable) -> None:
+    """Costs that are not measured, in tests of something else."""
+
+    def given(loaded: LoadedModel, *arguments: object, **options: object) -> CostTable:
+        return replace(costs, compression=loaded.compression, machine=machine_fingerprint(loaded.model.device))
+
+    monkeypatch.setattr(stage, "measure_costs", given)
 
 
 def shards(root: Path) -> dict[str, bytes]:
@@ -125,6 +136,7 @@ def test_interrupted_run_resumes_to_the_same_shards(
     assert shards(tmp_path / "log") == shards(finished[1].root)
 
 
+@pytest.mark.usefixtures("given_costs")
 def test_traces_of_earlier_shards_are_let_go(
     tmp_path: Path, config_of: Callable[..., ProfileConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +213,7 @@ def test_bad_input_is_refused_before_anything_is_written(
         assert not out.exists()
 
 
+@pytest.mark.usefixtures("given_costs")
 def test_prompt_without_room_keeps_its_last_tokens(
     tmp_path: Path, config_of: Callable[..., ProfileConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -211,6 +224,7 @@ def test_prompt_without_room_keeps_its_last_tokens(
     assert "1 prompts are longer than 488 tokens" in caplog.text
 
 
+@pytest.mark.usefixtures("given_costs")
 def test_sixteen_bit_log_is_recorded_bitwise_and_its_verdict_says_so(
     tmp_path: Path, config_of: Callable[..., ProfileConfig]
 ) -> None:
@@ -224,6 +238,7 @@ def test_sixteen_bit_log_is_recorded_bitwise_and_its_verdict_says_so(
     assert "not exact: below fp32" in str(profile(asked))
 
 
+@pytest.mark.usefixtures("given_costs")
 def test_sampled_log_is_what_the_decoder_samples_with_the_seeds_it_names(
     tmp_path: Path, config_of: Callable[..., ProfileConfig], tiny_model_dir: Path
 ) -> None:
