@@ -63,6 +63,18 @@ def load_model(name: str, compression: str = "none", device: str = "auto") -> Lo
     return LoadedModel(model.eval(), tokenizer, name, compression)
 
 
+def load_tokenizer(name: str, is_local: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of `demo`, a local folder, or a hub id (is_local: only if it has been downloaded before).
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(_source(name), local_files_only=is_local)
+    except (OSError, ValueError) as error:
+        raise InputError(f"tokenizer of {name!r} cannot be loaded: {_first_line(error)}") from error
+
+
 def require_compression(compression: str) -> None:
     """Raises InputError for an unknown level, MissingExtraError where its packages are not installed."""
     if compression not in COMPRESSIONS:

@@ -12,6 +12,7 @@ CONFIG_CLASSES = {
     "profile.yaml": "specbound_profiling.config:ProfileConfig",
     "train.yaml": "specbound_train.config:TrainConfig",
     "replay.yaml": "specbound.replay_config:ReplayConfig",
+    "report.yaml": "specbound_profiling.report.config:ReportConfig",
     "generate.yaml": "specbound.config:GenerateConfig",
     "verify.yaml": "specbound.config:VerifyConfig",
     "demo.yaml": "specbound.config:DemoConfig",

@@ -141,7 +141,10 @@ def test_no_source_root_is_itself_a_package() -> None:
     assert not [root for root in roots if (root / "__init__.py").exists()]
 
 
-HEAVY = ("torch", "transformers", "numpy.testing", "lightning", "sklearn", "pyarrow", "datasets", "pandas", "scipy")
+HEAVY = (
+    *("torch", "transformers", "numpy.testing", "lightning", "sklearn", "pyarrow", "datasets", "pandas", "scipy"),
+    "matplotlib",
+)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +154,7 @@ HEAVY = ("torch", "transformers", "numpy.testing", "lightning", "sklearn", "pyar
         ["profile", "--help"],
         ["train-controller", "--help"],
         ["replay", "--help"],
+        ["report", "--help"],
         ["generate", "--help"],
         ["verify", "--help"],
         ["demo", "--help"],

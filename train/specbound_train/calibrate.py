@@ -14,7 +14,6 @@ from specbound_controller.errors import InputError
 from specbound_controller.mlp import sigmoid
 from specbound_controller.policy import AnnealedConfidence
 from specbound_profiling.annealing import fit_alpha, fit_temperatures, largest_alpha
-from specbound_profiling.log import StepLog
 from specbound_profiling.report.records import SCORE_NAMES, ExitCalibration, LevelCalibration
 from specbound_profiling.trace import PromptTrace, interpolate_confidence
 from specbound_train.calibration import equal_bins, fit_isotonic, measures, platt
@@ -51,35 +50,28 @@ class _Rows:
         )
 
 
-def calibrate_log(log: StepLog, judged_share: float, seed: int, alpha: float | None = None) -> list[LevelCalibration]:
-    """Every compression level, one in memory at a time; a prompt is on the same side of the split at each of them.
-
-    Args:
-        alpha: strength of annealing to judge; None takes each level's most likely one.
-
-    Raises:
-        InputError: too few prompts, or an alpha whose temperatures the log's grid does not hold.
-    """
-    levels, split = [], None
-    for compression in log.manifest.compressions:
-        traces = [trace for trace in log.traces(compression) if trace.num_positions > 1]
-        if len(traces) < MIN_PROMPTS:
-            raise InputError(
-                f"a report needs at least {MIN_PROMPTS} prompts with more than one token, got {len(traces)} at "
-                f"{compression} ({log.root}); profile more prompts"
-            )
-        if split is None:
-            split = split_prompts({trace.prompt_id: trace.task for trace in traces}, judged_share, seed)[1]
-        fitted = [trace for trace in traces if trace.prompt_id not in split]
-        judged = [trace for trace in traces if trace.prompt_id in split]
-        levels.append(calibrate(fitted, judged, log.manifest.num_layers, alpha))
-    return levels
+def judged_prompts(traces: Sequence[PromptTrace], judged_share: float, seed: int) -> frozenset[str]:
+    """Ids of the prompts that judge; the others are fitted on. Raises InputError where there are too few prompts."""
+    usable = {trace.prompt_id: trace.task for trace in traces if trace.num_positions > 1}
+    if len(usable) < MIN_PROMPTS:
+        raise InputError(
+            f"a report needs at least {MIN_PROMPTS} prompts with more than one token, got {len(usable)}; "
+            "profile more prompts"
+        )
+    return frozenset(split_prompts(usable, judged_share, seed)[1])
 
 
 def calibrate(
     fitted: Sequence[PromptTrace], judged: Sequence[PromptTrace], num_layers: int, alpha: float | None = None
 ) -> LevelCalibration:
-    """One compression level, fitted on some prompts and judged on others. alpha: as in `calibrate_log`."""
+    """One compression level, fitted on some prompts and judged on others; each of them holds more than one token.
+
+    Args:
+        alpha: strength of annealing to judge; None takes the most likely one.
+
+    Raises:
+        InputError: an alpha whose temperatures the log's grid does not hold.
+    """
     exit_layers, temperatures = fitted[0].exit_layers, fitted[0].temperatures
     likely, own = fit_alpha(fitted, num_layers), fit_temperatures(fitted)
     alpha = likely if alpha is None else alpha

@@ -1,8 +1,9 @@
-"""Plots of calibration: reliability, acceptance by signal, kinds of content. Draws on figures of its own, no window."""
+"""Plots of calibration: reliability, acceptance by signal, content and compression. Opens no window."""
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -11,12 +12,12 @@ from matplotlib.figure import Figure
 from specbound_profiling.report.records import Bin, ExitCalibration, LevelCalibration
 
 SCORE_STYLES = {
-    "plain": {"color": "#c1440e", "marker": "o"},
-    "annealed": {"color": "#e0a030", "marker": "s", "linestyle": "--"},
-    "logistic": {"color": "#2f6f9f", "marker": "^"},
-    "isotonic": {"color": "#3a8f5c", "marker": "v"},
+    "annealed": {"color": "#f2c063", "linewidth": 3.5},
+    "plain": {"color": "#c1440e", "marker": "o", "linewidth": 1.1},
+    "logistic": {"color": "#2f6f9f", "marker": "^", "linewidth": 1.1},
+    "isotonic": {"color": "#3a8f5c", "marker": "v", "linewidth": 1.1},
 }
-"""Drawn in reliability diagrams; `temperature` is left to the table, where it does not hide `annealed`."""
+"""Drawn in reliability diagrams; `annealed` is broad and lies below, since it may equal `plain`."""
 _GREY = "#888888"
 
 
@@ -39,11 +40,11 @@ def reliability_figure(level: LevelCalibration) -> Figure:
     for axes, each in zip(grid.flat, exits, strict=False):
         axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle="--")
         for name, style in SCORE_STYLES.items():
-            _line(axes, each.reliability[name], label=name, markersize=3, linewidth=1.1, **style)
+            _line(axes, each.reliability[name], label=name, markersize=3, **style)
         axes.set_title(f"exit {each.exit_layer}", fontsize=9)
         _frame(axes)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
     figure.supxlabel("predicted probability of acceptance", fontsize=9)
     figure.supylabel("share accepted", fontsize=9)
     handles, labels = grid.flat[0].get_legend_handles_labels()
@@ -62,27 +63,33 @@ def acceptance_figure(level: LevelCalibration) -> Figure:
         _line(by_entropy, each.by_entropy, **style)
     for axes, label in ((by_confidence, "confidence"), (by_entropy, "entropy, nats")):
         axes.set_xlabel(label, fontsize=9)
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, 1.02)
         _frame(axes)
-    by_confidence.set_xlim(0, 1)
+    by_confidence.set_xlim(0, 1.02)
     by_confidence.set_ylabel("share accepted", fontsize=9)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     return figure
 
 
-def tasks_figure(level: LevelCalibration) -> Figure:
-    """Acceptance, and calibration error of plain and of logistic confidence, by exit and kind of content."""
+def groups_figure(groups: Mapping[str, Sequence[ExitCalibration]]) -> Figure:
+    """Acceptance, and calibration error of plain and of logistic confidence, by exit: a line for each group.
+
+    groups: kinds of content or compression levels, each with its exits; `all` is drawn in black.
+    """
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     acceptance, error = figure.subplots(1, 2)
-    for task, colour in zip(level.tasks, _task_colours(len(level.tasks)), strict=True):
-        exits = level.of_task(task)
+    for index, (name, exits) in enumerate(groups.items()):
         layers = [each.exit_layer for each in exits]
-        style = {"color": colour, "marker": "o", "markersize": 3}
-        acceptance.plot(layers, [each.acceptance for each in exits], label=task, **style)
+        style = {
+            "color": "#333333" if name == "all" else colormaps["tab10"](index % 10),
+            "marker": "o",
+            "markersize": 3,
+        }
+        acceptance.plot(layers, [each.acceptance for each in exits], label=name, **style)
         error.plot(layers, _errors(exits, "plain"), **style)
         error.plot(layers, _errors(exits, "logistic"), linestyle=":", **style)
     acceptance.set_ylabel("share accepted", fontsize=9)
-    acceptance.set_ylim(0, 1)
+    acceptance.set_ylim(0, 1.02)
     error.set_ylabel("calibration error: plain (line), logistic (dots)", fontsize=9)
     error.set_ylim(bottom=0)
     for axes in (acceptance, error):
@@ -96,18 +103,13 @@ def _errors(exits: Sequence[ExitCalibration], score: str) -> list[float]:
     return [each.measures[score].ece for each in exits]
 
 
-def _line(axes: Axes, bins: Sequence[Bin], **style: object) -> None:
+def _line(axes: Axes, bins: Sequence[Bin], **style: Any) -> None:
     axes.plot([b.value for b in bins], [b.share for b in bins], **style)
 
 
 def _shades(count: int) -> list[tuple[float, float, float, float]]:
     """Dark for shallow exits to light for deep ones."""
     return [colormaps["viridis"](0.9 * i / max(1, count - 1)) for i in range(count)]
-
-
-def _task_colours(count: int) -> list[tuple[float, ...] | str]:
-    """Grey for the totals, which come first."""
-    return ["#333333", *(colormaps["tab10"](i % 10) for i in range(count - 1))]
 
 
 def _frame(axes: Axes) -> None:

@@ -1,0 +1,56 @@
+"""`specbound report`: parse, write the page, print a summary."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from specbound.cli.parsing import parse_config
+from specbound_profiling.report.config import ReportConfig
+
+if TYPE_CHECKING:
+    from specbound.calibration_report import CalibrationReport
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCommand(ReportConfig):
+    """Shows how far every exit layer's confidence can be trusted: plots, tables and one page with a token view."""
+
+    json: str | None = None
+    """File for the figures as JSON; - is standard output, where the summary is left out."""
+
+
+def run(argv: Sequence[str]) -> None:
+    config = parse_config(ReportCommand, "report", argv)
+    from pathlib import Path
+
+    from specbound.calibration_report import write_calibration_report
+    from specbound.cli.edge import set_up
+    from specbound.report import build_report, check_destination, logged_model, write_report
+
+    check_destination(config.json)
+    set_up()
+    result = write_calibration_report(config)
+    if config.json != "-":
+        _print(result)
+    if config.json is not None:
+        levels = [asdict(level) for level in result.levels]
+        model = logged_model(Path(config.log).expanduser())
+        write_report(build_report([], model, calibration=levels), config.json)
+
+
+def _print(result: "CalibrationReport") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for level in result.levels:
+        title = f"{level.compression}: likely alpha {level.likely_alpha:.2f}, {level.num_judged} prompts judge"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for name in ("exit", "accepted", "ECE plain", "annealed", "logistic", "isotonic", "AUROC plain"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for each in level.of_task("all"):
+            errors = [each.measures[name].ece for name in ("plain", "annealed", "logistic", "isotonic")]
+            figures = (each.acceptance, *errors, each.measures["plain"].auroc)
+            table.add_row(str(each.exit_layer), *(f"{value:.3f}" for value in figures))
+        console.print(table)
+    console.print(f"page: {result.files[0]}", highlight=False, markup=False, soft_wrap=True)
