@@ -8,9 +8,10 @@ import numpy as np
 from specbound_controller.actions import PLAIN
 from specbound_controller.costs import CostTable
 from specbound_controller.features import FEATURE_NAMES
-from specbound_controller.guard import NeverSlowerGuard
+from specbound_controller.guard import GuardBatch, NeverSlowerGuard
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore, StepRecord
+from specbound_controller.step_batch import Choices, StepBatch
 
 if TYPE_CHECKING:
     from specbound_controller.controller import Controller
@@ -43,6 +44,9 @@ class ControllerPolicy:
         self._decisions = tuple(action.decision(scores) for action in self.actions)
         self._plain = PLAIN.decision(scores)
         self._static = None if static is None else static.decision(scores)
+        self.decisions = (*self._decisions, self._plain, *(() if self._static is None else (self._static,)))
+        """All that it may choose: the grid's, plain decoding of a pause, the stored static action."""
+        self._guards: GuardBatch | None = None
         self._step_policy = controller.step_policy
         constant, per_token = self._step_policy.prices(costs, config.num_layers)
         # One matrix for all: tokens less rho times seconds, and the part that grows with the context below it.
@@ -80,3 +84,32 @@ class ControllerPolicy:
         """Shows the guard what the step did."""
         if self.guard is not None:
             self.guard.observe(record)
+
+    def reset_batch(self, num_sequences: int) -> None:
+        """Begins so many sequences anew; the guard's counts stay."""
+        self._guards = None if self.guard is None else GuardBatch(self.guard, num_sequences)
+
+    def decide_batch(self, features: np.ndarray | None, rows: np.ndarray) -> Choices:
+        """The decisions for the steps that some sequences begin. features: (R, F) float32, rows: (R,)"""
+        paused = np.zeros(len(rows), dtype=bool) if self._guards is None else self._guards.is_paused(rows)
+        decision = np.full(len(rows), len(self._decisions))
+        if self._static is not None:
+            decision[~paused] += 1
+        elif features is None:
+            raise ValueError("features must be given to the controller, got None")
+        elif not paused.all():
+            decision[~paused] = self.best_actions(features[~paused])
+        return Choices(decision, ~paused & self.needs_features)
+
+    def best_actions(self, features: np.ndarray) -> np.ndarray:
+        """`best_action` of many steps. (R, F) float32 -> (R,)"""
+        values = self._step_policy.curves(features) @ self._weights.T
+        num_actions = len(self.actions)
+        context_length = np.expm1(features[:, _CONTEXT].astype(np.float64)).astype(np.float32)
+        best: np.ndarray = (values[:, :num_actions] + context_length[:, None] * values[:, num_actions:]).argmax(axis=1)
+        return best
+
+    def observe_batch(self, rows: np.ndarray, steps: StepBatch) -> None:
+        """Shows the guards what those steps did."""
+        if self._guards is not None:
+            self._guards.observe(rows, steps)

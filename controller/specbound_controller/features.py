@@ -41,8 +41,10 @@ FEATURE_NAMES = (
 )
 """Names of the step features, in the order of a feature vector. (F,)"""
 
-_FAST, _SLOW = 0.5, 0.1  # share of the newest step in the two running means
-_MAX_MARGIN = 20.0  # log-probabilities; beyond it a margin says nothing more
+FAST, SLOW = 0.5, 0.1
+"""Share of the newest step in the two running means."""
+MAX_MARGIN = 20.0
+"""Log-probabilities; beyond it a margin says nothing more."""
 
 
 class FeatureState:
@@ -91,8 +93,8 @@ class FeatureState:
             float(reason == "depth"),
             0.0,
         )
-        self._fast = _moved(self._fast, _FAST, accepted, accepted + is_rejected)
-        self._slow = _moved(self._slow, _SLOW, accepted, accepted + is_rejected)
+        self._fast = _moved(self._fast, FAST, accepted, accepted + is_rejected)
+        self._slow = _moved(self._slow, SLOW, accepted, accepted + is_rejected)
         self._steps_since_draft = 0
         self._draft = _draft_signals(record)
 
@@ -132,7 +134,7 @@ def _full_signals(record: StepRecord) -> tuple[float, float, float, float]:
     """Flag, confidence, entropy and margin of the full model at the last committed position; zeros if unknown."""
     if math.isnan(record.full_confidence):
         return (0.0, 0.0, 0.0, 0.0)
-    margin = min(record.full_margin, _MAX_MARGIN)
+    margin = min(record.full_margin, MAX_MARGIN)
     return (1.0, record.full_confidence, record.full_entropy_nats, margin)
 
 

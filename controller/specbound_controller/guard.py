@@ -5,9 +5,13 @@ from one cost table. No clock is read, so a run can be replayed.
 """
 
 from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
 
 from specbound_controller.costs import CostTable, work_vector
 from specbound_controller.records import StepRecord
+from specbound_controller.step_batch import StepBatch
 from specbound_controller.work import record_work
 
 
@@ -40,8 +44,8 @@ class NeverSlowerGuard:
         self, costs: CostTable, num_layers: int, is_adaptive: bool = True, limits: GuardLimits | None = None
     ) -> None:
         """is_adaptive: whether each step also pays for a decision and for the full model's signals."""
-        self._limits = limits or GuardLimits()
-        self._costs = costs
+        self.limits = limits or GuardLimits()
+        self.costs = costs
         self._is_adaptive = is_adaptive
         self._plain_s, with_context = (
             float(costs.seconds(work_vector({1: num_layers}, {1: 1}, 0, context_length, num_decisions=0)))
@@ -57,8 +61,8 @@ class NeverSlowerGuard:
     def reset(self) -> None:
         """Forgets the last prompt; the counts stay."""
         self._debt_s = 0.0
-        self._allowed = self._limits.debt
-        self._pause = self._limits.first_pause
+        self._allowed = self.limits.debt
+        self._pause = self.limits.first_pause
         self._paused_left = 0
         self._clear_steps = 0
 
@@ -67,8 +71,12 @@ class NeverSlowerGuard:
         """Whether the next step must be plain."""
         return self._paused_left > 0
 
-    def plain_seconds(self, context_length: int) -> float:
-        """Modelled seconds of one token of plain decoding."""
+    @overload
+    def plain_seconds(self, context_length: int) -> float: ...
+    @overload
+    def plain_seconds(self, context_length: np.ndarray) -> np.ndarray: ...
+    def plain_seconds(self, context_length: int | np.ndarray) -> float | np.ndarray:
+        """Modelled seconds of one token of plain decoding; of arrays too."""
         return self._plain_s + self._plain_per_context_s * context_length
 
     def observe(self, record: StepRecord) -> None:
@@ -79,17 +87,58 @@ class NeverSlowerGuard:
             return
         work = record_work(record, self._is_adaptive)
         plain_s = self.plain_seconds(record.context_length)
-        self._debt_s = max(0.0, self._debt_s + float(self._costs.seconds(work)) - plain_s * record.num_emitted)
+        self._debt_s = max(0.0, self._debt_s + float(self.costs.seconds(work)) - plain_s * record.num_emitted)
         self._clear_steps = self._clear_steps + 1 if self._debt_s == 0.0 else 0
         if self._debt_s > self._allowed * plain_s:
             self._close()
-        elif self._clear_steps >= self._limits.probe_steps:
-            self._allowed, self._pause = self._limits.debt, self._limits.first_pause
+        elif self._clear_steps >= self.limits.probe_steps:
+            self._allowed, self._pause = self.limits.debt, self.limits.first_pause
 
     def _close(self) -> None:
         self._paused_left = self._pause
-        self._pause *= self._limits.growth
-        self._allowed = self._limits.probe_debt
+        self._pause *= self.limits.growth
+        self._allowed = self.limits.probe_debt
         self._debt_s = 0.0
         self._clear_steps = 0
         self.num_pauses += 1
+
+
+class GuardBatch:
+    """The guard's state for many sequences at once, in arrays; the same books as `NeverSlowerGuard` keeps for one."""
+
+    # B sequences, R of them that have taken a step
+    def __init__(self, guard: NeverSlowerGuard, num_sequences: int) -> None:
+        """guard: whose prices and limits to keep to, and whose counts go on."""
+        limits = guard.limits
+        self._guard, self._limits = guard, limits
+        self._debt_s = np.zeros(num_sequences)
+        self._allowed = np.full(num_sequences, limits.debt)
+        self._pause = np.full(num_sequences, limits.first_pause)
+        self._paused_left = np.zeros(num_sequences, dtype=np.int64)
+        self._clear_steps = np.zeros(num_sequences, dtype=np.int64)
+
+    def is_paused(self, rows: np.ndarray) -> np.ndarray:
+        """Whether the next step of some sequences must be plain. (R,) -> (R,) bool"""
+        paused: np.ndarray = self._paused_left[rows] > 0
+        return paused
+
+    def observe(self, rows: np.ndarray, steps: StepBatch) -> None:
+        """Books the steps that have just ended."""
+        guard, limits = self._guard, self._limits
+        paused = self._paused_left[rows] > 0
+        self._paused_left[rows[paused]] -= 1
+        guard.num_paused_steps += int(paused.sum())
+        rows, seconds = rows[~paused], guard.costs.seconds(steps.work[~paused])
+        plain_s = guard.plain_seconds(steps.context_length[~paused])
+        debt = np.maximum(0.0, self._debt_s[rows] + seconds - plain_s * steps.num_emitted[~paused])
+        self._debt_s[rows] = debt
+        self._clear_steps[rows] = np.where(debt == 0.0, self._clear_steps[rows] + 1, 0)
+        closes = debt > self._allowed[rows] * plain_s
+        recovered = rows[~closes & (self._clear_steps[rows] >= limits.probe_steps)]
+        self._allowed[recovered], self._pause[recovered] = limits.debt, limits.first_pause
+        closed = rows[closes]
+        self._paused_left[closed] = self._pause[closed]
+        self._pause[closed] *= limits.growth
+        self._allowed[closed] = limits.probe_debt
+        self._debt_s[closed], self._clear_steps[closed] = 0.0, 0
+        guard.num_pauses += len(closed)

@@ -5,11 +5,12 @@ Knows no model and no log; a policy is asked once per step.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 
 from specbound_controller.records import Decision, ExitSignals, StepRecord
+from specbound_controller.step_batch import Choices, StepBatch
 
 
 class Policy(Protocol):
@@ -32,6 +33,36 @@ class Policy(Protocol):
 
     def observe(self, record: StepRecord) -> None:
         """Sees what the step did."""
+
+
+class BatchPolicy(Policy, Protocol):
+    """A policy that can decide for many sequences at once, each with a state of its own; replay uses it where it can.
+
+    The choices are those of `decide` and `observe`, sequence by sequence, up to the rounding of matrix products.
+    """
+
+    @property
+    def decisions(self) -> Sequence[Decision]:
+        """All that it may choose."""
+
+    def reset_batch(self, num_sequences: int) -> None:
+        """Begins so many sequences anew."""
+
+    def decide_batch(self, features: np.ndarray | None, rows: np.ndarray) -> Choices:
+        """The decisions for the steps that some sequences begin. features: (R, F) float32, rows: (R,)"""
+
+    def observe_batch(self, rows: np.ndarray, steps: StepBatch) -> None:
+        """Sees what those steps did."""
+
+
+def decides_in_batches(policy: Policy) -> TypeGuard[BatchPolicy]:
+    """Whether a policy has the methods of `BatchPolicy`, and none of `Policy` that was replaced below them."""
+    for kind in type(policy).__mro__:
+        if "decide_batch" in vars(kind):
+            return True
+        if vars(kind).keys() & {"reset", "decide", "observe"}:
+            return False
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +125,19 @@ class StaticPolicy:
         return self._decision
 
     def observe(self, record: StepRecord) -> None:
+        """Nothing to learn."""
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The only one."""
+        return (self._decision,)
+
+    def reset_batch(self, num_sequences: int) -> None:
+        """Nothing to forget."""
+
+    def decide_batch(self, features: np.ndarray | None, rows: np.ndarray) -> Choices:
+        """The same for all."""
+        return Choices(np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=bool))
+
+    def observe_batch(self, rows: np.ndarray, steps: StepBatch) -> None:
         """Nothing to learn."""

@@ -106,6 +106,16 @@ class LearnedScore:
         values: np.ndarray = 0.5 * (np.tanh(0.5 * (self.slopes[exit_index] * logits + self.offsets[exit_index])) + 1.0)
         return values
 
+    def probabilities_at(self, signals: np.ndarray, exit_layers: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """The same where each row has an exit layer of its own. signals: (R, S), exit_layers: (R,), features: (R, F)"""
+        exit_index = np.searchsorted(self.exit_layers, exit_layers)
+        flags = np.zeros((len(signals), len(self.exit_layers)), dtype=np.float32)
+        flags[np.arange(len(signals)), exit_index] = 1.0
+        logits = self.mlp(np.concatenate((signals, flags, features), axis=1, dtype=np.float32))[:, 0]
+        logits = np.array(self.slopes)[exit_index] * logits.astype(np.float64) + np.array(self.offsets)[exit_index]
+        values: np.ndarray = 0.5 * (np.tanh(0.5 * logits) + 1.0)
+        return values
+
 
 def score_inputs(signals: np.ndarray, exit_index: int, num_exits: int, features: np.ndarray) -> np.ndarray:
     """Inputs of the score's perceptron. signals: (..., S), features: (..., F) -> (..., S + E + F) float32"""

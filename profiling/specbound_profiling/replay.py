@@ -15,12 +15,14 @@ import numpy as np
 
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.features import FeatureState
-from specbound_controller.policy import Policy
+from specbound_controller.policy import Policy, decides_in_batches
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.work import record_work
+from specbound_profiling.batch_replay import replay_batch
 from specbound_profiling.outcomes import StepOutcomes, TraceBatch, step_outcomes
 from specbound_profiling.replay_result import ReplayResult, Steps
 from specbound_profiling.simulate import SimulatedStep, simulate
+from specbound_profiling.single_exit import is_single_exit
 from specbound_profiling.trace import PromptTrace
 
 PLAIN = Decision(w_max=0)
@@ -35,11 +37,30 @@ def replay(
     compression: str,
     keep_records: bool = False,
 ) -> ReplayResult:
-    """Drives any policy step by step over the traces, exactly as the decoder does: reset, decide, observe.
+    """What a policy would have done on the traces.
 
-    The policy sees the step features where it asks for them, and every step record after the step.
+    A policy that can decide for many prompts at once does; any other, and where records are to be kept, is driven step
+    by step exactly as the decoder drives it: reset, decide, observe. It sees the step features where it asks for them,
+    and every step record after the step.
     """
     traces = list(traces)
+    if traces and not keep_records and decides_in_batches(policy):
+        if len(policy.decisions) == 1 and not policy.needs_features:
+            return replay_static(traces, policy.decisions[0], costs, num_layers)
+        if all(map(is_single_exit, policy.decisions)):
+            return replay_batch(TraceBatch(traces), policy, costs, num_layers, compression)
+    return replay_stepwise(traces, policy, costs, num_layers, compression, keep_records)
+
+
+def replay_stepwise(
+    traces: Sequence[PromptTrace],
+    policy: Policy,
+    costs: CostTable,
+    num_layers: int,
+    compression: str,
+    keep_records: bool = False,
+) -> ReplayResult:
+    """`replay`, one prompt after another and one step after another: the reference."""
     state, all_records = FeatureState(compression), []
     prompts, work, estimated, errors = [], [], [], []
     for index, trace in enumerate(traces):

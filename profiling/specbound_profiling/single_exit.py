@@ -1,0 +1,296 @@
+"""One step at many rows at once, each row with a decision of its own that drafts at one exit layer, or at none.
+
+The same accounting as `simulate`, which is the reference (a test compares the two, step by step). Scores may read step
+features, so that a controller's steps can be replayed many at a time. Knows no policy.
+"""
+
+# N rows of a batch, M rows of its branches, E exit layers, R rows at which a step begins, S signals, F features
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from specbound_controller.costs import WORK_NAMES, row_shares
+from specbound_controller.policy import AnnealedConfidence
+from specbound_controller.records import STOP_REASONS, Decision, ExitScore
+from specbound_controller.score import SIGNAL_NAMES, LearnedScore, signal_array
+from specbound_controller.step_batch import StepBatch
+from specbound_profiling.outcomes import TraceBatch
+from specbound_profiling.trace import Branches, PromptTrace
+
+_WIDTH, _DEPTH, _EOS, _OFF = (STOP_REASONS.index(reason) for reason in ("width", "depth", "eos", "off"))
+_DRAFT_INDEX = SIGNAL_NAMES.index("draft_index")
+_EXIT_TESTS, _LEARNED, _DECISIONS = (WORK_NAMES.index(name) for name in ("exit_tests", "learned_scores", "decisions"))
+
+
+def is_single_exit(decision: Decision) -> bool:
+    """Whether this module can play a decision: one exit at most, and a score that it can compute in arrays."""
+    exits = decision.exits()
+    is_tested = any(threshold > 0 for _, threshold in exits)
+    return len(exits) <= 1 and (not is_tested or isinstance(decision.score, AnnealedConfidence | LearnedScore))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """What steps did, and how much of it is known."""
+
+    steps: StepBatch
+    """The whole steps; work without a policy's own."""
+    known_work: np.ndarray
+    """Of the same steps, had their drafts ended where what the log knows ends; as `steps.work` where all is known.
+    (R, W)"""
+    is_exact: np.ndarray
+    """(R,) bool"""
+    has_followed: np.ndarray
+    """Whether a roll-out was read. (R,) bool"""
+
+
+class SingleExitPlayer:
+    """Plays decisions of a fixed list at rows of one batch."""
+
+    def __init__(self, batch: TraceBatch, decisions: Sequence[Decision], num_layers: int) -> None:
+        self.batch, self.num_layers = batch, num_layers
+        exits = [decision.exits()[:1] for decision in decisions]
+        self.exit_layer = np.array([found[0][0] if found else 0 for found in exits])
+        """0 in plain decoding. (decisions,)"""
+        self.exit_index = np.array([batch.exit_index(found[0][0]) if found else 0 for found in exits])
+        self.threshold = np.array([found[0][1] if found else 0.0 for found in exits])
+        self.width = np.array([d.w_max if found else 0 for d, found in zip(decisions, exits, strict=True)])
+        self.is_product = np.array([decision.combine == "product" for decision in decisions])
+        scores = [d.score if t > 0 else None for d, t in zip(decisions, self.threshold, strict=True)]
+        self.scores: list[ExitScore] = list({id(score): score for score in scores if score is not None}.values())
+        places = {id(score): place for place, score in enumerate(self.scores)}
+        self.score = np.array([-1 if score is None else places[id(score)] for score in scores])
+        """Index into `scores`, -1 where nothing is tested. (decisions,)"""
+        is_learned = [score is not None and score.is_learned for score in scores]
+        self.is_learned = np.array(is_learned)
+        self._annealed: dict[int, np.ndarray] = {}
+        self._branch_annealed: dict[int, np.ndarray] = {}
+        for index, score in enumerate(self.scores):
+            if isinstance(score, AnnealedConfidence):
+                layers = np.unique(self.exit_layer[self.score == index]).tolist()
+                self._annealed[index] = batch.scores(score, layers, num_layers)
+                self._branch_annealed[index] = batch.branch_scores(score, layers, num_layers)
+
+    @cached_property
+    def signals(self) -> np.ndarray:
+        """What a learned score reads, draft index 0. (N, E, S) float32"""
+        return _signals(self.batch.traces)
+
+    @cached_property
+    def branch_signals(self) -> np.ndarray:
+        """(M, E, S) float32"""
+        found = [trace.branches for trace in self.batch.traces if trace.branches is not None]
+        return _signals(found) if found else np.zeros((0, len(self.batch.exit_layers), len(SIGNAL_NAMES)), np.float32)
+
+    @cached_property
+    def _read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Confidence and entropy of every exit, at the rows and then at those of the branches. 2 x (N + M, E)"""
+        found = [trace.branches for trace in self.batch.traces if trace.branches is not None]
+        sources: list[PromptTrace | Branches] = [*self.batch.traces, *found]
+        confidence = np.concatenate([source.confidence for source in sources]).astype(np.float64)
+        return confidence, np.concatenate([source.entropy_nats for source in sources]).astype(np.float64)
+
+    @cached_property
+    def _full(self) -> np.ndarray:
+        """Flag, confidence, entropy and margin of the full model. (N, 4) float64"""
+        names = ("full_confidence", "full_entropy_nats", "full_margin")
+        columns = [np.concatenate([getattr(trace, name) for trace in self.batch.traces]) for name in names]
+        return np.column_stack([np.ones(self.batch.num_rows), *columns])
+
+    def play(
+        self,
+        rows: np.ndarray,
+        decision: np.ndarray,
+        features: np.ndarray | None,
+        wants_full_signals: np.ndarray,
+        follows: bool = True,
+    ) -> Draws:
+        """The steps that begin at some rows.
+
+        Args:
+            rows: (R,)
+            decision: index of each row's decision. (R,)
+            features: (R, F) float32, where a score reads them.
+            wants_full_signals: (R,) bool
+            follows: whether roll-outs are read; otherwise what they would say is estimated.
+        """
+        draft = _Drafting(self, rows, decision, features, follows)
+        for draft_index in range(int(draft.width.max(initial=0))):
+            if not draft.step(draft_index):
+                break
+        num_emitted = draft.accepted + 1 - draft.is_done
+        work = self._work(draft, draft.drafted, draft.reads)
+        known_work = self._work(draft, draft.known_drafted, draft.known_reads)
+        known_work[draft.is_known] = work[draft.is_known]
+        full_signals = self._full[rows + num_emitted - 1] * wants_full_signals[:, None]
+        steps = StepBatch(
+            context_length=self.batch.context_length[rows],
+            num_drafted=draft.drafted,
+            num_accepted=draft.accepted,
+            num_emitted=num_emitted,
+            exit_layer=np.where(draft.drafted > 0, draft.exit_layer, 0),
+            stop_reason=draft.stop_reason,
+            draft_signals=draft.signals(),
+            full_signals=full_signals,
+            work=work,
+        )
+        return Draws(steps, known_work, draft.is_known, draft.has_followed)
+
+    def score_values(
+        self, index: int, at: np.ndarray, is_branch: np.ndarray, exits: np.ndarray, features: np.ndarray, j: int
+    ) -> np.ndarray:
+        """One of `scores` at rows or, where `is_branch`, at rows of the branches. All (rows,) -> (rows,) float64"""
+        score = self.scores[index]
+        if isinstance(score, AnnealedConfidence):
+            values, on_branch = self._annealed[index], self._branch_annealed[index]
+        else:
+            values, on_branch = self.signals, self.branch_signals
+        chosen = values[np.where(is_branch, 0, at), exits]
+        if is_branch.any():
+            chosen[is_branch] = on_branch[at[is_branch], exits[is_branch]]
+        if isinstance(score, AnnealedConfidence):
+            return chosen
+        assert isinstance(score, LearnedScore)  # `is_single_exit` says so
+        chosen[:, _DRAFT_INDEX] = j
+        return score.probabilities_at(chosen, np.array(self.batch.exit_layers)[exits], features)
+
+    def _work(self, draft: "_Drafting", drafted: np.ndarray, reads: np.ndarray) -> np.ndarray:
+        """Work of steps that drafted and read so much. (R, W)"""
+        shallow, deep = draft.exit_layer * (drafted + 1), self.num_layers - draft.exit_layer
+        context = self.batch.context_length[draft.rows] / 1000.0
+        calls = deep[:, None] * row_shares(drafted + 1)
+        calls[:, 0] += shallow
+        tests = reads * draft.is_tested
+        columns = [(shallow + deep * (drafted + 1)) * context, reads + 1, reads + drafted + 1, tests]
+        columns += [tests * draft.is_learned, np.zeros(len(reads)), np.ones(len(reads))]
+        return np.column_stack([calls, *columns])
+
+
+def _signals(sources: Sequence[PromptTrace] | Sequence[Branches]) -> np.ndarray:
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(source, name) for source in sources])
+
+    confidence = column("confidence")
+    return signal_array(
+        confidence,
+        column("entropy_nats"),
+        column("margin"),
+        column("noised_margin"),
+        column("draft_probability"),
+        np.zeros_like(confidence),
+    )
+
+
+class _Drafting:
+    """The drafts of R steps, token by token."""
+
+    def __init__(
+        self,
+        player: SingleExitPlayer,
+        rows: np.ndarray,
+        decision: np.ndarray,
+        features: np.ndarray | None,
+        follows: bool,
+    ) -> None:
+        self.player, self.rows, self.decision, self.features, self.follows = player, rows, decision, features, follows
+        batch, num = player.batch, len(rows)
+        self.width = np.minimum(player.width[decision], batch.max_width[rows])
+        self.exit_layer = np.where(self.width > 0, player.exit_layer[decision], 0)
+        self.exit_index = player.exit_index[decision]
+        self.is_tested = (player.threshold[decision] > 0) & (self.width > 0)
+        self.is_learned = player.is_learned[decision] & self.is_tested
+        self.can_stop = batch.has_eos[rows] | self.is_tested
+        self.is_active = self.width > 0
+        self.is_on_path, self.is_known = np.ones(num, dtype=bool), np.ones(num, dtype=bool)
+        self.is_done, self.has_followed = np.zeros(num, dtype=bool), np.zeros(num, dtype=bool)
+        self.branch = np.full(num, -1)
+        self.stop_reason = np.where(self.width > 0, _WIDTH, _OFF)
+        self.product = np.ones(num)
+        self.drafted, self.accepted, self.reads = (np.zeros(num, dtype=np.int64) for _ in range(3))
+        self.known_drafted, self.known_reads = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64)
+        self.last, self.sums = np.zeros((num, 2)), np.zeros((num, 2))
+        """Confidence and entropy of the last draft, and their sums. (R, 2) each"""
+
+    def step(self, draft_index: int) -> bool:
+        """Tries to draft one more token wherever the draft goes on; whether it did anywhere."""
+        active = np.flatnonzero(self.is_active & (self.width > draft_index))
+        if not len(active):
+            return False
+        batch, exits = self.player.batch, self.exit_index[active]
+        unknown = active[
+            self.is_known[active] & ~self.is_on_path[active] & (self.branch[active] < 0) & self.can_stop[active]
+        ]
+        self.known_drafted[unknown], self.known_reads[unknown] = self.drafted[unknown], self.reads[unknown]
+        self.is_known[unknown] = False
+        last_row = batch.last_row[self.rows[active]]
+        wanted = self.rows[active] + draft_index
+        is_past_end, row = wanted > last_row, np.minimum(wanted, last_row)
+        self.reads[active] += 1
+        clears = np.ones(len(active), dtype=bool)
+        tested = np.flatnonzero(self.is_tested[active])
+        if len(tested):
+            clears[tested] = self._test(active[tested], row[tested], exits[tested], draft_index)
+        stopped = active[~clears]
+        self.stop_reason[stopped], self.is_active[stopped] = _DEPTH, False
+        active, row, exits, is_past_end = active[clears], row[clears], exits[clears], is_past_end[clears]
+        at, is_branch = self.branch[active], self.branch[active] >= 0
+        is_eos = ~is_past_end & batch.is_eos_draft[row, exits]
+        if is_branch.any():
+            is_eos[is_branch] = batch.branches.is_eos_draft[at[is_branch], exits[is_branch]]
+        is_correct = self.is_on_path[active] & ~is_past_end & batch.is_accepted[row, exits]
+        self.drafted[active] += 1
+        self.accepted[active] += is_correct
+        self.is_done[active] = is_correct & is_eos
+        if self.follows and len(batch.branches.end):
+            self._follow(active, row, exits, self.is_on_path[active] & ~is_correct & ~is_past_end)
+        self.is_on_path[active] = is_correct
+        ended = active[is_eos]
+        self.stop_reason[ended], self.is_active[ended] = _EOS, False
+        return True
+
+    def _test(self, active: np.ndarray, row: np.ndarray, exits: np.ndarray, draft_index: int) -> np.ndarray:
+        """Whether the exits' scores clear their thresholds; keeps what those that do have read. (rows,) bool"""
+        player, branch = self.player, self.branch[active]
+        is_branch = branch >= 0
+        at, decision = np.where(is_branch, branch, row), self.decision[active]
+        score = np.empty(len(active))
+        for index in range(len(player.scores)):
+            own = np.flatnonzero(player.score[decision] == index)
+            if len(own):
+                features = np.empty((len(own), 0)) if self.features is None else self.features[active[own]]
+                score[own] = player.score_values(index, at[own], is_branch[own], exits[own], features, draft_index)
+        value = np.where(player.is_product[decision], self.product[active] * score, score)
+        clears: np.ndarray = value >= player.threshold[decision]
+        kept = active[clears]
+        self.product[kept] *= score[clears]
+        place = (np.where(is_branch, player.batch.num_rows + branch, row)[clears], exits[clears])
+        self.last[kept] = np.column_stack([values[place] for values in player._read])
+        self.sums[kept] += self.last[kept]
+        return clears
+
+    def _follow(self, active: np.ndarray, row: np.ndarray, exits: np.ndarray, leaves: np.ndarray) -> None:
+        """Moves along branches, and onto one where a draft has just gone wrong."""
+        branches, at = self.player.batch.branches, self.branch[active]
+        on_branch = at >= 0
+        following = np.where(on_branch & (at + 1 < branches.end[np.maximum(at, 0)]), at + 1, -1)
+        self.branch[active] = np.where(leaves, branches.first[row, exits], following)
+        self.has_followed[active] |= self.branch[active] >= 0
+
+    def signals(self) -> np.ndarray:
+        """Flag, last and mean confidence and entropy of the tested drafts. (R, 5)"""
+        has_any = self.is_tested & (self.drafted > 0)
+        mean = self.sums / np.maximum(self.drafted, 1)[:, None]
+        signals: np.ndarray = np.column_stack([has_any, self.last, mean]) * has_any[:, None]
+        return signals
+
+
+def with_policy_work(work: np.ndarray, wants_full_signals: np.ndarray, is_adaptive: bool) -> np.ndarray:
+    """The same work with what a policy that reads features adds to each step. (R, W)"""
+    if is_adaptive:
+        work = work.copy()
+        work[:, _DECISIONS] += 1
+        work[:, _EXIT_TESTS] += wants_full_signals
+    return work
