@@ -17,26 +17,30 @@ from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_profiling.machine import machine_fingerprint
-from specbound_profiling.manifest import read_costs, write_costs
+from specbound_profiling.manifest import read_cost_file, read_costs, write_costs
 
 PROMPT_LENGTHS = (16, 64, 192)
 """Tokens of the prompts to measure on: random ones, because work is timed and not what comes out."""
 
 
-def choose_costs(source: str, controller: Controller, loaded: LoadedModel) -> tuple[CostTable, str]:
+def choose_costs(
+    source: str, controller: Controller, loaded: LoadedModel, exactness: str = "token"
+) -> tuple[CostTable, str]:
     """The cost table to use, and one line that says which it is.
 
-    source: a log's folder or its `costs.json`, or `auto`: the controller's own table where it is from this machine,
-        else one that was measured here before, else one measured now (needs scipy), else the controller's own all the
-        same.
+    Args:
+        source: a file that specbound costs wrote, a log's folder, or `auto`: the controller's own table where it is
+            from this machine, else one that was measured here before, else one measured now (needs scipy), else the
+            controller's own all the same.
+        exactness: kernels that steps will run on; `auto` measures where there is no table for them.
     """
     level = loaded.compression
     if source != "auto":
         return given_costs(Path(source).expanduser(), level), f"costs: from {source}"
     here, own = machine_fingerprint(loaded.model.device), controller.config.costs
-    if level in own and own[level].machine == here:
+    if level in own and (own[level].machine, own[level].exactness) == (here, exactness):
         return own[level], "costs: the controller's own, from this machine"
-    folder = kept_folder(here, controller.config.model_fingerprint)
+    folder = kept_folder(here, controller.config.model_fingerprint, exactness)
     try:
         kept = read_costs(folder)
     except InputError:
@@ -44,7 +48,7 @@ def choose_costs(source: str, controller: Controller, loaded: LoadedModel) -> tu
     if level in kept:
         return kept[level], f"costs: measured on this machine before, kept in {folder}"
     if importlib.util.find_spec("scipy") is not None:
-        table = _measure(loaded, controller)
+        table = _measure(loaded, controller, exactness)
         return table, f"costs: measured on this machine, {_keep(folder, {**kept, level: table})}"
     used = level if level in own else controller.config.compressions[0]
     if used not in own:
@@ -53,23 +57,22 @@ def choose_costs(source: str, controller: Controller, loaded: LoadedModel) -> tu
     return own[used], f"warning: costs are from another machine ({own[used].machine}), not {here}; {advice}"
 
 
-def kept_folder(machine: str, model_fingerprint: str) -> Path:
-    """Where this user's tables for a machine and a model are kept."""
-    name = hashlib.sha256(f"{machine}\n{model_fingerprint}".encode()).hexdigest()[:16]
+def kept_folder(machine: str, model_fingerprint: str, exactness: str = "token") -> Path:
+    """Where this user's tables for a machine, a model and a level of exactness are kept."""
+    name = hashlib.sha256(f"{machine}\n{model_fingerprint}\n{exactness}".encode()).hexdigest()[:16]
     return Path("~/.cache/specbound").expanduser() / f"costs-{name}"
 
 
 def given_costs(path: Path, level: str) -> CostTable:
-    """The table of a level in a log's folder or its `costs.json`."""
-    folder = path.parent if path.name == "costs.json" else path
-    tables = read_costs(folder)
+    """The table of a level in a log's folder, or in a file that specbound costs wrote."""
+    tables = read_cost_file(path) if path.is_file() else read_costs(path)
     if level not in tables:
         found = ", ".join(tables) if tables else "none"
         raise InputError(f"costs must be auto or a costs.json with compression {level!r}, got {found} ({path})")
     return tables[level]
 
 
-def _measure(loaded: LoadedModel, controller: Controller) -> CostTable:
+def _measure(loaded: LoadedModel, controller: Controller, exactness: str) -> CostTable:
     from specbound_profiling.measure import TOKENS_PER_PROMPT, measure_costs
     from specbound_profiling.progress import status
 
@@ -80,7 +83,7 @@ def _measure(loaded: LoadedModel, controller: Controller) -> CostTable:
     prompts = [torch.randint(adapter.vocab_size, (1, length), generator=random) for length in lengths]
     with status("measuring what work costs on this machine, once"):
         greedy = replace(loaded, model=greedy_twin(loaded.model))
-        return measure_costs(greedy, prompts, exit_layers=controller.config.exit_layers)
+        return measure_costs(greedy, prompts, exit_layers=controller.config.exit_layers, exactness=exactness)
 
 
 def _keep(folder: Path, tables: dict[str, CostTable]) -> str:

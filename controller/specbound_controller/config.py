@@ -179,6 +179,7 @@ def _cost_content(table: CostTable) -> dict[str, Any]:
         "machine": table.machine,
         "held_out_error": table.held_out_error if math.isfinite(table.held_out_error) else None,
         "num_steps": table.num_steps,
+        "exactness": table.exactness,
     }
 
 
@@ -193,4 +194,5 @@ def _cost_table(value: Mapping[str, Any]) -> CostTable:
         machine=_text(value["machine"], "machine"),
         held_out_error=math.nan if error is None else _number(error, "held_out_error"),
         num_steps=_integer(value["num_steps"], "num_steps"),
+        exactness=_text(value.get("exactness", "token"), "exactness"),
     )

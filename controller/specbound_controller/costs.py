@@ -76,6 +76,8 @@ class CostTable:
     """Median relative error of predicted step seconds on steps left out of the fit."""
     num_steps: int
     """Measured steps."""
+    exactness: str = "token"
+    """Kernels that the steps ran on: `token` (the model's own) or `bitwise` (row-stable)."""
 
     def __post_init__(self) -> None:
         if set(self.coefficients) != set(WORK_NAMES):

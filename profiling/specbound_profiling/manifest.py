@@ -119,19 +119,27 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 def read_costs(root: Path) -> dict[str, CostTable]:
     """Cost tables by compression level; empty where none was measured. Raises InputError where broken."""
     path = root / "costs.json"
-    if not path.exists():
-        return {}
+    return read_cost_file(path) if path.exists() else {}
+
+
+def read_cost_file(path: Path) -> dict[str, CostTable]:
+    """Cost tables of a file by compression level. Raises InputError where it is missing or broken."""
     try:
         return {name: _cost_table(values) for name, values in _read_json(path).items()}
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is not a cost table: {error}; delete it and profile again") from None
+        raise InputError(f"{path} is not a cost table: {error}; delete it and measure again") from None
 
 
 def write_costs(root: Path, tables: Mapping[str, CostTable]) -> None:
     """Writes `costs.json`."""
-    _write_json(root / "costs.json", {name: asdict(costs) for name, costs in tables.items()})
+    write_cost_file(root / "costs.json", tables)
+
+
+def write_cost_file(path: Path, tables: Mapping[str, CostTable]) -> None:
+    """Writes cost tables to a file, whole or not at all."""
+    _write_json(path, {name: asdict(costs) for name, costs in tables.items()})
 
 
 def _cost_table(values: Any) -> CostTable:
@@ -141,7 +149,7 @@ def _cost_table(values: Any) -> CostTable:
     for name, seconds in table.coefficients.items():
         if not _is_a(seconds, float) or seconds < 0 or not isfinite(seconds):
             raise ValueError(f"{name} must be a number >= 0, got {seconds!r}")
-    kinds = {"compression": str, "machine": str, "held_out_error": float, "num_steps": int}
+    kinds = {"compression": str, "machine": str, "held_out_error": float, "num_steps": int, "exactness": str}
     for name, kind in kinds.items():
         if not _is_a(getattr(table, name), kind):
             raise ValueError(f"{name} must be {kind.__name__}, got {getattr(table, name)!r}")

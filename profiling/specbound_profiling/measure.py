@@ -10,7 +10,7 @@ clock. The same steps are taken several times, far apart, and the median of each
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -149,6 +149,7 @@ def cost_measurement(
     seconds = np.median(rounds, axis=0)
     fingerprint = machine_fingerprint(decoder.adapter.device)
     table = fit_costs(work, seconds, loaded.compression, fingerprint, alone)
+    table = replace(table, exactness=exactness)
     return CostMeasurement(table, work, seconds, held_out_seconds(work, seconds, alone), len(rounds))
 
 

@@ -1,0 +1,97 @@
+"""A cost table against live decoding, by kind of step: where prices are wrong for one kind, replay misranks policies."""
+
+# S steps, W work counts
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import greedy_twin
+from specbound.loading import LoadedModel
+from specbound_controller.costs import CostTable
+from specbound_controller.policy import Policy, StaticPolicy
+from specbound_controller.records import StepRecord
+from specbound_controller.work import record_work
+from specbound_profiling.measure import timed_steps
+
+NUM_ROUNDS = 3
+"""Times that every kind decodes every prompt; the median of each step counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class KindCheck:
+    """One kind of step: a policy's steps on all prompts."""
+
+    kind: str
+    num_steps: int
+    num_tokens: int
+    """Emitted in these steps."""
+    live_s: float
+    """Measured seconds of all steps, the median over the rounds of each."""
+    predicted_s: float
+    """What the table says they take."""
+
+    @property
+    def ratio(self) -> float:
+        """Live over predicted seconds."""
+        return self.live_s / self.predicted_s
+
+
+def usual_kinds(num_layers: int) -> dict[str, Policy]:
+    """Plain decoding, fixed drafts, a tested draft, and several exits, for an L-layer model (2, 3, 4, 8 of 16)."""
+    first, second, third, half = (max(1, round(num_layers * share)) for share in (1 / 8, 3 / 16, 1 / 4, 1 / 2))
+    exits = sorted({first, third, half})
+    return {
+        "plain": StaticPolicy(()),
+        f"exit{first}_width2": StaticPolicy((first,), 0.0, 2),
+        f"exit{second}_width3": StaticPolicy((second,), 0.0, 3),
+        f"exit{third}_width3_annealed0.5": StaticPolicy((third,), 0.5, 3, alpha=0.5),
+        f"exits{'_'.join(map(str, exits))}_width4": StaticPolicy(exits, 0.6, 4),
+    }
+
+
+def check_costs(
+    loaded: LoadedModel,
+    prompt_ids: Sequence[Tensor],
+    table: CostTable,
+    kinds: Mapping[str, Policy],
+    max_new_tokens: int = 48,
+    num_rounds: int = NUM_ROUNDS,
+) -> list[KindCheck]:
+    """Live against predicted seconds of every kind, all kinds interleaved prompt by prompt. prompt_ids: (1, T) each"""
+    model = greedy_twin(loaded.model, has_end=False)
+    decoder = SpecBoundDecoder(model, compression=loaded.compression, exactness=table.exactness)
+    records: dict[str, list[StepRecord]] = {kind: [] for kind in kinds}
+    rounds: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+    for policy in kinds.values():
+        decoder.policy = policy
+        timed_steps(decoder, prompt_ids[0], max_new_tokens)  # warm-up
+    names = list(kinds)
+    for number in range(num_rounds):
+        seconds: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+        for index, ids in enumerate(prompt_ids):
+            first = (index + number) % len(names)
+            for kind in names[first:] + names[:first]:
+                decoder.policy = kinds[kind]
+                steps, each = timed_steps(decoder, ids, max_new_tokens)
+                seconds[kind].append(each)
+                records[kind] += steps if number == 0 else []
+        for kind in kinds:
+            rounds[kind].append(np.concatenate(seconds[kind]))
+    return [_checked(kind, records[kind], rounds[kind], table, kinds[kind]) for kind in kinds]
+
+
+def _checked(
+    kind: str, records: Sequence[StepRecord], rounds: Sequence[np.ndarray], table: CostTable, policy: Policy
+) -> KindCheck:
+    work = np.array([record_work(record, policy.needs_features) for record in records])
+    return KindCheck(
+        kind=kind,
+        num_steps=len(records),
+        num_tokens=sum(record.num_emitted for record in records),
+        live_s=float(np.median(rounds, axis=0).sum()),
+        predicted_s=float(table.seconds(work).sum()),
+    )
