@@ -29,17 +29,14 @@ def signal_array(
 ) -> np.ndarray:
     """Signals in the order of `SIGNAL_NAMES`, from arrays of one shape. (...) each -> (..., S) float32"""
     probability = np.clip(np.asarray(confidence, dtype=np.float64), _MIN_PROBABILITY, 1.0 - _MIN_PROBABILITY)
-    return np.stack(
-        (
-            np.log(probability) - np.log1p(-probability),
-            entropy_nats,
-            np.minimum(margin, _MAX_MARGIN),
-            np.clip(noised_margin, -_MAX_MARGIN, _MAX_MARGIN),
-            np.log(np.maximum(draft_probability, _MIN_PROBABILITY)),
-            draft_index,
-        ),
-        axis=-1,
-    ).astype(np.float32)
+    signals = np.empty((*probability.shape, len(SIGNAL_NAMES)), dtype=np.float32)
+    signals[..., 0] = np.log(probability) - np.log1p(-probability)
+    signals[..., 1] = entropy_nats
+    signals[..., 2] = np.minimum(margin, _MAX_MARGIN)
+    signals[..., 3] = np.clip(noised_margin, -_MAX_MARGIN, _MAX_MARGIN)
+    signals[..., 4] = np.log(np.maximum(draft_probability, _MIN_PROBABILITY))
+    signals[..., 5] = draft_index
+    return signals
 
 
 def signal_values(signals: ExitSignals) -> tuple[float, ...]:

@@ -71,8 +71,12 @@ class StepPolicy:
         hazards = np.empty((*shape, self.layout.longest + 1), dtype=np.float32)
         hazards[..., 0] = 1.0
         hazards[..., 1:] = sigmoid(self.mlp(features)).reshape(*shape, self.layout.longest)
-        curves: np.ndarray = np.multiply.accumulate(hazards, axis=-1)  # cumprod without its overhead
-        return curves.reshape(*features.shape[:-1], -1)
+        if features.ndim == 1:
+            np.multiply.accumulate(hazards, axis=-1, out=hazards)  # cumprod without its overhead
+        else:  # the same products, row by row slow, all rows together fast
+            for j in range(1, self.layout.longest + 1):
+                hazards[..., j] *= hazards[..., j - 1]
+        return hazards.reshape(*features.shape[:-1], -1)
 
     def emitted_weights(self) -> np.ndarray:
         """Weights that turn curves into expected tokens, the bonus token included. (A, C)"""

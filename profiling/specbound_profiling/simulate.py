@@ -9,6 +9,7 @@ import copy
 import math
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -149,8 +150,9 @@ class _Step:
 
     def advance(self, depth: int) -> None:
         """Runs every pending token that stands shallower up to `depth`; each layer is called at most once."""
-        for layer in range(self.depths[-1], depth):
-            self.layer_calls[sum(d <= layer for d in self.depths)] += 1
+        levels = sorted({d for d in self.depths if d < depth})
+        for layer, bound in pairwise([*levels, depth]):
+            self.layer_calls[sum(d <= layer for d in self.depths)] += bound - layer
         self.depths = [max(d, depth) for d in self.depths]
 
     def read(self, exit_layer: int) -> None:

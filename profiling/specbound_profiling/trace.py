@@ -5,7 +5,9 @@ Plain numpy values; knows no model, no file format and no policy.
 
 # P positions (generated tokens), E exit layers, K temperatures, M positions of branches
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -196,20 +198,27 @@ def interpolate_confidence(
     Raises:
         InputError: the temperature lies outside the grid.
     """
-    grid = np.asarray(temperatures)
-    if not grid[0] - 1e-9 <= temperature <= grid[-1] + 1e-9:
-        raise InputError(
-            f"a layer temperature must be in [{grid[0]}, {grid[-1]}], the log's grid, got {temperature:.4g}; "
-            "use a smaller alpha or profile with a wider grid"
-        )
-    right = int(np.clip(np.searchsorted(grid, temperature), 1, len(grid) - 1)) if len(grid) > 1 else 0
-    left = max(right - 1, 0)
-    share = 0.0 if right == left else (temperature - grid[left]) / (grid[right] - grid[left])
-    if share < 1e-9:
+    left, right, share = _between(temperatures, temperature)
+    if share == 0.0:
         return confidence_at[..., left]
-    if share > 1 - 1e-9:
-        return confidence_at[..., right]
     tiny = np.finfo(np.float32).tiny
     low, high = (np.log(np.maximum(confidence_at[..., k], tiny)) for k in (left, right))
     between: np.ndarray = np.exp(low + share * (high - low))
     return between
+
+
+@lru_cache(maxsize=256)
+def _between(temperatures: tuple[float, ...], temperature: float) -> tuple[int, int, float]:
+    """The grid points around a temperature, and the way from the left one to the right one, 0 to 1."""
+    first, last = temperatures[0], temperatures[-1]
+    if not first - 1e-9 <= temperature <= last + 1e-9:
+        raise InputError(
+            f"a layer temperature must be in [{first}, {last}], the log's grid, got {temperature:.4g}; "
+            "use a smaller alpha or profile with a wider grid"
+        )
+    right = min(max(bisect_left(temperatures, temperature), 1), len(temperatures) - 1)
+    left = max(right - 1, 0)
+    share = 0.0 if right == left else (temperature - temperatures[left]) / (temperatures[right] - temperatures[left])
+    if share > 1 - 1e-9:
+        return right, right, 0.0
+    return left, right, share if share >= 1e-9 else 0.0
