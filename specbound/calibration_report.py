@@ -40,7 +40,7 @@ def write_calibration_report(config: ReportConfig) -> CalibrationReport:
     """
     log, out = open_log(config.log), Path(config.out).expanduser()
     decode = _decoder(config, log)
-    _make_folder(out)
+    make_folder(out)
     plots: dict[str, bytes] = {}
     sections, judged = [], None
     for compression in log.manifest.compressions:
@@ -68,7 +68,7 @@ def write_calibration_report(config: ReportConfig) -> CalibrationReport:
         plots["levels.png"] = overview
     page = build_page(_facts(log, levels), sections, overview).encode("utf-8")
     return CalibrationReport(
-        levels, [_write(out / name, content) for name, content in {PAGE_NAME: page, **plots}.items()]
+        levels, [write_file(out / name, content) for name, content in {PAGE_NAME: page, **plots}.items()]
     )
 
 
@@ -106,15 +106,16 @@ def _facts(log: StepLog, levels: Sequence[LevelCalibration]) -> dict[str, str]:
     }
 
 
-def _make_folder(out: Path) -> None:
+def make_folder(out: Path) -> None:
+    """Raises InputError where there is none and none can be made."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out must be a folder that can be written, got {out} ({error.strerror})") from None
 
 
-def _write(path: Path, content: bytes) -> Path:
-    """Writes a file whole or not at all."""
+def write_file(path: Path, content: bytes) -> Path:
+    """Writes a file whole or not at all; gives its path. Raises InputError where that cannot be done."""
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(content)

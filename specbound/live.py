@@ -31,7 +31,7 @@ from specbound_profiling.replay_result import ReplayResult
 from specbound_profiling.tokenization import tokenize_prompts
 from specbound_profiling.trace import PromptTrace
 
-TOLERANCES = {"tokens per step": 0.02, "layer calls per token": 0.02, "seconds": 0.10}
+TOLERANCES = {"tokens per step": 0.02, "layer calls per token": 0.02, "seconds": 0.10, "tokens per second": 0.10}
 """Largest relative deviation of a replay from live decoding that counts as agreement."""
 WARM_UP_TOKENS = 16
 
@@ -202,9 +202,16 @@ def _figures(
     """Item -> replayed and live."""
     total = sum((run.stats for run in runs), DecodeStats())
     assert replayed.records is not None  # they were kept
-    late = [record_work(record, needs_features) for records in replayed.records for record in records[1:]]
+    late = [record for records in replayed.records for record in records[1:]]
+    seconds = sum(float(costs.seconds(record_work(record, needs_features))) for record in late)
+    live_seconds = sum(run.late_seconds for run in runs)
+    live_tokens = sum(record.num_emitted for run in runs for record in run.stats.steps[1:])
     return {
         "tokens per step": (replayed.tokens_per_step, total.tokens_per_step),
         "layer calls per token": (replayed.layer_calls_per_token, total.layer_calls_per_token),
-        "seconds": (sum(float(costs.seconds(work)) for work in late), sum(run.late_seconds for run in runs)),
+        "seconds": (seconds, live_seconds),
+        "tokens per second": (
+            ratio(sum(record.num_emitted for record in late), seconds),
+            ratio(live_tokens, live_seconds),
+        ),
     }

@@ -13,6 +13,8 @@ CONFIG_CLASSES = {
     "train.yaml": "specbound_train.config:TrainConfig",
     "replay.yaml": "specbound.replay_config:ReplayConfig",
     "report.yaml": "specbound_profiling.report.config:ReportConfig",
+    "sensitivity.yaml": "specbound.studies_config:SensitivityConfig",
+    "ablation.yaml": "specbound.studies_config:AblationConfig",
     "generate.yaml": "specbound.config:GenerateConfig",
     "verify.yaml": "specbound.config:VerifyConfig",
     "demo.yaml": "specbound.config:DemoConfig",

@@ -155,6 +155,8 @@ HEAVY = (
         ["train-controller", "--help"],
         ["replay", "--help"],
         ["report", "--help"],
+        ["sensitivity", "--help"],
+        ["ablation", "--help"],
         ["generate", "--help"],
         ["verify", "--help"],
         ["demo", "--help"],

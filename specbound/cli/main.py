@@ -15,6 +15,8 @@ COMMANDS = {
     "train-controller": ("specbound.cli.train_controller:run", "fit a controller on a log that profile wrote"),
     "replay": ("specbound.cli.replay:run", "say what policies would have done on a log, and the best that any could"),
     "report": ("specbound.cli.report:run", "show how far every exit layer can be trusted: plots and one page"),
+    "sensitivity": ("specbound.cli.studies:sensitivity", "show by replay how much each of SpecBound's settings matters"),
+    "ablation": ("specbound.cli.studies:ablation", "show by replay what each of SpecBound's parts is worth"),
     "generate": ("specbound.cli.generate:run", "continue a text, faster, with the same output"),
     "verify": ("specbound.cli.verify:run", "check that outputs equal plain decoding's, token by token"),
     "demo": ("specbound.cli.demo:run", "the whole chain on the demonstration model, with one table at the end"),
