@@ -1,4 +1,4 @@
-"""A cost table against live decoding, by kind of step: where prices are wrong for one kind, replay misranks policies."""
+"""A cost table against live decoding, by kind of step: prices that are wrong for one kind make replay misrank policies."""
 
 # S steps, W work counts
 
@@ -13,9 +13,8 @@ from specbound.decoding.request import greedy_twin
 from specbound.loading import LoadedModel
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import Policy, StaticPolicy
-from specbound_controller.records import StepRecord
 from specbound_controller.work import record_work
-from specbound_profiling.measure import timed_steps
+from specbound_profiling.stopwatch import Stopwatch, TimedSteps, joined
 
 NUM_ROUNDS = 3
 """Times that every kind decodes every prompt; the median of each step counts."""
@@ -30,7 +29,7 @@ class KindCheck:
     num_tokens: int
     """Emitted in these steps."""
     live_s: float
-    """Measured seconds of all steps, the median over the rounds of each."""
+    """Measured seconds of all steps at one speed of the machine, the median over the rounds of each."""
     predicted_s: float
     """What the table says they take."""
 
@@ -60,38 +59,42 @@ def check_costs(
     kinds: Mapping[str, Policy],
     max_new_tokens: int = 48,
     num_rounds: int = NUM_ROUNDS,
+    probe_s: float | None = None,
 ) -> list[KindCheck]:
-    """Live against predicted seconds of every kind, all kinds interleaved prompt by prompt. prompt_ids: (1, T) each"""
+    """Live against predicted seconds of every kind, all kinds interleaved prompt by prompt.
+
+    Args:
+        prompt_ids: (1, T) each.
+        probe_s: speed of the machine that the table was measured at; None takes the usual speed of this check.
+    """
     model = greedy_twin(loaded.model, has_end=False)
     decoder = SpecBoundDecoder(model, compression=loaded.compression, exactness=table.exactness)
-    records: dict[str, list[StepRecord]] = {kind: [] for kind in kinds}
-    rounds: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+    watch, names = Stopwatch(decoder), list(kinds)
+    rounds: dict[str, list[TimedSteps]] = {kind: [] for kind in kinds}
     for policy in kinds.values():
         decoder.policy = policy
-        timed_steps(decoder, prompt_ids[0], max_new_tokens)  # warm-up
-    names = list(kinds)
+        watch.decode(prompt_ids[0], max_new_tokens)  # warm-up
     for number in range(num_rounds):
-        seconds: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+        parts: dict[str, list[TimedSteps]] = {kind: [] for kind in kinds}
         for index, ids in enumerate(prompt_ids):
             first = (index + number) % len(names)
             for kind in names[first:] + names[:first]:
                 decoder.policy = kinds[kind]
-                steps, each = timed_steps(decoder, ids, max_new_tokens)
-                seconds[kind].append(each)
-                records[kind] += steps if number == 0 else []
+                parts[kind].append(watch.decode(ids, max_new_tokens))
         for kind in kinds:
-            rounds[kind].append(np.concatenate(seconds[kind]))
-    return [_checked(kind, records[kind], rounds[kind], table, kinds[kind]) for kind in kinds]
+            rounds[kind].append(joined(parts[kind]))
+    if probe_s is None:
+        probe_s = float(np.median(np.concatenate([timed.probe_s for each in rounds.values() for timed in each])))
+    return [_checked(kind, rounds[kind], table, kinds[kind], probe_s) for kind in kinds]
 
 
-def _checked(
-    kind: str, records: Sequence[StepRecord], rounds: Sequence[np.ndarray], table: CostTable, policy: Policy
-) -> KindCheck:
+def _checked(kind: str, rounds: Sequence[TimedSteps], table: CostTable, policy: Policy, probe_s: float) -> KindCheck:
+    records = rounds[0].records
     work = np.array([record_work(record, policy.needs_features) for record in records])
     return KindCheck(
         kind=kind,
         num_steps=len(records),
         num_tokens=sum(record.num_emitted for record in records),
-        live_s=float(np.median(rounds, axis=0).sum()),
+        live_s=float(np.median([timed.at_speed(probe_s) for timed in rounds], axis=0).sum()),
         predicted_s=float(table.seconds(work).sum()),
     )

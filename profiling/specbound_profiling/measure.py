@@ -2,18 +2,18 @@
 
 Whole steps are timed, not kernels, so that the table holds what a step really costs, overhead included. On one CPU
 thread the clock is that thread's CPU time, which other programs on the machine lengthen less; elsewhere it is the wall
-clock. The same steps are taken several times, far apart, and the median of each counts.
+clock. The same steps are taken several times, far apart, each brought to one speed of the machine (`stopwatch`), and
+the median of each counts.
 """
 
 # S steps, W work counts
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from specbound.decoding.decoder import SpecBoundDecoder
@@ -28,9 +28,12 @@ from specbound_profiling.config import auto_exit_layers
 from specbound_profiling.cost_fit import fit_costs, held_out_seconds
 from specbound_profiling.machine import machine_fingerprint
 from specbound_profiling.overheads import overhead_seconds
+from specbound_profiling.stopwatch import Stopwatch, TimedSteps, joined
 
 MIN_STEPS = 30
 """Fewest steps that a table is fitted on."""
+FIRST_ROUND_SHARE = 0.8
+"""Of the time: what the first round may take."""
 NUM_ROUNDS = 3
 """Times that every step is taken, where there is time."""
 TOKENS_PER_PROMPT = 64
@@ -86,9 +89,11 @@ class CostMeasurement:
     work: np.ndarray
     """Counts of every step, in the order of `WORK_NAMES`. (S, W)"""
     seconds: np.ndarray
-    """Median over the rounds. (S,)"""
+    """Median over the rounds, at one speed of the machine. (S,)"""
     predicted: np.ndarray
     """Seconds by a table that was fitted without the step. (S,)"""
+    probe_s: float
+    """Speed of the machine: seconds of the stopwatch's probe."""
     num_rounds: int
 
 
@@ -118,7 +123,7 @@ def cost_measurement(
 
     Args:
         prompt_ids: (1, T) each; several lengths make the price of context visible.
-        num_steps: steps to time, unless a third of `max_seconds` is over before (at least 30 in any case).
+        num_steps: steps to time, unless most of `max_seconds` is over before (at least 30 in any case).
         exit_layers: exits to draft from; None takes `auto_exit_layers`.
         exactness: kernels that the steps run on, `token` or `bitwise`.
     """
@@ -126,45 +131,28 @@ def cost_measurement(
     model = greedy_twin(loaded.model, has_end=False)
     decoder = SpecBoundDecoder(model, compression=loaded.compression, exactness=exactness)
     exits = auto_exit_layers(decoder.adapter.num_layers) if exit_layers is None else tuple(exit_layers)
-    policy = RandomPolicy(exits, seed)
-    decoder.policy = policy
-    decoder.decode([prompt_ids[0]], max_new_tokens=TOKENS_PER_PROMPT)  # warm-up
-    alone = overhead_seconds(decoder, exits, step_clock(decoder.adapter.device))
-    records, rounds, taken = list[StepRecord](), list[np.ndarray](), list[Tensor]()
+    decoder.policy = policy = RandomPolicy(exits, seed)
+    watch = Stopwatch(decoder)
+    watch.decode(prompt_ids[0], TOKENS_PER_PROMPT)  # warm-up
+    alone = overhead_seconds(decoder, exits, watch.clock)
     first_started = time.perf_counter()
+    first, taken = list[TimedSteps](), list[Tensor]()
     policy.restart()
     for ids in itertools.cycle(prompt_ids):
-        new, seconds = timed_steps(decoder, ids, TOKENS_PER_PROMPT)
+        first.append(watch.decode(ids, TOKENS_PER_PROMPT))
         taken.append(ids)
-        records += new
-        rounds = [np.concatenate([*rounds, seconds])]
-        is_late = time.perf_counter() - started > max_seconds / NUM_ROUNDS
-        if len(records) >= (MIN_STEPS if is_late else num_steps):
+        num_taken = sum(len(part.seconds) for part in first)
+        is_late = time.perf_counter() - started > max_seconds * FIRST_ROUND_SHARE
+        if num_taken >= (MIN_STEPS if is_late else num_steps):
             break
-    round_s = time.perf_counter() - first_started
+    rounds, round_s = [joined(first)], time.perf_counter() - first_started
     while len(rounds) < NUM_ROUNDS and time.perf_counter() - started + round_s <= max_seconds:
         policy.restart()
-        rounds.append(np.concatenate([timed_steps(decoder, ids, TOKENS_PER_PROMPT)[1] for ids in taken]))
-    work = np.array([record_work(record, is_adaptive=False) for record in records])
-    seconds = np.median(rounds, axis=0)
+        rounds.append(joined([watch.decode(ids, TOKENS_PER_PROMPT) for ids in taken]))
+    probe_s = float(np.median([timed.probe_s for timed in rounds]))
+    seconds = np.median([timed.at_speed(probe_s) for timed in rounds], axis=0)
+    work = np.array([record_work(record, is_adaptive=False) for record in rounds[0].records])
     fingerprint = machine_fingerprint(decoder.adapter.device)
     table = fit_costs(work, seconds, loaded.compression, fingerprint, alone)
     table = replace(table, exactness=exactness)
-    return CostMeasurement(table, work, seconds, held_out_seconds(work, seconds, alone), len(rounds))
-
-
-def timed_steps(decoder: SpecBoundDecoder, ids: Tensor, max_new_tokens: int) -> tuple[list[StepRecord], np.ndarray]:
-    """Steps of one prompt with their seconds by `step_clock`. The first one is left out: its time began in prefill."""
-    clock = step_clock(decoder.adapter.device)
-    marks: list[float] = []
-
-    def mark(record: StepRecord, row: int) -> None:
-        marks.append(clock())
-
-    output = decoder.decode([ids], max_new_tokens=max_new_tokens, on_step=mark)
-    return output.stats.steps[1:], np.diff(marks)
-
-
-def step_clock(device: torch.device) -> Callable[[], float]:
-    """The thread's CPU time where one CPU thread does all the work, else the wall clock. Seconds."""
-    return time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    return CostMeasurement(table, work, seconds, held_out_seconds(work, seconds, alone), probe_s, len(rounds))

@@ -8,7 +8,7 @@ import torch
 
 from specbound_controller.costs import ROW_KNOTS, WORK_NAMES
 from specbound_profiling.cost_fit import fit_costs
-from specbound_profiling.measure import step_clock
+from specbound_profiling.stopwatch import step_clock
 from specbound_profiling.oracle import fixed_draft_work
 
 PRICES = np.array([1.0, 1.1, 1.3, 1.7, 2.5, 4.0, 0.2, 0.6, 0.05, 0.4, 0.1, 0.3, 0.8]) * 1e-3
