@@ -1,4 +1,4 @@
-"""A cost table against live decoding, by kind of step: prices that are wrong for one kind make replay misrank policies."""
+"""A cost table against live decoding by kind of step: where prices are wrong for one kind, replay misranks."""
 
 # S steps, W work counts
 

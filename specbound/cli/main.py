@@ -13,6 +13,7 @@ from specbound_controller.errors import InputError, MissingExtraError
 COMMANDS = {
     "profile": ("specbound.cli.profile:run", "record how every exit layer agrees with the full model"),
     "train-controller": ("specbound.cli.train_controller:run", "fit a controller on a log that profile wrote"),
+    "costs": ("specbound.cli.costs:run", "measure what the decoder's work costs on this machine, and check it"),
     "replay": ("specbound.cli.replay:run", "say what policies would have done on a log, and the best that any could"),
     "report": ("specbound.cli.report:run", "show how far every exit layer can be trusted: plots and one page"),
     "sensitivity": ("specbound.cli.studies:sensitivity", "show by replay how much each of SpecBound's settings matters"),
