@@ -33,8 +33,8 @@ class ProfileConfig(SamplingConfig):
     dtype), or auto: token for none, bitwise for all other levels."""
     rollout_rate: float = 0.02
     """Share of the wrong drafts that are followed to record the rest of their branch, in [0, 1]; 1 makes replay of
-    policies with one exit layer exact. One in fifty says how far estimates of what follows wrong drafts are off, for about
-    a fifth more time."""
+    policies with one exit layer exact. One in fifty says how far estimates of what follows wrong drafts are off, for
+    about a fifth more time."""
     rollout_width: int | None = None
     """Longest draft whose rest a roll-out records, at least 1; default: w_max."""
     seed: int = field(default=0, kw_only=True)
