@@ -24,10 +24,10 @@ from specbound_controller.policy import Policy
 from specbound_controller.records import StepRecord
 from specbound_controller.work import record_work
 from specbound_profiling.log import StepLog
-from specbound_profiling.measure import step_clock
 from specbound_profiling.prompts import load_prompts, prompts_hash
 from specbound_profiling.replay import replay
 from specbound_profiling.replay_result import ReplayResult
+from specbound_profiling.stopwatch import step_clock
 from specbound_profiling.tokenization import tokenize_prompts
 from specbound_profiling.trace import PromptTrace
 
