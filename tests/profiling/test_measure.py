@@ -1,14 +1,10 @@
 """The cost fit on made-up steps with known prices."""
 
-import time
-
 import numpy as np
 import pytest
-import torch
 
-from specbound_controller.costs import ROW_KNOTS, WORK_NAMES
+from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, row_shares
 from specbound_profiling.cost_fit import fit_costs
-from specbound_profiling.stopwatch import step_clock
 from specbound_profiling.oracle import fixed_draft_work
 
 PRICES = np.array([1.0, 1.1, 1.3, 1.7, 2.5, 4.0, 0.2, 0.6, 0.05, 0.4, 0.1, 0.3, 0.8]) * 1e-3
@@ -64,7 +60,24 @@ def test_prices_timed_alone_are_kept_and_the_rest_is_fitted() -> None:
     np.testing.assert_allclose(table.seconds(work), work @ PRICES, rtol=1e-3)
 
 
-def test_clock_is_cpu_time_only_where_one_cpu_thread_does_the_work() -> None:
-    expected = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    assert step_clock(torch.device("cpu")) is expected
-    assert step_clock(torch.device("cuda")) is time.perf_counter
+def test_noise_does_not_make_steps_seem_cheaper() -> None:
+    rng = np.random.default_rng(4)
+    work = steps(rng, 2000, widest=8)
+    seconds = work @ PRICES * (1.0 + rng.uniform(-0.3, 0.3, len(work)))
+    table = fit_costs(work, seconds, "none", "here")
+    assert table.seconds(work).sum() == pytest.approx(seconds.sum(), rel=0.02)
+
+
+def test_calls_between_two_knots_are_shared_between_them() -> None:
+    np.testing.assert_array_equal(
+        row_shares(np.array([1, 3, 6, 8, 28, 32, 64])),
+        [
+            [1, 0, 0, 0, 0, 0],
+            [0, 0.5, 0.5, 0, 0, 0],
+            [0, 0, 0.5, 0.5, 0, 0],
+            [0, 0, 0, 1, 0, 0],
+            [0, 0, 0, 0, 0.25, 0.75],
+            [0, 0, 0, 0, 0, 1],
+            [0, 0, 0, 0, 0, 1],
+        ],
+    )
