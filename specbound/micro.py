@@ -22,13 +22,14 @@ from specbound.decoding.noise import gumbel_noise
 from specbound.decoding.request import Request, greedy_twin
 from specbound.decoding.sequence import Sequence as DecodedSequence
 from specbound.loading import LoadedModel, load_model
+from specbound.micro_rollouts import rollouts
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.log import LogWriter
 from specbound_profiling.loops import LOOP_NGRAM
-from specbound_profiling.measure import step_clock
 from specbound_profiling.prompts import load_prompts
 from specbound_profiling.record import Recorder, RecordSettings
 from specbound_profiling.rollout import RolloutSettings
+from specbound_profiling.stopwatch import step_clock
 from specbound_profiling.tokenization import tokenize_prompts
 from specbound_profiling.trace import PromptTrace
 
@@ -333,6 +334,7 @@ MEASUREMENTS: dict[str, Any] = {
     "long-run": long_run,
     "recording": recording,
     "recording-memory": recording_memory,
+    "rollouts": rollouts,
 }
 
 if __name__ == "__main__":
