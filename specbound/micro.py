@@ -22,6 +22,7 @@ from specbound.decoding.noise import gumbel_noise
 from specbound.decoding.request import Request, greedy_twin
 from specbound.decoding.sequence import Sequence as DecodedSequence
 from specbound.loading import LoadedModel, load_model
+from specbound.micro_replay import replay
 from specbound.micro_rollouts import rollouts
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.log import LogWriter
@@ -335,6 +336,7 @@ MEASUREMENTS: dict[str, Any] = {
     "recording": recording,
     "recording-memory": recording_memory,
     "rollouts": rollouts,
+    "replay": replay,
 }
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from math import nan
 
 import numpy as np
 
-from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, CostTable
+from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.feature_batch import FeatureBatch
 from specbound_controller.policy import BatchPolicy
 from specbound_controller.step_batch import Choices, StepBatch
 from specbound_profiling.outcomes import TraceBatch
-from specbound_profiling.replay_result import ReplayResult, Steps
+from specbound_profiling.replay_result import ReplayResult, Steps, num_layer_calls
 from specbound_profiling.single_exit import Draws, SingleExitPlayer, with_policy_work
 
 
@@ -54,7 +54,7 @@ def replay_batch(
         prompt=joined("prompts", of_steps=False),
         num_drafted=joined("num_drafted"),
         num_accepted=joined("num_accepted"),
-        num_layer_calls=np.rint(work[:, : len(ROW_KNOTS)].sum(axis=1)).astype(np.int64),
+        num_layer_calls=num_layer_calls(work),
         work=work,
         estimated_s=joined("estimated_s", of_steps=False).astype(float),
         estimate_error_s=joined("estimate_error_s", of_steps=False).astype(float),

@@ -8,8 +8,8 @@ from specbound_controller.actions import THRESHOLDS, WIDTHS, Action, static_grid
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
-from specbound_profiling.outcomes import TraceBatch, step_outcomes
-from specbound_profiling.replay import visited_rows
+from specbound_profiling.grid import Grid, chunks
+from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.trace import PromptTrace
 
 
@@ -17,13 +17,9 @@ def static_seconds(
     traces: Sequence[PromptTrace] | TraceBatch, costs: CostTable, grid: Sequence[Decision], num_layers: int
 ) -> np.ndarray:
     """Modelled seconds of each decision over all traces; adds up over shards of a log. (A,)"""
-    batch = traces if isinstance(traces, TraceBatch) else TraceBatch(traces)
-    seconds = []
-    for decision in grid:
-        outcomes = step_outcomes(batch, decision, num_layers)
-        rows, _ = visited_rows(batch, outcomes.num_emitted)
-        seconds.append(float(costs.seconds(outcomes.work[rows]).sum()))
-    return np.array(seconds)
+    all_traces = traces.traces if isinstance(traces, TraceBatch) else traces
+    parts = [Grid(TraceBatch(part), costs, num_layers, grid).total_seconds() for part in chunks(all_traces)]
+    return np.asarray(np.sum(parts, axis=0))
 
 
 def best_static_action(

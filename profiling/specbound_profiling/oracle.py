@@ -12,16 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, CostTable
+from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.records import Decision
 from specbound_controller.work import single_exit_work
-from specbound_profiling.outcomes import TraceBatch, step_outcomes
-from specbound_profiling.replay import estimated_seconds, visited_rows
-from specbound_profiling.replay_result import ReplayResult, Steps, concatenated
+from specbound_profiling.grid import Grid, chunks
+from specbound_profiling.outcomes import TraceBatch
+from specbound_profiling.replay import visited_rows
+from specbound_profiling.replay_result import ReplayResult, Steps, concatenated, num_layer_calls
 from specbound_profiling.trace import PromptTrace
-
-CHUNK_ROWS = 4096
-"""Rows of a batch for which `oracle_grid` holds every action's outcome at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +78,7 @@ def oracle(traces: Sequence[PromptTrace] | TraceBatch, costs: CostTable, num_lay
     rows, prompts = visited_rows(batch, widths[choice] + 1)
     chosen = choice[rows]
     work = actions.base_work[chosen] + actions.context_work[chosen] * batch.context_length[rows, None]
-    calls = np.rint(work[:, : len(ROW_KNOTS)].sum(axis=1)).astype(np.int64)
-    return Steps(prompts, widths[chosen], widths[chosen], calls, work).totals(batch.traces, costs)
+    return Steps(prompts, widths[chosen], widths[chosen], num_layer_calls(work), work).totals(batch.traces, costs)
 
 
 def _longest(batch: TraceBatch) -> int:
@@ -105,25 +102,12 @@ def oracle_grid(
     Clairvoyant too; unlike `oracle` it may issue wrong drafts, and its scores see no features.
     """
     all_traces = traces.traces if isinstance(traces, TraceBatch) else traces
-    return concatenated([_oracle_grid(TraceBatch(part), costs, num_layers, grid) for part in _chunks(all_traces)])
+    return concatenated([_oracle_grid(TraceBatch(part), costs, num_layers, grid) for part in chunks(all_traces)])
 
 
-def _chunks(traces: Sequence[PromptTrace]) -> Iterator[Sequence[PromptTrace]]:
-    """Traces of about `CHUNK_ROWS` rows together, in order."""
-    first, num_rows = 0, 0
-    for index, trace in enumerate(traces):
-        num_rows += trace.num_positions
-        if num_rows >= CHUNK_ROWS:
-            yield traces[first : index + 1]
-            first, num_rows = index + 1, 0
-    if first < len(traces) or not traces:
-        yield traces[first:]
-
-
-def _oracle_grid(batch: TraceBatch, costs: CostTable, num_layers: int, grid: Sequence[Decision]) -> ReplayResult:
-    outcomes = [step_outcomes(batch, decision, num_layers) for decision in grid]
-    emitted = np.stack([o.num_emitted for o in outcomes], axis=1)
-    seconds = np.stack([costs.seconds(o.work) for o in outcomes], axis=1)
+def _oracle_grid(batch: TraceBatch, costs: CostTable, num_layers: int, decisions: Sequence[Decision]) -> ReplayResult:
+    grid = Grid(batch, costs, num_layers, decisions)
+    emitted, seconds = grid.outcomes()
     choice = np.zeros(batch.num_rows, dtype=np.int64)
     value = np.zeros((len(batch.traces), _longest(batch) + 1))
     for left, prompts, rows in _from_the_end(batch):
@@ -131,15 +115,4 @@ def _oracle_grid(batch: TraceBatch, costs: CostTable, num_layers: int, grid: Seq
         choice[rows] = totals.argmin(axis=1)
         value[prompts, left] = totals[np.arange(len(rows)), choice[rows]]
     rows, prompts = visited_rows(batch, emitted[np.arange(batch.num_rows), choice])
-    chosen = choice[rows]
-    counts = {name: np.zeros(len(rows), dtype=np.int64) for name in ("num_drafted", "num_accepted", "num_layer_calls")}
-    work, estimated = np.zeros((len(rows), len(WORK_NAMES))), np.full(len(rows), np.nan)
-    for action in np.unique(chosen):
-        at, outcome = np.flatnonzero(chosen == action), outcomes[action]
-        for name, values in counts.items():
-            values[at] = getattr(outcome, name)[rows[at]]
-        work[at] = outcome.work[rows[at]]
-        estimated[at] = estimated_seconds(outcome, costs)[rows[at]]
-    # no estimate is checked here: a clairvoyant choice is no fair sample of them
-    steps = Steps(prompts, **counts, work=work, estimated_s=estimated, estimate_error_s=np.full(len(rows), np.nan))
-    return steps.totals(batch.traces, costs)
+    return grid.steps(rows, prompts, choice[rows]).totals(batch.traces, costs)

@@ -8,7 +8,7 @@ roll-out or estimated, as there.
 # N rows (positions of all traces, concatenated), E exit layers, K temperatures, W work counts, J draft tokens,
 # M rows of branches (of all traces, concatenated), U rows whose outcome is not exact
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,9 @@ from specbound_controller.errors import InputError
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore, ExitSignals
 from specbound_profiling.trace import PromptTrace, interpolate_confidence
+
+SignalsAt = tuple[Callable[[int, int, int, float], ExitSignals], int]
+"""A trace's way to read an exit's signals, and the row to read them at."""
 
 _NOT_PENDING = np.iinfo(np.int16).max
 
@@ -69,13 +72,21 @@ class TraceBatch:
 
     def scores(self, score: ExitScore, exit_layers: Sequence[int], num_layers: int) -> np.ndarray:
         """A score without features at every row and some exits; other columns stay nan. (N, E) float64"""
-        rows = [(trace.signals, position) for trace in self.traces for position in range(trace.num_positions)]
+
+        def rows() -> Iterator[SignalsAt]:
+            for trace in self.traces:
+                yield from ((trace.signals, position) for position in range(trace.num_positions))
+
         return self._scores(score, exit_layers, num_layers, self.confidence_at, rows)
 
     def branch_scores(self, score: ExitScore, exit_layers: Sequence[int], num_layers: int) -> np.ndarray:
         """The same at the rows of the branches. (M, E) float64"""
-        traces = [trace for trace in self.traces if trace.branches is not None]
-        rows = [(trace.branch_signals, row) for trace in traces for row in range(len(trace.branches.position))]  # type: ignore[union-attr]
+
+        def rows() -> Iterator[SignalsAt]:
+            for trace in self.traces:
+                num_rows = 0 if trace.branches is None else len(trace.branches.position)
+                yield from ((trace.branch_signals, row) for row in range(num_rows))
+
         return self._scores(score, exit_layers, num_layers, self.branches.confidence_at, rows)
 
     def _scores(
@@ -84,7 +95,7 @@ class TraceBatch:
         exit_layers: Sequence[int],
         num_layers: int,
         confidence_at: np.ndarray,
-        rows: Sequence[tuple[Callable[[int, int, int, float], ExitSignals], int]],
+        rows: Callable[[], Iterator[SignalsAt]],
     ) -> np.ndarray:
         scores = np.full(confidence_at.shape[:2], np.nan)
         for exit_layer in exit_layers:
@@ -92,7 +103,7 @@ class TraceBatch:
             if isinstance(score, AnnealedConfidence):
                 scores[:, index] = interpolate_confidence(confidence_at[:, index], self.temperatures, temperature)
                 continue
-            scores[:, index] = [score(signals(row, index, 0, temperature), None) for signals, row in rows]
+            scores[:, index] = [score(signals(row, index, 0, temperature), None) for signals, row in rows()]
         return scores
 
 

@@ -12,7 +12,7 @@ from math import nan, sqrt
 
 import numpy as np
 
-from specbound_controller.costs import CostTable
+from specbound_controller.costs import ROW_KNOTS, CostTable
 from specbound_controller.records import StepRecord
 from specbound_profiling.trace import PromptTrace
 
@@ -212,6 +212,12 @@ class Steps:
             error_s=count(is_checked, errors),
             squared_error_s2=count(is_checked, errors**2),
         )
+
+
+def num_layer_calls(work: np.ndarray) -> np.ndarray:
+    """Layer calls of work vectors: what they count at all numbers of rows together. (R, W) -> (R,) int64"""
+    calls: np.ndarray = np.rint(work[:, : len(ROW_KNOTS)].sum(axis=1)).astype(np.int64)
+    return calls
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:

@@ -6,13 +6,13 @@ features, so that a controller's steps can be replayed many at a time. Knows no 
 
 # N rows of a batch, M rows of its branches, E exit layers, R rows at which a step begins, S signals, F features
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from specbound_controller.costs import WORK_NAMES, row_shares
+from specbound_controller.costs import WORK_NAMES, CostTable, row_shares
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import STOP_REASONS, Decision, ExitScore
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore, signal_array
@@ -60,9 +60,12 @@ class SingleExitPlayer:
         self.width = np.array([d.w_max if found else 0 for d, found in zip(decisions, exits, strict=True)])
         self.is_product = np.array([decision.combine == "product" for decision in decisions])
         scores = [d.score if t > 0 else None for d, t in zip(decisions, self.threshold, strict=True)]
-        self.scores: list[ExitScore] = list({id(score): score for score in scores if score is not None}.values())
-        places = {id(score): place for place, score in enumerate(self.scores)}
-        self.score = np.array([-1 if score is None else places[id(score)] for score in scores])
+        # annealed scores are equal where their strength is, others where they are the same object
+        keys = [score if isinstance(score, AnnealedConfidence) else id(score) for score in scores]
+        distinct = {key: score for key, score in zip(keys, scores, strict=True) if score is not None}
+        self.scores: list[ExitScore] = list(distinct.values())
+        places = {key: place for place, key in enumerate(distinct)}
+        self.score = np.array([places.get(key, -1) for key in keys])
         """Index into `scores`, -1 where nothing is tested. (decisions,)"""
         is_learned = [score is not None and score.is_learned for score in scores]
         self.is_learned = np.array(is_learned)
@@ -159,14 +162,60 @@ class SingleExitPlayer:
 
     def _work(self, draft: "_Drafting", drafted: np.ndarray, reads: np.ndarray) -> np.ndarray:
         """Work of steps that drafted and read so much. (R, W)"""
-        shallow, deep = draft.exit_layer * (drafted + 1), self.num_layers - draft.exit_layer
-        context = self.batch.context_length[draft.rows] / 1000.0
-        calls = deep[:, None] * row_shares(drafted + 1)
-        calls[:, 0] += shallow
         tests = reads * draft.is_tested
-        columns = [(shallow + deep * (drafted + 1)) * context, reads + 1, reads + drafted + 1, tests]
-        columns += [tests * draft.is_learned, np.zeros(len(reads)), np.ones(len(reads))]
-        return np.column_stack([calls, *columns])
+        context = self.batch.context_length[draft.rows]
+        return _works(draft.exit_layer, self.num_layers, drafted, reads, tests, tests * draft.is_learned, context)
+
+    def play_widths(
+        self, decision: int, widths: Sequence[int], costs: CostTable
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Tokens emitted and seconds of one decision at every row of the batch, for each of several width bounds.
+
+        A shorter draft is the beginning of a longer one, so all widths together cost what the longest costs alone.
+
+        widths: ascending, at most the decision's own. Yields 2 x (N,) for each.
+        """
+        rows, longest = np.arange(self.batch.num_rows), int(self.width[decision])
+        draft = _Drafting(self, rows, np.full(len(rows), decision), None, follows=True)
+        base, per_token = self._prices(decision, longest, costs)
+        for width in range(widths[-1] + 1):
+            if width:
+                draft.step(width - 1)
+            if width in widths:
+                seconds = base[draft.drafted, draft.reads - draft.drafted]
+                seconds = seconds + per_token[draft.drafted] * self.batch.context_length
+                yield draft.accepted + 1 - draft.is_done, seconds
+
+    def _prices(self, decision: int, longest: int, costs: CostTable) -> tuple[np.ndarray, np.ndarray]:
+        """Seconds by tokens drafted and reads that failed (0 or 1), and what each token of context adds to them."""
+        drafted, failed = np.arange(longest + 1)[:, None], np.arange(2)
+        reads = (drafted + failed).ravel()
+        drafted = np.repeat(drafted[:, 0], 2)
+        layer, tests = np.full(len(reads), self.exit_layer[decision]), reads * (self.threshold[decision] > 0)
+        learned = tests * self.is_learned[decision]
+        base, with_context = (
+            costs.seconds(_works(layer, self.num_layers, drafted, reads, tests, learned, np.full(len(reads), context)))
+            for context in (0, 1000)
+        )
+        return base.reshape(-1, 2), ((with_context - base) / 1000.0)[::2]
+
+
+def _works(
+    exit_layer: np.ndarray,
+    num_layers: int,
+    drafted: np.ndarray,
+    reads: np.ndarray,
+    tests: np.ndarray,
+    learned: np.ndarray,
+    context_length: np.ndarray,
+) -> np.ndarray:
+    """Work of steps at one exit layer each (0 without drafts), from what they drafted, read and tested. (R, W)"""
+    shallow, deep = exit_layer * (drafted + 1), num_layers - exit_layer
+    calls = deep[:, None] * row_shares(drafted + 1)
+    calls[:, 0] += shallow
+    row_calls = shallow + deep * (drafted + 1)
+    columns = [row_calls * context_length / 1000.0, reads + 1, reads + drafted + 1, tests, learned]
+    return np.column_stack([calls, *columns, np.zeros(len(reads)), np.ones(len(reads))])
 
 
 def _signals(sources: Sequence[PromptTrace] | Sequence[Branches]) -> np.ndarray:

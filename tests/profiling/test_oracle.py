@@ -69,6 +69,18 @@ def test_grid_oracle_equals_brute_force(seed: int, random_trace_of: TraceOf, cos
     np.testing.assert_allclose(result.seconds, expected)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_grid_oracle_of_a_controllers_grid_equals_brute_force(
+    seed: int, random_trace_of: TraceOf, with_branches_of: TraceOf, costs: CostTable
+) -> None:
+    rng = np.random.default_rng(seed)
+    traces = [with_branches_of(rng, random_trace_of(rng, EXITS, f"p{i}"), 4, 0.7) for i in range(2)]
+    grid = [a.decision({"annealed": AnnealedConfidence(0.5)}) for a in static_grid(EXITS, (1, 2, 4), (0.4,))]
+    result = oracle_grid(traces, costs, NUM_LAYERS, grid)
+    np.testing.assert_allclose(result.seconds, [cheapest(trace, grid, costs, only_correct=False) for trace in traces])
+    np.testing.assert_allclose(costs.seconds(result.work), result.seconds)
+
+
 def test_oracle_is_never_slower_than_the_best_fixed_draft(random_trace_of: TraceOf, costs: CostTable) -> None:
     rng = np.random.default_rng(3)
     traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(8)]

@@ -176,11 +176,13 @@ def test_scores_handed_in_per_start_and_draft_index_replace_the_decisions_own(
 
 
 def test_seconds_of_fixed_decisions_are_their_replays_and_add_up_over_shards(
-    random_trace_of: TraceOf, costs: CostTable
+    random_trace_of: TraceOf, with_branches_of: TraceOf, costs: CostTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("specbound_profiling.grid.CHUNK_ROWS", 40)  # several chunks
     rng = np.random.default_rng(0)
-    traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(6)]
-    grid = [a.decision({"annealed": AnnealedConfidence(0.0)}) for a in static_grid(EXITS, (1, 2, 3), (0.5,))]
+    traces = [with_branches_of(rng, random_trace_of(rng, EXITS, f"p{i}"), 5, 0.5) for i in range(6)]
+    grid = [a.decision({"annealed": AnnealedConfidence(0.3)}) for a in static_grid(EXITS, (1, 2, 4), (0.5,))]
+    grid += [grid[2], random_decision(rng), random_decision(rng), PLAIN]
     totals = static_seconds(traces, costs, grid, 6)
     np.testing.assert_allclose(totals, [replay_static(traces, d, costs, 6).seconds.sum() for d in grid])
     shards = static_seconds(traces[:2], costs, grid, 6) + static_seconds(traces[2:], costs, grid, 6)
