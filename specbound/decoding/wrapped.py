@@ -1,6 +1,8 @@
 """Finds the transformers model inside what other libraries wrap around it. Knows nothing of layers and families."""
 
-from torch import nn
+from typing import Any
+
+from transformers import PreTrainedModel
 
 from specbound_controller.errors import UnsupportedModelError
 
@@ -28,7 +30,7 @@ ADAPTERS_IN_LAYERS = frozenset(
 """Kinds of PEFT adapters that live in the model's own layers, so that running these layers runs the adapter."""
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: Any) -> Any:
     """The model inside `torch.compile` and PEFT wrappers; its layers are the same objects.
 
     A compiled model's layers run uncompiled: the compiled graph is one whole forward pass, which a draft cannot leave.
@@ -50,7 +52,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return unwrapped(model.get_base_model())
 
 
-def refuse_offloaded(model: nn.Module) -> None:
+def refuse_offloaded(model: PreTrainedModel) -> None:
     """Raises where accelerate keeps the embedding or the head off the devices; offloaded layers are fine."""
     for name, part in (("embedding", model.get_input_embeddings()), ("head", model.get_output_embeddings())):
         if part is not None and any(parameter.is_meta for parameter in part.parameters()):
