@@ -16,7 +16,7 @@ COMMANDS = {
     "costs": ("specbound.cli.costs:run", "measure what the decoder's work costs on this machine, and check it"),
     "replay": ("specbound.cli.replay:run", "say what policies would have done on a log, and the best that any could"),
     "report": ("specbound.cli.report:run", "show how far every exit layer can be trusted: plots and one page"),
-    "sensitivity": ("specbound.cli.studies:sensitivity", "show by replay how much each of SpecBound's settings matters"),
+    "sensitivity": ("specbound.cli.studies:sensitivity", "show by replay how much each setting of SpecBound matters"),
     "ablation": ("specbound.cli.studies:ablation", "show by replay what each of SpecBound's parts is worth"),
     "generate": ("specbound.cli.generate:run", "continue a text, faster, with the same output"),
     "verify": ("specbound.cli.verify:run", "check that outputs equal plain decoding's, token by token"),
