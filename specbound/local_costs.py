@@ -5,6 +5,7 @@ The table changes a controller's choices, never the output.
 
 import hashlib
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,21 +41,35 @@ def choose_costs(
     here, own = machine_fingerprint(loaded.model.device), controller.config.costs
     if level in own and (own[level].machine, own[level].exactness) == (here, exactness):
         return own[level], "costs: the controller's own, from this machine"
-    folder = kept_folder(here, controller.config.model_fingerprint, exactness)
+    local = local_costs(loaded, controller.config.model_fingerprint, controller.config.exit_layers, exactness)
+    if local is not None:
+        return local
+    used = level if level in own else controller.config.compressions[0]
+    if used not in own:
+        raise InputError(f"the controller carries no cost table for compression {level!r}: train it again")
+    advice = "pip install 'specbound[profile]' to measure them here"
+    return own[used], f"warning: costs are from another machine ({own[used].machine}), not {here}; {advice}"
+
+
+def local_costs(
+    loaded: LoadedModel, fingerprint: str, exit_layers: Sequence[int], exactness: str = "token"
+) -> tuple[CostTable, str] | None:
+    """The table of this machine, measured before or now, and one line that says which; None where scipy is missing.
+
+    fingerprint: the model's.
+    """
+    level = loaded.compression
+    folder = kept_folder(machine_fingerprint(loaded.model.device), fingerprint, exactness)
     try:
         kept = read_costs(folder)
     except InputError:
         kept = {}  # damaged: measured anew
     if level in kept:
         return kept[level], f"costs: measured on this machine before, kept in {folder}"
-    if importlib.util.find_spec("scipy") is not None:
-        table = _measure(loaded, controller, exactness)
-        return table, f"costs: measured on this machine, {_keep(folder, {**kept, level: table})}"
-    used = level if level in own else controller.config.compressions[0]
-    if used not in own:
-        raise InputError(f"the controller carries no cost table for compression {level!r}: train it again")
-    advice = "pip install 'specbound[profile]' to measure them here"
-    return own[used], f"warning: costs are from another machine ({own[used].machine}), not {here}; {advice}"
+    if importlib.util.find_spec("scipy") is None:
+        return None
+    table = _measure(loaded, exit_layers, exactness)
+    return table, f"costs: measured on this machine, {_keep(folder, {**kept, level: table})}"
 
 
 def kept_folder(machine: str, model_fingerprint: str, exactness: str = "token") -> Path:
@@ -72,7 +87,7 @@ def given_costs(path: Path, level: str) -> CostTable:
     return tables[level]
 
 
-def _measure(loaded: LoadedModel, controller: Controller, exactness: str) -> CostTable:
+def _measure(loaded: LoadedModel, exit_layers: Sequence[int], exactness: str) -> CostTable:
     from specbound_profiling.measure import TOKENS_PER_PROMPT, measure_costs
     from specbound_profiling.progress import status
 
@@ -83,7 +98,7 @@ def _measure(loaded: LoadedModel, controller: Controller, exactness: str) -> Cos
     prompts = [torch.randint(adapter.vocab_size, (1, length), generator=random) for length in lengths]
     with status("measuring what work costs on this machine, once"):
         greedy = replace(loaded, model=greedy_twin(loaded.model))
-        return measure_costs(greedy, prompts, exit_layers=controller.config.exit_layers, exactness=exactness)
+        return measure_costs(greedy, prompts, exit_layers=exit_layers, exactness=exactness)
 
 
 def _keep(folder: Path, tables: dict[str, CostTable]) -> str:

@@ -17,18 +17,20 @@ import numpy as np
 from specbound.config import chosen_controller
 from specbound.generation import load_controller
 from specbound.live import LiveItem, compare_live
-from specbound.local_costs import given_costs
+from specbound.loading import load_model
+from specbound.local_costs import given_costs, local_costs
 from specbound.replay_config import ReplayConfig
 from specbound.report import Row, logged_model
 from specbound_controller.actions import WIDTHS, Action, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
-from specbound_controller.errors import InputError
+from specbound_controller.errors import InputError, MissingExtraError
 from specbound_controller.policy import AnnealedConfidence, Policy, StaticPolicy
 from specbound_controller.records import Decision
 from specbound_profiling.best_static import static_seconds
 from specbound_profiling.bootstrap import bootstrap_ratio
 from specbound_profiling.log import StepLog, open_log
+from specbound_profiling.machine import machine_fingerprint
 from specbound_profiling.oracle import oracle, oracle_grid
 from specbound_profiling.random_policy import RandomChoice
 from specbound_profiling.replay import replay
@@ -152,6 +154,9 @@ def replay_log(config: ReplayConfig, say: Say) -> Replay:
         costs, source = log_costs(config.costs, log, compression)
         level = Level(config, log, compression, costs, controller)
         result.notes.append(f"{compression}: {source}")
+        exactness = log.manifest.exactness_of(compression)
+        if costs.exactness != exactness:
+            result.notes.append(f"{compression}: recorded at exactness {exactness}, priced at {costs.exactness}")
         results = _play(level, names, say)
         result.rows += [row for task in _tasks(results["plain"]) for row in _rows(level, results, names, task)]
         if "best_static" in names:
@@ -170,12 +175,20 @@ def replay_log(config: ReplayConfig, say: Say) -> Replay:
 
 def log_costs(source: str, log: StepLog, compression: str) -> tuple[CostTable, str]:
     """The cost table of a level, and one line that says which it is. source: as in `ReplayConfig.costs`."""
+    if source not in ("log", "auto"):
+        return given_costs(Path(source).expanduser(), compression), f"costs: from {source}"
+    own, exactness = log.costs.get(compression), log.manifest.exactness_of(compression)
     if source == "log":
-        if compression not in log.costs:
+        if own is None:
             raise InputError(f"log {log.root} holds no cost table for {compression}: give --costs, or profile again")
-        table = log.costs[compression]
-        return table, f"costs of the log, measured on {table.machine}, {table.held_out_error:.0%} off on other steps"
-    return given_costs(Path(source).expanduser(), compression), f"costs from {source}"
+        return own, f"costs: the log's, measured on {own.machine}; {own.held_out_error:.0%} off on other steps"
+    loaded = load_model(log.manifest.model, compression)
+    if own is not None and (own.machine, own.exactness) == (machine_fingerprint(loaded.model.device), exactness):
+        return own, "costs: the log's own, from this machine"
+    local = local_costs(loaded, log.manifest.model_fingerprint, log.manifest.exit_layers, exactness)
+    if local is None:
+        raise MissingExtraError("measuring costs", "profile")
+    return local
 
 
 def _controller(config: ReplayConfig, log: StepLog) -> Controller | None:
