@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
-from specbound_profiling.manifest import Manifest, identity, read_costs, read_manifest, write_costs, write_manifest
+from specbound_profiling.manifest import (
+    Manifest,
+    identity,
+    read_costs,
+    read_manifest,
+    write_costs,
+    write_manifest,
+    writing,
+)
 from specbound_profiling.tables import (
     BRANCHES_SCHEMA,
     EXITS_SCHEMA,
@@ -74,9 +82,11 @@ class LogWriter:
         partials = {folder: path.with_suffix(".partial") for folder, path in paths.items()}
         try:
             for folder, table in tables.items():
-                pq.write_table(table, partials[folder], compression="zstd", write_page_checksum=True)
+                with writing(paths[folder]):
+                    pq.write_table(table, partials[folder], compression="zstd", write_page_checksum=True)
             for folder, path in paths.items():
-                os.replace(partials[folder], path)
+                with writing(path):
+                    os.replace(partials[folder], path)
         finally:
             for partial in partials.values():
                 partial.unlink(missing_ok=True)

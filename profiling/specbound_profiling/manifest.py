@@ -5,7 +5,8 @@ Both are checked as they are read, and written whole or not at all. Knows no sha
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
@@ -171,10 +172,21 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says which file could not be written, and what to do; a full disk is no reason to begin anew."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error).strip().splitlines()[0]
+        raise OSError(f"{path} could not be written: {reason}; once it can be, run the same command again") from error
+
+
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     try:
-        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        with writing(path):
+            partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
