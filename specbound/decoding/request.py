@@ -19,33 +19,23 @@ from transformers import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import DynamicCache
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from specbound.decoding.adapter import ModelAdapter, name_of
+from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
+from specbound.decoding.refusals import (
+    REFUSED_ARGUMENTS,
+    check_length,
+    check_positions,
+    checked_cache,
+    refuse_settings,
+    shown,
+)
 from specbound_controller.errors import InputError
 
 # R rows (sequences), T tokens of the longest prompt
-
-NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "num_beams": (None, 1),
-    "penalty_alpha": (None, 0, 0.0),
-    "dola_layers": (None,),
-    "prompt_lookup_num_tokens": (None,),
-    "assistant_early_exit": (None,),
-    "guidance_scale": (None, 1, 1.0),
-    "output_attentions": (None, False),
-    "output_hidden_states": (None, False),
-}
-"""Settings of a generation config that are refused, each with the values that ask for nothing."""
-
-REFUSED_ARGUMENTS = ("assistant_model", "custom_generate", "negative_prompt_ids", "negative_prompt_attention_mask")
-"""Arguments of transformers' generate that choose another way to decode, or other inputs."""
-
-PREPARED_ARGUMENTS = frozenset({"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"})
-"""What transformers prepares for a forward pass, and the decoder reads or does not depend on."""
 
 PADDING_TOKEN = 0
 """Fills the rows of a batch that end early where the model names neither a padding nor an end token."""
@@ -105,7 +95,7 @@ def batch_from_arguments(
     arguments = {name: value for name, value in others.items() if value is not None}
     for name in REFUSED_ARGUMENTS:
         if name in arguments:
-            raise InputError(f"{name} is not supported by SpecBoundDecoder.generate, got {_shown(arguments[name])}")
+            raise InputError(f"{name} is not supported by SpecBoundDecoder.generate, got {shown(arguments[name])}")
     model, generation_config, arguments = _with_stop_strings(model, generation_config, tokenizer, arguments)
     mask = arguments.pop("attention_mask", None)
 
@@ -169,12 +159,12 @@ def batch_from_transformers(
     model_kwargs: Mapping[str, Any],
 ) -> Batch:
     """The batch behind `model.generate(..., custom_generate=decoder)`: a row's padding stays visible to processors."""
-    _refuse(config, model_kwargs, adapter)
+    refuse_settings(config, model_kwargs, adapter)
     if input_ids.ndim != 2 or input_ids.shape[1] == 0:
         raise InputError(f"input_ids must be (rows, tokens) with at least one token, got {tuple(input_ids.shape)}")
     num_rows, length = input_ids.shape
     paddings = _paddings(input_ids, model_kwargs.get("attention_mask"))
-    _check_positions(model_kwargs.get("position_ids"), paddings, length)
+    check_positions(model_kwargs.get("position_ids"), paddings, length)
     limits = [c.max_length for c in stopping_criteria if type(c) is MaxLengthCriteria]
     max_new_tokens = min(limits, default=config.max_length) - length
     eos = frozenset(int(t) for c in stopping_criteria if type(c) is EosTokenCriteria for t in c.eos_token_id)
@@ -185,7 +175,7 @@ def batch_from_transformers(
     requests = []
     for row, padding in enumerate(paddings):
         tokens = input_ids[row].tolist()
-        _check_length(adapter, length - padding, max_new_tokens)
+        check_length(adapter, length - padding, max_new_tokens)
         requests.append(
             Request(
                 prompt=tuple(tokens[padding:]),
@@ -200,7 +190,7 @@ def batch_from_transformers(
                 output_logits=bool(config.return_dict_in_generate and config.output_logits),
             )
         )
-    cache = _checked_cache(model_kwargs.get("past_key_values"), num_rows)
+    cache = checked_cache(model_kwargs.get("past_key_values"), num_rows)
     end = min(eos, default=PADDING_TOKEN)
     padding_token = end if config.pad_token_id is None else int(config.pad_token_id)
     ids = input_ids.to(adapter.device)
@@ -306,55 +296,6 @@ def _with_stop_strings(
     return _with_config(model, configs[1]), configs[0], {**arguments, "stopping_criteria": criteria}
 
 
-def _refuse(config: GenerationConfig, model_kwargs: Mapping[str, Any], adapter: ModelAdapter) -> None:
-    for name, neutral in NEUTRAL.items():
-        value = getattr(config, name, None)
-        if value not in neutral:
-            raise InputError(
-                f"{name} must be {neutral[-1]!r} for the SpecBound decoder, got {_shown(value)} "
-                f"(an argument, or the generation config of {name_of(adapter.model)})"
-            )
-    for name, value in model_kwargs.items():
-        if name not in PREPARED_ARGUMENTS and value is not None:
-            raise InputError(f"{name} is not supported by the SpecBound decoder, got {_shown(value)}")
-
-
-def _check_positions(position_ids: Tensor | None, paddings: Sequence[int], length: int) -> None:
-    """Raises where a caller numbers positions in a way of his own."""
-    if position_ids is None:
-        return
-    for row, padding in zip(position_ids, paddings, strict=True):
-        expected = torch.arange(-padding, length - padding)[-row.shape[0] :]
-        if not torch.equal(row.cpu()[expected >= 0], expected[expected >= 0]):
-            raise InputError("position_ids must count the tokens of each prompt from 0, or be left out")
-
-
-def _check_length(adapter: ModelAdapter, prompt_length: int, max_new_tokens: int) -> None:
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens must be >= 1, got {max_new_tokens} (prompt of {prompt_length} tokens)")
-    limit = adapter.max_positions
-    if limit is not None and prompt_length + max_new_tokens > limit:
-        raise InputError(
-            f"prompt and output must be <= {limit} tokens for {name_of(adapter.model)}, got "
-            f"{prompt_length} + {max_new_tokens}: lower max_new_tokens or shorten the prompt"
-        )
-
-
-def _checked_cache(cache: object, num_rows: int) -> DynamicCache | DecodeCache | None:
-    """A cache that holds tokens; None for an empty one, which transformers prepares for every call."""
-    if cache is None:
-        return None
-    if not isinstance(cache, Cache):
-        raise InputError(f"past_key_values must be a transformers Cache, got {type(cache).__name__}")
-    if cache.get_seq_length() == 0:
-        return None
-    if not isinstance(cache, DynamicCache | DecodeCache):
-        raise InputError(f"past_key_values must be a DynamicCache or this decoder's own, got {type(cache).__name__}")
-    if num_rows > 1:
-        raise InputError(f"past_key_values must belong to one sequence, got a batch of {num_rows}")
-    return cache
-
-
 def _seeded(requests: Sequence[Request], seed: int | Sequence[int] | None) -> tuple[Request, ...]:
     """Row r samples with seed + r, or with the r-th seed of a list; without one, torch's generator gives it."""
     if not any(request.do_sample for request in requests):
@@ -365,8 +306,3 @@ def _seeded(requests: Sequence[Request], seed: int | Sequence[int] | None) -> tu
     if len(seeds) != len(requests):
         raise InputError(f"seed must be one number or {len(requests)} of them, one for each row, got {len(seeds)}")
     return tuple(replace(request, seed=own) for request, own in zip(requests, seeds, strict=True))
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else type(value).__name__

@@ -1,0 +1,88 @@
+"""What of a call to generate cannot be honoured, refused by name and with the reason; nothing is computed here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.cache_utils import Cache, DynamicCache
+
+from specbound.decoding.adapter import ModelAdapter, name_of
+from specbound.decoding.cache import DecodeCache
+from specbound_controller.errors import InputError
+
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "num_beams": (None, 1),
+    "penalty_alpha": (None, 0, 0.0),
+    "dola_layers": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "assistant_early_exit": (None,),
+    "guidance_scale": (None, 1, 1.0),
+    "output_attentions": (None, False),
+    "output_hidden_states": (None, False),
+}
+"""Settings of a generation config that are refused, each with the values that ask for nothing."""
+
+REFUSED_ARGUMENTS = ("assistant_model", "custom_generate", "negative_prompt_ids", "negative_prompt_attention_mask")
+"""Arguments of transformers' generate that choose another way to decode, or other inputs."""
+
+PREPARED_ARGUMENTS = frozenset({"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"})
+"""What transformers prepares for a forward pass, and the decoder reads or does not depend on."""
+
+
+def refuse_settings(config: GenerationConfig, model_kwargs: Mapping[str, Any], adapter: ModelAdapter) -> None:
+    """Raises InputError that names a setting or an argument that asks for something else than this decoder does."""
+    for name, neutral in NEUTRAL.items():
+        value = getattr(config, name, None)
+        if value not in neutral:
+            raise InputError(
+                f"{name} must be {neutral[-1]!r} for the SpecBound decoder, got {shown(value)} "
+                f"(an argument, or the generation config of {name_of(adapter.model)})"
+            )
+    for name, value in model_kwargs.items():
+        if name not in PREPARED_ARGUMENTS and value is not None:
+            raise InputError(f"{name} is not supported by the SpecBound decoder, got {shown(value)}")
+
+
+def check_positions(position_ids: Tensor | None, paddings: Sequence[int], length: int) -> None:
+    """Raises where a caller numbers positions in a way of his own."""
+    if position_ids is None:
+        return
+    for row, padding in zip(position_ids, paddings, strict=True):
+        expected = torch.arange(-padding, length - padding)[-row.shape[0] :]
+        if not torch.equal(row.cpu()[expected >= 0], expected[expected >= 0]):
+            raise InputError("position_ids must count the tokens of each prompt from 0, or be left out")
+
+
+def check_length(adapter: ModelAdapter, prompt_length: int, max_new_tokens: int) -> None:
+    """Raises where there is nothing to generate, or the model has no positions for it: before any work is done."""
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens must be >= 1, got {max_new_tokens} (prompt of {prompt_length} tokens)")
+    limit = adapter.max_positions
+    if limit is not None and prompt_length + max_new_tokens > limit:
+        raise InputError(
+            f"prompt and output must be <= {limit} tokens for {name_of(adapter.model)}, got "
+            f"{prompt_length} + {max_new_tokens}: lower max_new_tokens or shorten the prompt"
+        )
+
+
+def checked_cache(cache: object, num_rows: int) -> DynamicCache | DecodeCache | None:
+    """A cache that holds tokens; None for an empty one, which transformers prepares for every call."""
+    if cache is None:
+        return None
+    if not isinstance(cache, Cache):
+        raise InputError(f"past_key_values must be a transformers Cache, got {type(cache).__name__}")
+    if cache.get_seq_length() == 0:
+        return None
+    if not isinstance(cache, DynamicCache | DecodeCache):
+        raise InputError(f"past_key_values must be a DynamicCache or this decoder's own, got {type(cache).__name__}")
+    if num_rows > 1:
+        raise InputError(f"past_key_values must belong to one sequence, got a batch of {num_rows}")
+    return cache
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, or its type."""
+    text = repr(value)
+    return text if len(text) <= 60 else type(value).__name__
