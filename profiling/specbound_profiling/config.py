@@ -52,6 +52,10 @@ class ProfileConfig(SamplingConfig):
     """Layer temperatures whose confidence is recorded, ascending from 1."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
+    engine: str = "local"
+    """Who records: local (this process), or ray (workers with one model each, on a Ray cluster or on this machine)."""
+    num_workers: int | None = None
+    """Ray's workers, at least 1; default: one for each GPU, or for each --threads CPUs where the model is on a CPU."""
 
     def __post_init__(self) -> None:
         SamplingConfig.__post_init__(self)
@@ -71,6 +75,9 @@ class ProfileConfig(SamplingConfig):
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise InputError(f"{name} must be >= {bound}, got {getattr(self, name)}")
+        require_one_of(("local", "ray"), engine=self.engine)
+        if self.num_workers is not None and (self.engine == "local" or self.num_workers < 1):
+            raise InputError(f"num_workers must be >= 1 and needs engine ray, got {self.num_workers}, {self.engine}")
         if self.num_prompts is not None and self.num_prompts < 1:
             raise InputError(f"num_prompts must be >= 1, got {self.num_prompts}")
         if not self.temperatures or self.temperatures[0] != 1.0 or list(self.temperatures) != sorted(self.temperatures):

@@ -7,6 +7,7 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from specbound.decoding.adapter import ModelAdapter
 from specbound.fingerprint import model_fingerprint
 from specbound.loading import LoadedModel, load_model, require_compression
 from specbound_profiling.config import ProfileConfig
+from specbound_profiling.engine import LOCAL, Block, Engine, Recording, record_shards, require_engine
 from specbound_profiling.log import LogWriter, open_log, refuse_foreign
 from specbound_profiling.machine import machine_fingerprint
 from specbound_profiling.manifest import Manifest, read_costs
 from specbound_profiling.measure import TOKENS_PER_PROMPT, measure_costs
 from specbound_profiling.progress import RecordingBar, status
 from specbound_profiling.prompts import Prompt, load_prompts, prompts_hash
-from specbound_profiling.record import Recorder, RecordSettings
+from specbound_profiling.record import RecordSettings
 from specbound_profiling.rollout import RolloutSettings
 from specbound_profiling.tokenization import tokenize_prompts
 from specbound_profiling.verdict import Verdict, verdict
@@ -51,6 +53,8 @@ def profile(config: ProfileConfig) -> ProfileSummary:
     refuse_foreign(root, config.resume)
     for compression in config.compression:
         require_compression(compression)
+    require_engine(config.engine)
+    engine = Engine(config.engine, config.num_workers, config.model)
     prompts = load_prompts(config.prompts, config.num_prompts)
     writer: LogWriter | None = None
     for compression in config.compression:
@@ -59,7 +63,7 @@ def profile(config: ProfileConfig) -> ProfileSummary:
         prompt_ids = tokenize_prompts(prompts, loaded, adapter, config.max_new_tokens)
         if writer is None:
             writer = LogWriter(root, new_manifest(config, prompts, loaded, adapter), config.resume)
-        record_missing(writer, adapter, prompts, prompt_ids, compression)
+        record_missing(writer, adapter, prompts, prompt_ids, compression, engine)
         if not _has_own_costs(root, compression, machine_fingerprint(adapter.device)):
             with status(f"{compression}: measuring what work costs here"):
                 table = measure_costs(
@@ -161,6 +165,7 @@ def record_missing(
     prompts: Sequence[Prompt],
     prompt_ids: Sequence[Tensor],
     compression: str,
+    engine: Engine = LOCAL,
 ) -> None:
     """Writes the shards that are missing."""
     manifest = writer.manifest
@@ -168,14 +173,16 @@ def record_missing(
     missing = [shard for shard in range(manifest.num_shards) if not writer.is_written(compression, shard)]
     if not missing:
         return
-    recorder = Recorder(adapter, record_settings(manifest), manifest.exactness_of(compression))
-    num_left = sum(len(prompts[shard * size : (shard + 1) * size]) for shard in missing)
+    blocks = []
+    for shard in missing:
+        rows = slice(shard * size, min((shard + 1) * size, len(prompts)))
+        blocks.append(Block(shard, rows.start, tuple(prompts[rows]), tuple(prompt_ids[rows])))
+    num_left = sum(len(block.prompts) for block in blocks)
+    recording = Recording(
+        model_fingerprint=manifest.model_fingerprint,
+        compression=compression,
+        exactness=manifest.exactness_of(compression),
+        settings=record_settings(manifest),
+    )
     with RecordingBar(f"{compression}: recording", num_left, manifest.max_new_tokens) as bar:
-        for shard in missing:
-            traces = []
-            for index in range(shard * size, min((shard + 1) * size, len(prompts))):
-                trace = recorder.record(prompt_ids[index], index, bar.token)
-                prompt = prompts[index]
-                traces.append(replace(trace, prompt_id=prompt.prompt_id, task=prompt.task, compression=compression))
-                bar.prompt()
-            writer.write_shard(compression, shard, traces)
+        record_shards(engine, adapter, recording, blocks, partial(writer.write_shard, compression), bar)

@@ -27,11 +27,11 @@ class RecordingBar:
             label, total=num_prompts * max_new_tokens, prompts=f"0/{num_prompts}", speed=0.0
         )
 
-    def token(self) -> None:
-        """One more token."""
-        self._num_tokens += 1
+    def token(self, count: int = 1) -> None:
+        """So many more tokens."""
+        self._num_tokens += count
         speed = self._num_tokens / (time.perf_counter() - self._started)
-        self._progress.update(self._task, advance=1, speed=speed)
+        self._progress.update(self._task, advance=count, speed=speed)
 
     def prompt(self) -> None:
         """One more prompt is complete."""

@@ -34,6 +34,7 @@ EXTRA_OF_MODULE = {
     "tensorboard": "train",
     "wandb": "train",
     "bitsandbytes": "quant",
+    "ray": "ray",
 }
 """Optional package -> the extra that brings it."""
 

@@ -16,12 +16,14 @@ from specbound.decoding.request import greedy_twin
 from specbound.loading import LoadedModel, load_model
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.errors import InputError, MissingExtraError
+from specbound_profiling import engine
 from specbound_profiling import profile as stage
 from specbound_profiling.config import ProfileConfig
 from specbound_profiling.log import StepLog, open_log
 from specbound_profiling.machine import machine_fingerprint
 from specbound_profiling.manifest import write_costs
 from specbound_profiling.profile import ProfileSummary, profile
+from specbound_profiling.record import Recorder
 from specbound_profiling.trace import PromptTrace
 from specbound_profiling.verdict import verdict
 
@@ -118,7 +120,7 @@ def test_interrupted_run_resumes_to_the_same_shards(
     config_of: Callable[..., ProfileConfig],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    record, calls = stage.Recorder.record, 0
+    record, calls = Recorder.record, 0
 
     def interrupted(*arguments: object, **options: object) -> PromptTrace:
         nonlocal calls
@@ -127,7 +129,7 @@ def test_interrupted_run_resumes_to_the_same_shards(
             raise KeyboardInterrupt
         return record(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stage.Recorder, "record", interrupted)
+    monkeypatch.setattr(Recorder, "record", interrupted)
     with pytest.raises(KeyboardInterrupt):
         profile(config_of(tmp_path / "log"))
     monkeypatch.undo()
@@ -140,7 +142,7 @@ def test_interrupted_run_resumes_to_the_same_shards(
 def test_traces_of_earlier_shards_are_let_go(
     tmp_path: Path, config_of: Callable[..., ProfileConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record, kept, num_alive = stage.Recorder.record, [], []
+    record, kept, num_alive = Recorder.record, [], []
 
     def watched(*arguments: object, **options: object) -> PromptTrace:
         num_alive.append(sum(reference() is not None for reference in kept))
@@ -148,7 +150,7 @@ def test_traces_of_earlier_shards_are_let_go(
         kept.append(weakref.ref(trace.confidence_at))
         return trace
 
-    monkeypatch.setattr(stage.Recorder, "record", watched)
+    monkeypatch.setattr(Recorder, "record", watched)
     profile(config_of(tmp_path / "log", num_cost_steps=30))
     assert len(num_alive) == len(SENTENCES) and max(num_alive) <= 2  # prompts per shard
 
@@ -156,7 +158,7 @@ def test_traces_of_earlier_shards_are_let_go(
 def test_finished_run_is_not_recorded_again(
     finished: tuple[ProfileSummary, StepLog], config_of: Callable[..., ProfileConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "Recorder", None)
+    monkeypatch.setattr(engine, "Recorder", None)
     summary = profile(config_of(finished[1].root))
     assert summary.verdicts == finished[0].verdicts
 
