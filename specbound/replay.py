@@ -150,7 +150,7 @@ def replay_log(config: ReplayConfig, say: Say) -> Replay:
     if "controller" in names and controller is None:
         raise InputError("policy controller needs --controller, a folder that train-controller wrote")
     result = Replay(logged_model(root))
-    for compression in log.manifest.compressions if config.compression == "auto" else config.compression:
+    for compression in _levels(config, log):
         costs, source = log_costs(config.costs, log, compression)
         level = Level(config, log, compression, costs, controller)
         result.notes.append(f"{compression}: {source}")
@@ -162,6 +162,11 @@ def replay_log(config: ReplayConfig, say: Say) -> Replay:
         if "best_static" in names:
             result.notes.append(
                 f"{compression}: best static, chosen on these same prompts: {level.actions[level.best_static].name}"
+            )
+        if any(row.estimated_share > 0 for row in result.rows if row.compression == compression):
+            result.notes.append(
+                f"{compression}: estimated is work after a wrong draft that no roll-out followed (a share of "
+                f"{log.manifest.rollout_rate:g} was); profile with --rollout-rate 1 for exact replays of one exit layer"
             )
         if config.live:
             say(f"{compression}: decoding {config.live} prompts")
@@ -196,6 +201,16 @@ def _controller(config: ReplayConfig, log: StepLog) -> Controller | None:
     if controller is not None:
         controller.check_model(log.manifest.model_fingerprint, log.manifest.num_layers)
     return controller
+
+
+def _levels(config: ReplayConfig, log: StepLog) -> tuple[str, ...]:
+    """The compression levels to replay. Raises InputError where one was not recorded."""
+    recorded = log.manifest.compressions
+    levels = recorded if config.compression == "auto" else config.compression
+    for level in levels:
+        if level not in recorded:
+            raise InputError(f"compression must be one of the log's {', '.join(recorded)}, got {level!r} ({log.root})")
+    return levels
 
 
 def _policies(config: ReplayConfig, controller: Controller | None) -> tuple[str, ...]:
