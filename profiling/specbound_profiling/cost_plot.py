@@ -18,7 +18,7 @@ def plot_residuals(measurements: Mapping[str, CostMeasurement], path: Path) -> N
         live, predicted = measured.seconds * 1e3, measured.predicted * 1e3
         widest = (measured.work[:, : len(ROW_KNOTS)] > 0) @ np.ones(len(ROW_KNOTS))  # knots that a step touches
         for axes, values in ((left, live), (right, 100.0 * (live / predicted - 1.0))):
-            for is_draft, label, colour in ((False, "plain", "#2f6f9f"), (True, "drafting", "#c1440e")):
+            for is_draft, label, colour in ((False, "nothing drafted", "#2f6f9f"), (True, "drafts", "#c1440e")):
                 chosen = (widest > 1) == is_draft
                 axes.plot(predicted[chosen], values[chosen], ".", color=colour, alpha=0.5, label=label)
             axes.set_xlabel("predicted by a table fitted without the step, ms")

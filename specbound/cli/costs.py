@@ -64,12 +64,11 @@ def _print_check(level: str, kinds: "Sequence[KindCheck]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{level}, live against predicted", title_justify="left", box=None, pad_edge=False)
+    title = f"{level}, live against predicted: milliseconds per step, tokens per second of steps"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("kind of step", no_wrap=True)
-    for name in ("steps", "live\nms per step", "predicted\nms per step", "live /\npredicted"):
-        table.add_column(name, justify="right")
-    for name in ("live\ntokens/s", "predicted\ntokens/s"):
-        table.add_column(name, justify="right")
+    for name in ("steps", "live\nms", "pred.\nms", "live /\npred.", "live\ntok/s", "pred.\ntok/s"):
+        table.add_column(name, justify="right", no_wrap=True)
     for kind in sorted(kinds, key=lambda kind: kind.num_tokens / kind.live_s):
         seconds = (kind.live_s, kind.predicted_s)
         per_step = (f"{each / kind.num_steps * 1e3:.2f}" for each in seconds)
