@@ -38,7 +38,7 @@ def test_many_decisions_equal_single_ones(
     controller_of: Callable[..., Controller], costs_of: Callable[..., CostTable]
 ) -> None:
     controller = controller_of()
-    policy = controller.policy(costs_of(per_context=1e-6), "none", guard=False)
+    policy = controller.policy(costs_of(per_context=2e-3), "none", guard=False)
     features = np.tile(controller.sample.features, (4, 1))
     features += np.random.default_rng(0).normal(scale=0.5, size=features.shape).astype(np.float32)
     policy.reset_batch(len(features))

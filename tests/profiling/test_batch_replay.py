@@ -1,6 +1,7 @@
 """Replay of many prompts at once against replay step by step: every step equal, for every kind of policy."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,7 @@ def grid(alpha: float) -> list[Decision]:
 
 def random_traces(rng: np.random.Generator, random_trace_of: TraceOf, with_branches_of: TraceOf) -> list[PromptTrace]:
     traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(7)]
+    traces[::2] = [replace(trace, eos_token_ids=(30,)) for trace in traces[::2]]  # drafted on branches only
     return [with_branches_of(rng, trace, int(rng.integers(2, 7)), rng.random()) for trace in traces]
 
 
