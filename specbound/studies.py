@@ -297,6 +297,6 @@ def _values(point: StudyPoint) -> dict[str, Any]:
         "tokens_per_step": result.tokens_per_step,
         "acceptance_rate": result.acceptance_rate,
         "layer_calls_per_token": result.layer_calls_per_token,
-        "estimated_share": result.estimated_share,
+        "estimated_share": math.nan if result.estimates is None else result.estimated_share,
         "estimated_share_error": result.estimated_share_error,
     }

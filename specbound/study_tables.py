@@ -29,13 +29,21 @@ def ablation_table(rows: Sequence[Ablation]) -> str:
         [
             row.fixed.label,
             *_figures(row.fixed),
-            "" if row.fixed is base else f"{row.fixed.speedup / base.speedup - 1:+.1%}",
+            _change(row.fixed, base),
             f"{row.tuned.setting.threshold:g}",
             f"{row.tuned.speedup:.3f}",
         ]
         for row in rows
     ]
     return _table(["setting", *_FIGURES, "change", "threshold chosen again", "speedup"], cells, 1)
+
+
+def _change(point: StudyPoint, base: StudyPoint) -> str:
+    if point is base:
+        return ""
+    if point.setting == base.setting and point.result.seconds.tolist() == base.result.seconds.tolist():
+        return "same setting"
+    return f"{point.speedup / base.speedup - 1:+.1%}"
 
 
 def live_table(items: Sequence[LiveItem], points: Mapping[str, LivePoint]) -> str:
@@ -65,7 +73,7 @@ def _figures(point: StudyPoint) -> list[str]:
         f"{result.tokens_per_step:.2f}",
         "–" if math.isnan(result.acceptance_rate) else f"{result.acceptance_rate:.2f}",
         f"{result.layer_calls_per_token:.2f}",
-        f"{share:.1%}{margin}",
+        "–" if result.estimates is None else f"{share:.1%}{margin}",
     ]
 
 
