@@ -63,6 +63,7 @@ def arguments_of(tiny_model_dir: Path, prompts_file: Path) -> Callable[..., list
 @pytest.fixture(scope="module")
 def given_costs() -> Iterator[None]:
     """Costs that are not measured."""
+
     def given(loaded: object, *arguments: object, **options: object) -> CostTable:
         machine = machine_fingerprint(loaded.model.device)  # type: ignore[attr-defined]
         level = loaded.compression  # type: ignore[attr-defined]
