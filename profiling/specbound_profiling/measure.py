@@ -134,7 +134,7 @@ def cost_measurement(
     decoder.policy = policy = RandomPolicy(exits, seed)
     watch = Stopwatch(decoder)
     watch.decode(prompt_ids[0], TOKENS_PER_PROMPT)  # warm-up
-    alone = overhead_seconds(decoder, exits, watch.clock)
+    overheads, their_probe_s = overhead_seconds(watch, exits)
     first_started = time.perf_counter()
     first, taken = list[TimedSteps](), list[Tensor]()
     policy.restart()
@@ -150,6 +150,7 @@ def cost_measurement(
         policy.restart()
         rounds.append(joined([watch.decode(ids, TOKENS_PER_PROMPT) for ids in taken]))
     probe_s = float(np.median([timed.probe_s for timed in rounds]))
+    alone = {name: each * probe_s / their_probe_s for name, each in overheads.items()}
     seconds = np.median([timed.at_speed(probe_s) for timed in rounds], axis=0)
     work = np.array([record_work(record, is_adaptive=False) for record in rounds[0].records])
     fingerprint = machine_fingerprint(decoder.adapter.device)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.step import read_signals
 from specbound_controller.actions import action_grid
 from specbound_controller.config import ControllerConfig
@@ -20,6 +19,7 @@ from specbound_controller.mlp import Mlp
 from specbound_controller.records import StepRecord
 from specbound_controller.score import SIGNAL_NAMES
 from specbound_controller.step_policy import CurveLayout
+from specbound_profiling.stopwatch import Stopwatch
 
 NUM_TIMINGS = 40
 """Repetitions; the median counts."""
@@ -30,11 +30,12 @@ TEMPERATURE = 1.3
 
 
 @torch.inference_mode()
-def overhead_seconds(
-    decoder: SpecBoundDecoder, exit_layers: Sequence[int], clock: Callable[[], float]
-) -> dict[str, float]:
-    """Seconds of one exit test beyond the bare arg max, one learned score and one decision, by work name."""
-    adapter = decoder.adapter
+def overhead_seconds(watch: Stopwatch, exit_layers: Sequence[int]) -> tuple[dict[str, float], float]:
+    """Seconds of one exit test beyond the bare arg max, one learned score and one decision, by work name.
+
+    Also seconds of the stopwatch's probe meanwhile: the speed of the machine that they hold for.
+    """
+    adapter, clock = watch.decoder.adapter, watch.clock
     controller = random_controller(exit_layers, adapter.num_layers)
     logits = torch.randn(1, adapter.vocab_size, device=adapter.device, dtype=adapter.dtype)
     signals, state = read_signals(logits, exit_layers[0], 0, TEMPERATURE), FeatureState("none")
@@ -56,18 +57,20 @@ def overhead_seconds(
         "decisions": decide,
     }
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    probes = []
     cache, token = adapter.new_cache(4), torch.zeros(1, 1, dtype=torch.int64, device=adapter.device)
     for _ in range(NUM_TIMINGS + 1):
         for name, call in calls.items():
             hidden = adapter.run_layers(adapter.embed(token, 0), 0, adapter.num_layers, cache, 0)
             int(adapter.read_head(hidden).argmax())  # waits for the device
             cache.truncate(0)
+            probes.append(watch.probe())
             started = clock()
             call()
             seconds[name].append(clock() - started)
     median = {name: float(np.median(values[1:])) for name, values in seconds.items()}
     bare = median.pop("arg max")
-    return {**median, "exit_tests": max(0.0, median["exit_tests"] - bare)}
+    return {**median, "exit_tests": max(0.0, median["exit_tests"] - bare)}, float(np.median(probes))
 
 
 def random_controller(exit_layers: Sequence[int], num_layers: int) -> Controller:

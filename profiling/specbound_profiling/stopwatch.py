@@ -58,7 +58,7 @@ class Stopwatch:
 
     def __init__(self, decoder: SpecBoundDecoder) -> None:
         self.decoder, self.clock = decoder, step_clock(decoder.adapter.device)
-        self._probe = Probe(decoder.adapter, self.clock)
+        self.probe = Probe(decoder.adapter, self.clock)
 
     def decode(self, ids: Tensor, max_new_tokens: int) -> TimedSteps:
         """Decodes one prompt. ids: (1, T). The first step is left out: its time began in prefill."""
@@ -68,7 +68,7 @@ class Stopwatch:
         def mark(record: StepRecord, row: int) -> None:
             nonlocal ended
             seconds.append(self.clock() - ended)
-            probes.append(self._probe())
+            probes.append(self.probe())
             ended = self.clock()
 
         output = self.decoder.decode([ids], max_new_tokens=max_new_tokens, on_step=mark)

@@ -64,7 +64,7 @@ def _print_check(level: str, kinds: "Sequence[KindCheck]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{level}, live against predicted: milliseconds per step, tokens per second of steps"
+    title = f"{level}, live against predicted, each step on average"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("kind of step", no_wrap=True)
     for name in ("steps", "live\nms", "pred.\nms", "live /\npred.", "live\ntok/s", "pred.\ntok/s"):

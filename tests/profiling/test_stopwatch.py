@@ -46,7 +46,7 @@ def test_every_step_but_the_first_is_timed_and_the_probe_is_not_in_it(decoder: S
     ticks = itertools.count()
     watch = Stopwatch(decoder)
     watch.clock = lambda: float(next(ticks))
-    watch._probe = lambda: 0.5 * len([next(ticks) for _ in range(50)]) / 50  # type: ignore[assignment]
+    watch.probe = lambda: 0.5 * len([next(ticks) for _ in range(50)]) / 50  # type: ignore[assignment]
     plain = decoder.decode([torch.tensor([[5, 6, 7]])], max_new_tokens=20)
     timed = watch.decode(torch.tensor([[5, 6, 7]]), 20)
     assert [r.num_emitted for r in timed.records] == [r.num_emitted for r in plain.stats.steps[1:]]
@@ -84,6 +84,7 @@ def test_measurement_prices_the_overheads_and_judges_every_step_by_a_fit_without
 
 
 def test_overheads_have_a_price_each(decoder: SpecBoundDecoder) -> None:
-    seconds = overhead_seconds(decoder, (1, 2), step_clock(decoder.adapter.device))
+    seconds, probe_s = overhead_seconds(Stopwatch(decoder), (1, 2))
+    assert probe_s > 0
     assert set(seconds) == {"exit_tests", "learned_scores", "decisions"}
     assert all(0 < each < 0.1 for each in seconds.values())
