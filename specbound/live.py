@@ -5,7 +5,8 @@ seconds on both sides, as it is there: it begins in prefill.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
 from typing import Any
 
 from torch import Tensor
@@ -107,23 +108,32 @@ class _Run:
 
 
 def compare_live(
-    log: StepLog, compression: str, costs: CostTable, num_prompts: int, policies: Mapping[str, Callable[[], Policy]]
+    log: StepLog,
+    compression: str,
+    costs: CostTable,
+    num_prompts: int,
+    policies: Mapping[str, Callable[[], Policy]],
+    num_rounds: int = 1,
 ) -> LiveComparison:
-    """Decodes some of a log's prompts under every policy, and replays it on their traces.
+    """Decodes some of a log's prompts under every policy, one after the other on each, and replays it on their traces.
 
-    policies: name -> makes a fresh policy; both ways begin with one, and take the prompts in one order.
+    Args:
+        policies: name -> makes a fresh policy; both ways begin with one, and take the prompts in one order.
+        num_rounds: times that every prompt is decoded; the median of its seconds counts.
 
     Raises:
         InputError: the log's model or prompts are not to be had, or are others now.
     """
     loaded, prompts = _logged(log, compression, num_prompts)
     exactness, num_layers = log.manifest.exactness_of(compression), log.manifest.num_layers
+    decoders = {}
+    for name, new_policy in policies.items():
+        decoders[name] = SpecBoundDecoder(greedy_twin(loaded.model), new_policy(), compression, exactness=exactness)
+        decoders[name].decode([prompts[0].ids], max_new_tokens=WARM_UP_TOKENS)
+    all_runs = _interleaved(decoders, policies, prompts, num_rounds)
     result = LiveComparison()
     for name, new_policy in policies.items():
-        decoder = SpecBoundDecoder(greedy_twin(loaded.model), new_policy(), compression, exactness=exactness)
-        decoder.decode([prompts[0].ids], max_new_tokens=WARM_UP_TOKENS)
-        decoder.policy = policy = new_policy()
-        runs = [_decode(decoder, prompt) for prompt in prompts]
+        decoder, runs = decoders[name], all_runs[name]
         traces = [prompt.trace for prompt in prompts]
         replayed = replay(traces, new_policy(), costs, num_layers, compression, keep_records=True)
         equal = []
@@ -134,9 +144,31 @@ def compare_live(
                 continue
             result.differences.append(f"{compression}: {difference.describe()}")
             result.num_bugs += not difference.is_near_tie
-        figures = _figures(replayed.only(equal), [runs[i] for i in equal], costs, policy.needs_features)
+        figures = _figures(replayed.only(equal), [runs[i] for i in equal], costs, decoder.policy.needs_features)
         result.items += [LiveItem(compression, name, item, len(equal), *both) for item, both in figures.items()]
     return result
+
+
+def _interleaved(
+    decoders: Mapping[str, SpecBoundDecoder],
+    policies: Mapping[str, Callable[[], Policy]],
+    prompts: Sequence[_Prompt],
+    num_rounds: int,
+) -> dict[str, list[_Run]]:
+    """Policy -> one run for each prompt with its median seconds; another policy begins each time."""
+    names = list(policies)
+    found: dict[str, list[list[_Run]]] = {name: [[] for _ in prompts] for name in names}
+    for number in range(num_rounds):
+        for name in names:
+            decoders[name].policy = policies[name]()
+        for index, prompt in enumerate(prompts):
+            first = (number + index) % len(names)
+            for name in names[first:] + names[:first]:
+                found[name][index].append(_decode(decoders[name], prompt))
+    return {
+        name: [replace(runs[0], late_seconds=median(run.late_seconds for run in runs)) for runs in of_prompts]
+        for name, of_prompts in found.items()
+    }
 
 
 def _logged(log: StepLog, compression: str, num_prompts: int) -> tuple[LoadedModel, list[_Prompt]]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -183,27 +182,14 @@ def _measure(
     say(f"decoding {config.live_prompts} prompts, plain and with {len(settings)} settings, {config.live_rounds} times")
     policies: dict[str, Callable[[], Policy]] = {"plain": partial(StaticPolicy, ())}
     policies |= {label: setting.policy for label, setting in settings.items()}
-    names = list(policies)
-    rounds = []
-    for number in range(config.live_rounds):
-        order = names[number % len(names) :] + names[: number % len(names)]
-        in_order = {name: policies[name] for name in order}
-        rounds.append(compare_live(study.log, study.compression, study.data.costs, config.live_prompts, in_order))
-    items = sorted(_medians([found.items for found in rounds]), key=lambda item: names.index(item.policy))
+    found = compare_live(
+        study.log, study.compression, study.data.costs, config.live_prompts, policies, config.live_rounds
+    )
     notes = [
-        f"Live: medians of {config.live_rounds} rounds by the clock that cost tables are measured with, the first step "
-        "of each prompt left out."
+        f"Live: medians of {config.live_rounds} rounds, interleaved, by the clock that cost tables are measured with; "
+        "the first step of each prompt is left out."
     ]
-    return items, notes + rounds[0].differences, max(found.num_bugs for found in rounds)
-
-
-def _medians(rounds: Sequence[Sequence[LiveItem]]) -> list[LiveItem]:
-    """Each figure's median over the rounds."""
-    live: dict[tuple[str, str], list[float]] = {}
-    for items in rounds:
-        for each in items:
-            live.setdefault((each.policy, each.item), []).append(each.live)
-    return [replace(each, live=median(live[each.policy, each.item])) for each in rounds[0]]
+    return found.items, notes + found.differences, found.num_bugs
 
 
 def _live_points(items: Sequence[LiveItem]) -> dict[str, LivePoint]:

@@ -42,7 +42,7 @@ class StudyConfig:
     live_prompts: int = 6
     """Prompts of the log to measure them on, spread over the kinds of content."""
     live_rounds: int = 3
-    """Times that every setting decodes them, in rotated order; medians count."""
+    """Times that every setting decodes them, interleaved in rotating order; medians count."""
     seed: int = 0
     """Seed of the bootstrap."""
     threads: int = 1
