@@ -53,10 +53,10 @@ class WidthPolicy(StaticPolicy):
 
     def __init__(self, num_layers: int) -> None:
         super().__init__((), w_max=0)
-        self.decisions = itertools.cycle(Decision(w, {1 + w % (num_layers - 1): 0.0}) for w in (4, 1, 7, 0, 2, 9, 3))
+        self.by_step = itertools.cycle(Decision(w, {1 + w % (num_layers - 1): 0.0}) for w in (4, 1, 7, 0, 2, 9, 3))
 
     def decide(self, features: object) -> Decision:
-        return next(self.decisions)
+        return next(self.by_step)
 
 
 @torch.inference_mode()
