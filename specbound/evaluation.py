@@ -104,8 +104,9 @@ class Evaluation:
         rows = []
         for task in self.tasks:
             indices = self.indices(task)
+            of_task = replayed.only(indices)
             modelled = float(plain.seconds[indices].sum())
-            share = float(replayed.seconds[indices].sum()) / modelled if modelled else 1.0  # prefill yields one token
+            share = float(of_task.seconds.sum()) / modelled if modelled else 1.0  # prefill yields one token
             seconds = self.prefill_seconds(indices) + share * self.decode_seconds(indices)
             tokens = self.tokens("plain", indices).sum()
             rows.append(
@@ -116,9 +117,9 @@ class Evaluation:
                     num_prompts=len(indices),
                     num_tokens=int(tokens),
                     tokens_per_second=float(tokens / seconds),
-                    tokens_per_step=_ratio(replayed.num_tokens[indices], replayed.num_steps[indices]),
-                    acceptance_rate=_ratio(replayed.num_accepted[indices], replayed.num_drafted[indices]),
-                    layer_calls_per_token=_ratio(replayed.num_layer_calls[indices], replayed.num_tokens[indices]),
+                    tokens_per_step=of_task.tokens_per_step,
+                    acceptance_rate=of_task.acceptance_rate,
+                    layer_calls_per_token=of_task.layer_calls_per_token,
                     speedup=float(self.seconds(self.reference, indices).sum() / seconds),
                     simulated=True,
                 )
@@ -139,8 +140,3 @@ class Evaluation:
         parts = [f"{name.replace('_', ' ')} {total.min():.2f} to {total.max():.2f}" for name, total in totals.items()]
         num_rounds = len(self.timings["plain"][0].runs_s)
         return f"seconds for all prompts over {num_rounds} rounds, least to most: {', '.join(parts)}"
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
-    total = float(denominator.sum())
-    return float(numerator.sum()) / total if total else math.nan

@@ -12,6 +12,7 @@ from math import nan, sqrt
 
 import numpy as np
 
+from specbound.decoding.stats import ratio
 from specbound_controller.costs import ROW_KNOTS, CostTable
 from specbound_controller.records import StepRecord
 from specbound_profiling.trace import PromptTrace
@@ -79,27 +80,27 @@ class ReplayResult:
     @property
     def tokens_per_second(self) -> float:
         """Modelled decoding speed."""
-        return _ratio(self.num_tokens, self.seconds)
+        return ratio(self.num_tokens.sum(), self.seconds.sum())
 
     @property
     def tokens_per_step(self) -> float:
         """Mean tokens emitted per step; 1 for plain decoding."""
-        return _ratio(self.num_tokens, self.num_steps)
+        return ratio(self.num_tokens.sum(), self.num_steps.sum())
 
     @property
     def acceptance_rate(self) -> float:
         """Accepted over drafted tokens."""
-        return _ratio(self.num_accepted, self.num_drafted)
+        return ratio(self.num_accepted.sum(), self.num_drafted.sum())
 
     @property
     def layer_calls_per_token(self) -> float:
         """Layer calls over tokens emitted in steps; L for plain decoding."""
-        return _ratio(self.num_layer_calls, self.num_tokens)
+        return ratio(self.num_layer_calls.sum(), self.num_tokens.sum())
 
     @property
     def estimated_share(self) -> float:
         """Estimated seconds over all; 0 where nothing is estimated."""
-        return 0.0 if self.estimates is None else _ratio(self.estimates.seconds, self.seconds)
+        return 0.0 if self.estimates is None else ratio(self.estimates.seconds.sum(), self.seconds.sum())
 
     @property
     def estimated_share_error(self) -> float:
@@ -218,8 +219,3 @@ def num_layer_calls(work: np.ndarray) -> np.ndarray:
     """Layer calls of work vectors: what they count at all numbers of rows together. (R, W) -> (R,) int64"""
     calls: np.ndarray = np.rint(work[:, : len(ROW_KNOTS)].sum(axis=1)).astype(np.int64)
     return calls
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
-    total = float(denominator.sum())
-    return float(numerator.sum()) / total if total else nan

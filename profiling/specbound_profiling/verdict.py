@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specbound.decoding.stats import ratio
 from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import AnnealedConfidence
@@ -95,13 +96,9 @@ def verdict(shards: Iterable[Sequence[PromptTrace]], costs: CostTable, num_layer
         num_loops_cut=loops,
         num_eos_ends=ends,
         agreement={layer: count / positions for layer, count in accepted.items()},
-        plain_tokens_per_second=_quotient(emitted, seconds[0]),
+        plain_tokens_per_second=ratio(emitted, seconds[0]),
         best_static=actions[int(seconds.argmin())].name,
-        best_static_speedup=_quotient(seconds[0], seconds.min()),
-        oracle_speedup=_quotient(seconds[0], oracle_seconds),
+        best_static_speedup=ratio(seconds[0], seconds.min()),
+        oracle_speedup=ratio(seconds[0], oracle_seconds),
         cost_error=costs.held_out_error,
     )
-
-
-def _quotient(numerator: float, denominator: float) -> float:
-    return float(numerator / denominator) if denominator else float("nan")

@@ -99,16 +99,31 @@ class Sequence:
                 break
         return emitted, num_accepted
 
+    def draft_token(self, logits: Tensor, drafted: list[int]) -> Tensor:
+        """The token of `choose_draft` alone, for a draft that nobody tests. (1, V) -> (1,) int64"""
+        if self._drafts_most_probable:
+            return logits.argmax(-1)
+        _, noised, token_ids = self._draft_scores(logits, drafted)
+        return token_ids[noised.argmax(-1, keepdim=True)]
+
     def choose_draft(self, logits: Tensor, drafted: list[int]) -> DraftChoice | None:
         """The token that an exit drafts after `drafted`, chosen as at verification; None for the most probable one.
 
         logits: (1, V) of the exit. Shares the noise of the position, and calls the stateless processors only.
         """
-        if not self._of_drafts and not self.request.do_sample:
+        if self._drafts_most_probable:
             return None
-        scores = self._processed(self._of_drafts, logits, drafted)
-        noised, token_ids = self._noised(scores, len(self.tokens) + len(drafted))
+        scores, noised, token_ids = self._draft_scores(logits, drafted)
         return draft_choice(scores, noised[None], token_ids)
+
+    @property
+    def _drafts_most_probable(self) -> bool:
+        return not self._of_drafts and not self.request.do_sample
+
+    def _draft_scores(self, logits: Tensor, drafted: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores after the stateless processors (1, V), with noise (k,), and the tokens of those (k,)."""
+        scores = self._processed(self._of_drafts, logits, drafted)
+        return scores, *self._noised(scores, len(self.tokens) + len(drafted))
 
     def top_margin(self, logits: Tensor) -> float:
         """How far the next token's score is above the second best, processors and noise included. logits: (1, V)"""

@@ -8,7 +8,7 @@ from specbound_controller.records import StepRecord
 
 def ratio(numerator: float, denominator: float) -> float:
     """Counts are kept and divided last; a zero denominator gives nan."""
-    return numerator / denominator if denominator else math.nan
+    return float(numerator / denominator) if denominator else math.nan
 
 
 @dataclass(slots=True)

@@ -53,6 +53,9 @@ class DraftChooser(Protocol):
     def eos_token_ids(self) -> frozenset[int]:
         """Tokens after which drafting makes no sense."""
 
+    def draft_token(self, logits: Tensor, drafted: list[int]) -> Tensor:
+        """The token after `drafted` by an exit's logits (1, V), without its signals: (1,) int64."""
+
     def choose_draft(self, logits: Tensor, drafted: list[int]) -> DraftChoice | None:
         """The token after `drafted` by an exit's logits (1, V); None for the most probable one."""
 
@@ -102,13 +105,13 @@ class Draft:
     def try_exit(self, logits: Tensor, exit_layer: int, threshold: float, num_layers: int) -> bool:
         """Tests one exit of the newest token on its logits (1, V); where it clears, its token joins the draft."""
         self.work.add_head(1)
-        choice = self.chooser.choose_draft(logits, self.tokens[1:])
         if threshold <= 0:
-            self._add(int(logits.argmax(-1) if choice is None else choice.token), exit_layer, math.nan, None)
+            self._add(int(self.chooser.draft_token(logits, self.tokens[1:])), exit_layer, math.nan, None)
             return True
         score_of = self.decision.score
         assert score_of is not None  # Decision checks it
         temperature = score_of.temperature(exit_layer, num_layers)
+        choice = self.chooser.choose_draft(logits, self.tokens[1:])
         signals = read_signals(logits, exit_layer, self.num_drafted, temperature, choice)
         self.work.num_exit_tests += 1
         self.work.num_learned_scores += score_of.is_learned
