@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from specbound.assets import demo_controller_dir
 from specbound.cli.edge import set_up
@@ -29,7 +29,7 @@ from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.controller import Controller
 from specbound_controller.policy import Policy
 from specbound_profiling.prompts import load_prompts
-from tests.decoding.families import VARIANTS, random_prompt
+from tests.decoding.families import VARIANTS, random_prompt, save_llama_with_outliers
 from tests.decoding.trials import NUM_LAYERS, POLICIES, Outcome, decode_both, model_of, new_policy
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "equivalence.md"
@@ -130,7 +130,7 @@ def quantised_lines() -> Iterator[Line]:
     """A random Llama, some of whose tokens have outliers in the sense of LLM.int8, through bitsandbytes."""
     prompts = [random_prompt(length, length) for length in PROMPT_LENGTHS]
     with tempfile.TemporaryDirectory() as folder:
-        save_llama_with_outliers(folder)
+        save_llama_with_outliers(folder, NUM_LAYERS)
         for weights, options in QUANTISED.items():
             dtype = torch.float32 if weights == "nf4" else torch.float16
             config = BitsAndBytesConfig(**options)
@@ -139,21 +139,6 @@ def quantised_lines() -> Iterator[Line]:
             )
             for exactness in LEVELS:
                 yield decode_line("llama", weights, exactness, [model.eval()], prompts)
-
-
-def save_llama_with_outliers(folder: str) -> None:
-    """A few dimensions are large enough that some tokens have activations above 6, and some have not."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 97, "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": NUM_LAYERS}
-    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, bos_token_id=None, eos_token_id=None)
-    model = LlamaForCausalLM(config)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            parameter.data.normal_(0.0, 0.2)
-    for layer in model.model.layers:
-        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-            norm.weight.data[[3, 50, 77]] = 4.0
-    model.save_pretrained(folder)
 
 
 def demo_lines() -> Iterator[Line]:

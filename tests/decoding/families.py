@@ -1,7 +1,9 @@
 """Small random models of every family that the adapter runs, built from a config."""
 
+from pathlib import Path
+
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from specbound.decoding.adapter import FAMILIES
 
@@ -79,3 +81,18 @@ def random_model(name: str, seed: int = 0, num_layers: int = 4, dtype: torch.dty
 def random_prompt(seed: int, length: int, vocab_size: int = 97) -> torch.Tensor:
     """(1, length) token ids."""
     return torch.randint(3, vocab_size, (1, length), generator=torch.Generator().manual_seed(seed))
+
+
+def save_llama_with_outliers(folder: Path | str, num_layers: int) -> None:
+    """A random llama on disk, with a few dimensions large enough that some tokens have int8 outliers, and some not."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 97, "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": num_layers}
+    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, bos_token_id=None, eos_token_id=None)
+    model = LlamaForCausalLM(config)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data.normal_(0.0, 0.2)
+    for layer in model.model.layers:
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+            norm.weight.data[[3, 50, 77]] = 4.0
+    model.save_pretrained(folder)

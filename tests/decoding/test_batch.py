@@ -14,26 +14,15 @@ from transformers import PreTrainedModel
 from specbound.decoding.cache import PreallocatedLayer
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.output import GenerateOutput
+from specbound.verify import RandomPolicy
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
 from tests.decoding.families import VARIANTS, random_model, random_prompt
-from tests.decoding.test_decoder import RandomPolicy
+from tests.step_fields import EXACT_FIELDS
 
 LENGTHS = (9, 1, 30, 14)
 """Prompts of one token, and up to past the sliding window of 12."""
 NEW_TOKENS = 16
-EXACT = (
-    "context_length",
-    "num_drafted",
-    "num_accepted",
-    "num_emitted",
-    "exit_layers",
-    "stop_reason",
-    "layer_calls_by_rows",
-    "head_reads_by_rows",
-    "num_exit_tests",
-)
-"""Fields of a step record that must be those of the row's single run."""
 
 
 class FollowingPolicy(StaticPolicy):
@@ -109,7 +98,7 @@ def together(
 def assert_same_steps(batch: list[StepRecord], single: list[StepRecord]) -> None:
     assert len(batch) == len(single)
     for ours, theirs in zip(batch, single, strict=True):
-        assert [getattr(ours, name) for name in EXACT] == [getattr(theirs, name) for name in EXACT]
+        assert [getattr(ours, name) for name in EXACT_FIELDS] == [getattr(theirs, name) for name in EXACT_FIELDS]
         for name in ("scores", "confidences", "entropies_nats"):
             assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=1e-4, nan_ok=True)
         assert ours.full_margin == pytest.approx(theirs.full_margin, abs=1e-4, nan_ok=True)

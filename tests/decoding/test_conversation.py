@@ -5,10 +5,10 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.verify import RandomPolicy
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from tests.decoding.families import VARIANTS, random_model, random_prompt
-from tests.decoding.test_decoder import RandomPolicy
 
 
 def turns(decoder: SpecBoundDecoder, num_turns: int = 3, **settings: object) -> list[torch.Tensor]:

@@ -2,9 +2,7 @@
 
 import copy
 import math
-import random
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,29 +11,13 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.request import greedy_twin
+from specbound.verify import RandomPolicy
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from specbound_controller.records import Decision, StepRecord
 from tests.decoding.families import VARIANTS, random_model, random_prompt
 
 NEW_TOKENS = 48
-
-
-class RandomPolicy(StaticPolicy):
-    """Another random decision at every step: exits, thresholds, widths, rules of combination."""
-
-    def __init__(self, num_layers: int, seed: int) -> None:
-        super().__init__((), w_max=0)
-        self.num_layers, self.random = num_layers, random.Random(seed)
-
-    def decide(self, features: np.ndarray | None) -> Decision:
-        rng = self.random
-        exits = rng.sample(range(1, self.num_layers), rng.randint(0, self.num_layers - 1))
-        thresholds = [rng.choice([0.0, 0.02, 0.1, 0.5, math.inf]) for _ in exits]
-        static = StaticPolicy(exits, thresholds, rng.randint(0, 9), alpha=rng.choice([0.0, 0.5, 2.0]))
-        combine = rng.choice(["token", "product"])
-        bound = rng.choice([None, 1, 2])
-        return replace(static.decide(None), combine=combine, d_max=bound)
 
 
 def policies(num_layers: int = 4) -> list[StaticPolicy | None]:

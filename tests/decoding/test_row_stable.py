@@ -15,8 +15,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
 )
 
@@ -34,7 +32,7 @@ from specbound.decoding.row_stable import (
 from specbound_controller.errors import UnsupportedModelError
 from specbound_controller.policy import StaticPolicy
 from specbound_controller.records import Decision
-from tests.decoding.families import COMMON, VARIANTS, random_model, random_prompt
+from tests.decoding.families import COMMON, VARIANTS, random_model, random_prompt, save_llama_with_outliers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NUM_POSITIONS = 64
@@ -96,26 +94,8 @@ def plain_and_speculative(model: PreTrainedModel, seed: int, length: int = 60) -
 @pytest.fixture(scope="module")
 def saved_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random llama on disk, with a few dimensions large enough that some tokens have int8 outliers, and some not."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=97,
-        hidden_size=128,
-        intermediate_size=192,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    model = LlamaForCausalLM(config)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            parameter.data.normal_(0.0, 0.2)
-    for layer in model.model.layers:
-        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-            norm.weight.data[[3, 50, 77]] = 4.0
     path = tmp_path_factory.mktemp("llama")
-    model.save_pretrained(path)
+    save_llama_with_outliers(path, num_layers=3)
     return path
 
 

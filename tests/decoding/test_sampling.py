@@ -12,10 +12,10 @@ from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.noise import gumbel_noise
 from specbound.decoding.request import Request
 from specbound.decoding.sequence import Sequence
+from specbound.verify import RandomPolicy
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from tests.decoding.families import VARIANTS, random_model, random_prompt
-from tests.decoding.test_decoder import RandomPolicy
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"top_k": 0},

@@ -8,10 +8,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.loading import load_model
+from specbound.verify import RandomPolicy
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from tests.decoding.families import random_model, random_prompt
-from tests.decoding.test_decoder import RandomPolicy
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,8 @@ from specbound_controller.errors import InputError
 from specbound_profiling import profile as stage
 from specbound_profiling.log import LogWriter, open_log
 from specbound_profiling.machine import machine_fingerprint
-from specbound_profiling.manifest import Manifest
-from specbound_profiling.trace import DEFAULT_TEMPERATURES, PromptTrace
+from specbound_profiling.trace import PromptTrace
+from tests.profiling.manifests import MANIFEST
 
 NUM_PROMPTS = 24
 WORDS = "the a cat dog sat ran on under mat tree and then it was that one two".split()  # noqa: SIM905
@@ -111,22 +111,7 @@ def test_run_killed_again_and_again_ends_with_the_log_of_an_undisturbed_one(
     assert open_log(root).manifest.counts["none"]["num_prompts"] == NUM_PROMPTS
 
 
-MANIFEST = Manifest(
-    model="tiny",
-    model_fingerprint="f" * 64,
-    num_layers=6,
-    vocab_size=100,
-    eos_token_ids=(9,),
-    prompts="prompts.jsonl",
-    prompts_hash="a" * 64,
-    num_prompts=3,
-    shard_prompts=2,
-    exit_layers=(1, 3),
-    temperatures=DEFAULT_TEMPERATURES,
-    compressions=("none",),
-    max_new_tokens=64,
-    seed=0,
-)
+SMALL = replace(MANIFEST, num_prompts=3)
 
 
 @pytest.fixture
@@ -137,8 +122,8 @@ def write(random_trace_of: TraceOf, with_branches_of: TraceOf, costs: CostTable)
     traces = [replace(with_branches_of(rng, trace, 4, share=0.5), eos_token_ids=(9,)) for trace in plain]
 
     def run(root: Path) -> None:
-        writer = LogWriter(root, MANIFEST)
-        for shard in range(MANIFEST.num_shards):
+        writer = LogWriter(root, SMALL)
+        for shard in range(SMALL.num_shards):
             if not writer.is_written("none", shard):
                 writer.write_shard("none", shard, traces[2 * shard : 2 * shard + 2])
         writer.write_costs("none", costs)

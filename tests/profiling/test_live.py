@@ -24,6 +24,7 @@ from specbound_profiling.replay import replay, replay_static
 from specbound_profiling.rollout import RolloutSettings
 from specbound_profiling.simulate import simulate
 from specbound_profiling.trace import PromptTrace
+from tests.step_fields import EXACT_FIELDS
 
 EXITS, NUM_LAYERS = (1, 2, 3), 4
 
@@ -62,18 +63,7 @@ def live(loaded: LoadedModel, prompts: list[torch.Tensor], traces: list[PromptTr
 
 
 def assert_same_work(live_step: StepRecord, replayed: StepRecord) -> None:
-    for name in (
-        "context_length",
-        "num_drafted",
-        "num_accepted",
-        "num_emitted",
-        "exit_layers",
-        "stop_reason",
-        "layer_calls_by_rows",
-        "head_reads_by_rows",
-        "num_exit_tests",
-        "num_learned_scores",
-    ):
+    for name in EXACT_FIELDS:
         assert getattr(live_step, name) == getattr(replayed, name), name
 
 

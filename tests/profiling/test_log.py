@@ -15,25 +15,10 @@ from specbound_controller.errors import InputError
 from specbound_profiling import log, manifest
 from specbound_profiling.log import LogWriter, open_log
 from specbound_profiling.manifest import Manifest, read_costs, read_manifest
-from specbound_profiling.trace import DEFAULT_TEMPERATURES, Branches, PromptTrace
+from specbound_profiling.trace import Branches, PromptTrace
+from tests.profiling.manifests import MANIFEST
 
 TraceOf = Callable[..., PromptTrace]
-MANIFEST = Manifest(
-    model="tiny",
-    model_fingerprint="f" * 64,
-    num_layers=6,
-    vocab_size=100,
-    eos_token_ids=(9,),
-    prompts="prompts.jsonl",
-    prompts_hash="a" * 64,
-    num_prompts=5,
-    shard_prompts=2,
-    exit_layers=(1, 3),
-    temperatures=DEFAULT_TEMPERATURES,
-    compressions=("none",),
-    max_new_tokens=64,
-    seed=0,
-)
 
 
 @pytest.fixture
