@@ -15,6 +15,8 @@ from typing import Any
 from specbound import __version__
 from specbound.config import DemoConfig
 from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import greedy_twin
 from specbound.evaluation import Evaluation
 from specbound.fingerprint import model_fingerprint
 from specbound.loading import load_model
@@ -128,11 +130,12 @@ def evaluate(config: DemoConfig, prompts: Sequence[TimedPrompt], log: StepLog, c
     ]
     prompts = [replace(p, max_new_tokens=t.num_positions) for p, t in zip(prompts, traces, strict=True)]  # loops cut
     static = best_static_action(log.traces(COMPRESSION), costs, adapter.num_layers, controller.config.alpha)
+    decoder = SpecBoundDecoder(greedy_twin(loaded.model), compression=COMPRESSION, record_steps=False)
     methods = [
         transformers_method(loaded.model),
-        policy_method("plain", loaded.model, StaticPolicy(()), COMPRESSION),
-        policy_method("best_static", loaded.model, static_policy(static, controller.config.alpha), COMPRESSION),
-        policy_method("controller", loaded.model, controller.policy(costs, COMPRESSION), COMPRESSION),
+        policy_method("plain", decoder, StaticPolicy(())),
+        policy_method("best_static", decoder, static_policy(static, controller.config.alpha)),
+        policy_method("controller", decoder, controller.policy(costs, COMPRESSION)),
     ]
     probe = ContentionProbe()
     evaluation = time_all(config, methods, prompts, adapter, probe)

@@ -4,20 +4,59 @@ Knows no model: what was decoded comes in as timings, what was replayed as total
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from specbound.decoding.stats import DecodeStats
 from specbound.differences import Difference
+from specbound.evaluate_compare import SpeedRatio, speed_ratio
 from specbound.measure import TimedPrompt, Timing
 from specbound.report import Row
-from specbound_profiling.bootstrap import bootstrap_ratio
+from specbound.verify import num_differing_tokens
 from specbound_profiling.replay_result import ReplayResult
 
 MAX_NEAR_TIE_SHARE = 0.01
 """A speedup is claimed where outputs differ, at near-ties only, on at most this share of the prompts."""
+PLAIN_AT_TOKEN = "plain_at_token"
+"""Plain decoding on the model's own kernels beside a bitwise level; its row is called `plain` too."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedRow(Row):
+    """A row of a report, and what only an evaluation can say."""
+
+    tokens_per_second_low: float = math.nan
+    """In the slowest round."""
+    tokens_per_second_high: float = math.nan
+    """In the fastest round."""
+    share_of_oracle_gain: float = math.nan
+    """(speedup - 1) over (the oracle's speedup - 1)."""
+    regret_to_oracle: float = math.nan
+    """Share of the oracle's tokens per second that is missing."""
+    decision_s_per_step: float = math.nan
+    """Seconds in the policy and in exit scores, per step; measured on runs of their own."""
+    num_differing_tokens: int = 0
+    """Places where the outputs are not plain decoding's, those that follow from a first difference included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The controller's speed over another method's, on the same prompts."""
+
+    compression: str
+    task: str
+    other: str
+    """The method that it is compared with."""
+    num_prompts: int
+    speed: SpeedRatio
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report."""
+        named = {"method": "controller", "other": self.other, "compression": self.compression, "task": self.task}
+        return {**named, "num_prompts": self.num_prompts, **asdict(self.speed)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +67,15 @@ class Evaluation:
     timings: Mapping[str, Sequence[Timing]]
     """Method -> one timing per prompt; holds `plain`."""
     differences: Sequence[Difference]
-    """Outputs that are not plain decoding's."""
+    """Outputs that are not plain decoding's, of the methods that promise them to be."""
     compression: str
     num_layers: int
     seed: int
     """Seed of the bootstrap."""
+    exactness: str = "token"
+    """What was promised: the kernels of plain decoding and of all policies."""
+    without_claim: Collection[str] = ()
+    """Methods that promise no equal output: their speed is shown, their speedup is not."""
 
     @property
     def tasks(self) -> list[str]:
@@ -49,32 +92,52 @@ class Evaluation:
     def seconds(self, method: str, indices: Sequence[int]) -> np.ndarray:
         return np.array([self.timings[method][i].seconds for i in indices])
 
+    def tokens_per_second(self, method: str) -> float:
+        """Over all prompts."""
+        indices = self.indices("all")
+        return float(self.tokens(method, indices).sum() / self.seconds(method, indices).sum())
+
     @property
     def reference(self) -> str:
-        """What speedups are over: the faster of plain decoding and transformers' generate on all prompts."""
-        plain_like = [name for name in ("plain", "transformers") if name in self.timings]
-        return min(plain_like, key=lambda name: self.seconds(name, self.indices("all")).sum())
+        """What speedups are over: plain decoding, or on the same kernels transformers' generate where it is faster."""
+        is_peer = "transformers" in self.timings and self.exactness == "token"
+        return max(("plain", "transformers") if is_peer else ("plain",), key=self.tokens_per_second)
 
-    def timed_rows(self) -> list[Row]:
+    def speed_ratio(self, method: str, other: str, indices: Sequence[int]) -> SpeedRatio:
+        """One method's tokens per second over another's on some prompts."""
+        parts = [f(name, indices) for name in (method, other) for f in (self.tokens, self.seconds)]
+        return speed_ratio(*parts, seed=self.seed)
+
+    def timed_rows(self) -> list[EvaluatedRow]:
         """Every method on every kind of content, totals last."""
         return [self._timed_row(method, task) for task in self.tasks for method in self.timings]
 
-    def _timed_row(self, method: str, task: str) -> Row:
+    def _timed_row(self, method: str, task: str) -> EvaluatedRow:
         indices = self.indices(task)
+        timings = [self.timings[method][i] for i in indices]
         seconds, tokens = self.seconds(method, indices), self.tokens(method, indices)
+        rounds = tokens.sum() / np.array([timing.runs_s for timing in timings]).sum(axis=0)
         ids = {self.prompts[i].prompt_id for i in indices}
         differing = [d for d in self.differences if d.method == method and d.prompt_id in ids]
-        row = Row(
-            method=method,
+        plain = [self.timings["plain"][i] for i in indices]
+        pairs = [(a.tokens, b.tokens) for a, b in zip(plain, timings, strict=True)]
+        is_comparable = not (method == "transformers" and self.is_sampled)
+        is_on_own_kernels = method in ("transformers", PLAIN_AT_TOKEN)
+        row = EvaluatedRow(
+            method="plain" if method == PLAIN_AT_TOKEN else method,
             compression=self.compression,
             task=task,
             num_prompts=len(indices),
             num_tokens=int(tokens.sum()),
             tokens_per_second=float(tokens.sum() / seconds.sum()),
-            outputs_equal=not differing,
+            outputs_equal=all(a == b for a, b in pairs) and not differing if is_comparable else None,
             num_near_ties=sum(d.is_near_tie for d in differing),
+            exactness="token" if is_on_own_kernels else self.exactness,
+            tokens_per_second_low=float(rounds.min()),
+            tokens_per_second_high=float(rounds.max()),
+            num_differing_tokens=sum(num_differing_tokens(a, b) for a, b in pairs) if is_comparable else 0,
         )
-        counts = [self.timings[method][i].stats for i in indices]
+        counts = [timing.stats for timing in timings]
         if all(stats is not None for stats in counts):
             total = sum((stats for stats in counts if stats is not None), DecodeStats())
             row = replace(
@@ -83,20 +146,34 @@ class Evaluation:
                 acceptance_rate=total.acceptance_rate,
                 layer_calls_per_token=total.layer_calls_per_token,
             )
-        return self._with_speedup(row, indices) if self._is_claimable(method) else row
+        return self._with_speedup(row, method, indices) if self.is_claimable(method) else row
 
-    def _is_claimable(self, method: str) -> bool:
-        """Whether all outputs are equal, or differ in verified near-ties on few prompts; judged on all prompts."""
+    @property
+    def is_sampled(self) -> bool:
+        """Whether tokens are drawn; transformers draws others than our loop then."""
+        return bool(self.prompts[0].sampling.get("do_sample"))
+
+    def is_claimable(self, method: str) -> bool:
+        """Whether a speedup may be claimed, judged on all prompts: the method promises plain decoding's output, every
+        run gave it, and where outputs differ they do so in verified near-ties on few prompts.
+        """
+        if method in self.without_claim or any(timing.num_deviating_runs for timing in self.timings[method]):
+            return False
         differing = [d for d in self.differences if d.method == method]
         return all(d.is_near_tie for d in differing) and len(differing) <= MAX_NEAR_TIE_SHARE * len(self.prompts)
 
-    def _with_speedup(self, row: Row, indices: Sequence[int]) -> Row:
-        reference = self.seconds(self.reference, indices) / self.tokens(self.reference, indices).sum()
-        own = self.seconds(row.method, indices) / self.tokens(row.method, indices).sum()
-        low, high = bootstrap_ratio(reference, own, self.seed) if row.method != self.reference else (math.nan, math.nan)
-        return replace(row, speedup=float(reference.sum() / own.sum()), speedup_low=low, speedup_high=high)
+    @property
+    def refused(self) -> list[str]:
+        """Methods that promise plain decoding's output and did not keep it."""
+        return [name for name in self.timings if name not in self.without_claim and not self.is_claimable(name)]
 
-    def replayed_rows(self, method: str, replayed: ReplayResult, plain: ReplayResult) -> list[Row]:
+    def _with_speedup(self, row: EvaluatedRow, method: str, indices: Sequence[int]) -> EvaluatedRow:
+        speed = self.speed_ratio(method, self.reference, indices)
+        is_reference = method == self.reference
+        low, high = (math.nan, math.nan) if is_reference else (speed.low, speed.high)
+        return replace(row, speedup=speed.ratio, speedup_low=low, speedup_high=high)
+
+    def replayed_rows(self, method: str, replayed: ReplayResult, plain: ReplayResult) -> list[EvaluatedRow]:
         """Rows of a replay on the same prompts, in their order, priced relative to plain decoding's measured time.
 
         Prefill is added to both sides as it was measured: replay knows decoding alone.
@@ -109,8 +186,9 @@ class Evaluation:
             share = float(of_task.seconds.sum()) / modelled if modelled else 1.0  # prefill yields one token
             seconds = self.prefill_seconds(indices) + share * self.decode_seconds(indices)
             tokens = self.tokens("plain", indices).sum()
+            reference = self.tokens(self.reference, indices).sum() / self.seconds(self.reference, indices).sum()
             rows.append(
-                Row(
+                EvaluatedRow(
                     method=method,
                     compression=self.compression,
                     task=task,
@@ -120,11 +198,25 @@ class Evaluation:
                     tokens_per_step=of_task.tokens_per_step,
                     acceptance_rate=of_task.acceptance_rate,
                     layer_calls_per_token=of_task.layer_calls_per_token,
-                    speedup=float(self.seconds(self.reference, indices).sum() / seconds),
+                    speedup=float(tokens / seconds / reference),
+                    exactness=self.exactness,
                     simulated=True,
                 )
             )
         return rows
+
+    def comparisons(self) -> list[Comparison]:
+        """The controller against every other method that drafts, where both may claim a speedup."""
+        names = [name for name in self.timings if name not in ("transformers", PLAIN_AT_TOKEN, "controller")]
+        if "controller" not in self.timings or not self.is_claimable("controller"):
+            return []
+        return [
+            Comparison(self.compression, task, other, len(indices), self.speed_ratio("controller", other, indices))
+            for task in self.tasks
+            for indices in [self.indices(task)]
+            for other in names
+            if self.is_claimable(other)
+        ]
 
     def prefill_seconds(self, indices: Sequence[int]) -> float:
         """Prefill of plain decoding on these prompts, seconds."""
@@ -140,3 +232,22 @@ class Evaluation:
         parts = [f"{name.replace('_', ' ')} {total.min():.2f} to {total.max():.2f}" for name, total in totals.items()]
         num_rounds = len(self.timings["plain"][0].runs_s)
         return f"seconds for all prompts over {num_rounds} rounds, least to most: {', '.join(parts)}"
+
+
+def with_oracle(rows: Iterable[EvaluatedRow]) -> list[EvaluatedRow]:
+    """The rows with their share of the oracle's gain and their regret to it, where they have a speedup."""
+    rows = list(rows)
+    limits = {row.task: row.speedup for row in rows if row.method == "oracle"}
+    return [
+        replace(
+            row,
+            share_of_oracle_gain=gain_share(row.speedup, limits[row.task]),
+            regret_to_oracle=1 - row.speedup / limits[row.task],
+        )
+        for row in rows
+    ]
+
+
+def gain_share(speedup: float, limit: float) -> float:
+    """Share of the oracle's gain over the reference; nan where it has none."""
+    return (speedup - 1) / (limit - 1) if limit > 1 else math.nan

@@ -1,12 +1,14 @@
 """Times methods against each other in one process: interleaved, order rotated, warmed up, outputs compared.
 
-Knows no policy and no prompt file: a method is a function from prompt ids and a token limit to tokens and counts.
+Knows no policy and no prompt file: a method is a function from a prompt, with its limit and its way of choosing
+tokens, to tokens and counts.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from transformers import PreTrainedModel
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import Request, greedy_twin
+from specbound.decoding.request import batch_from_arguments, greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.differences import Difference, find_difference
 from specbound_controller.policy import Policy
@@ -24,8 +26,25 @@ WARM_UP_TOKENS = 16
 PROBE_TOLERANCE = 0.10
 """Largest relative slowdown of the contention probe."""
 
-Run = Callable[[Tensor, int], tuple[list[int], DecodeStats | None]]
-"""(1, T) prompt ids and most new tokens -> new tokens, and counts where the method keeps them."""
+GREEDY: Mapping[str, Any] = {"do_sample": False}
+"""Arguments of the decoder that take the most probable tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPrompt:
+    """One prompt for all methods, with one limit and one way of choosing tokens for all."""
+
+    prompt_id: str
+    task: str
+    input_ids: Tensor
+    """(1, T) int64"""
+    max_new_tokens: int
+    sampling: Mapping[str, Any] = field(default_factory=lambda: GREEDY)
+    """Arguments of the decoder that choose the tokens, the prompt's own seed among them where it samples."""
+
+
+Run = Callable[[TimedPrompt], tuple[list[int], DecodeStats | None]]
+"""Decodes one prompt: new tokens, and counts where the method keeps them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +54,6 @@ class Method:
     name: str
     """As in the `method` column of a report."""
     run: Run
-    """Decodes one prompt."""
-
-
-@dataclass(frozen=True, slots=True)
-class TimedPrompt:
-    """One prompt for all methods, with one limit for all."""
-
-    prompt_id: str
-    task: str
-    input_ids: Tensor
-    """(1, T) int64"""
-    max_new_tokens: int
 
 
 @dataclass(slots=True)
@@ -54,13 +61,15 @@ class Timing:
     """What one method did on one prompt."""
 
     tokens: list[int] = field(default_factory=list)
-    """New tokens."""
+    """New tokens of the first run."""
     stats: DecodeStats | None = None
-    """Counts of one run (the runs are equal); None where the method keeps none."""
+    """Counts of the last run; None where the method keeps none."""
     runs_s: list[float] = field(default_factory=list)
     """Seconds from call to return, one per round."""
     prefill_runs_s: list[float] = field(default_factory=list)
     """Of these in prefill; empty where the method keeps no counts."""
+    num_deviating_runs: int = 0
+    """Runs whose tokens are not the first one's: none, where decoding is what it promises to be."""
 
     @property
     def seconds(self) -> float:
@@ -103,25 +112,28 @@ class ContentionProbe:
         return self.slowdown <= PROBE_TOLERANCE
 
 
-def policy_method(name: str, model: PreTrainedModel, policy: Policy, compression: str) -> Method:
-    """Our decoder under a policy; `StaticPolicy(())` is plain decoding."""
-    decoder = SpecBoundDecoder(greedy_twin(model), policy=policy, compression=compression, record_steps=False)
+def policy_method(name: str, decoder: SpecBoundDecoder, policy: Policy) -> Method:
+    """Our decoder under a policy; `StaticPolicy(())` is plain decoding. Several methods may share one decoder."""
 
-    def run(input_ids: Tensor, max_new_tokens: int) -> tuple[list[int], DecodeStats]:
-        output = decoder.decode([input_ids], max_new_tokens=max_new_tokens)
-        return output.sequences[0, input_ids.shape[1] :].tolist(), output.stats
+    def run(prompt: TimedPrompt) -> tuple[list[int], DecodeStats]:
+        decoder.policy = policy
+        output = decoder.decode([prompt.input_ids], max_new_tokens=prompt.max_new_tokens, **prompt.sampling)
+        return output.sequences[0, prompt.input_ids.shape[1] :].tolist(), output.stats
 
     return Method(name, run)
 
 
 def transformers_method(model: PreTrainedModel) -> Method:
-    """transformers' own greedy generate."""
+    """transformers' own generate. Where it samples it draws other tokens than our loop does with the same seed."""
     twin = greedy_twin(model)
 
-    def run(input_ids: Tensor, max_new_tokens: int) -> tuple[list[int], None]:
-        input_ids = input_ids.to(model.device)
+    def run(prompt: TimedPrompt) -> tuple[list[int], None]:
+        input_ids = prompt.input_ids.to(model.device)
+        arguments = dict(prompt.sampling)
+        if "seed" in arguments:
+            torch.manual_seed(arguments.pop("seed"))
         mask = torch.ones_like(input_ids)
-        output = twin.generate(input_ids, attention_mask=mask, max_new_tokens=max_new_tokens)
+        output = twin.generate(input_ids, attention_mask=mask, max_new_tokens=prompt.max_new_tokens, **arguments)
         return output[0, input_ids.shape[1] :].tolist(), None
 
     return Method("transformers", run)
@@ -139,31 +151,51 @@ def time_methods(
     """
     timings = {method.name: [Timing() for _ in prompts] for method in methods}
     for method in methods:
-        method.run(prompts[0].input_ids, min(WARM_UP_TOKENS, prompts[0].max_new_tokens))
+        method.run(replace(prompts[0], max_new_tokens=min(WARM_UP_TOKENS, prompts[0].max_new_tokens)))
     probe.sample()
     for round_index in range(num_rounds):
         for prompt_index, prompt in enumerate(prompts):
             first = (round_index + prompt_index) % len(methods)
             for method in [*methods[first:], *methods[:first]]:
-                timing = timings[method.name][prompt_index]
-                started = time.perf_counter()
-                timing.tokens, timing.stats = method.run(prompt.input_ids, prompt.max_new_tokens)
-                timing.runs_s.append(time.perf_counter() - started)
-                if timing.stats is not None:
-                    timing.prefill_runs_s.append(timing.stats.prefill_seconds)
+                _time(method, prompt, timings[method.name][prompt_index])
             probe.sample()
     return timings
 
 
+def _time(method: Method, prompt: TimedPrompt, timing: Timing) -> None:
+    """One more run."""
+    started = time.perf_counter()
+    tokens, timing.stats = method.run(prompt)
+    timing.runs_s.append(time.perf_counter() - started)
+    if len(timing.runs_s) == 1:
+        timing.tokens = tokens
+    timing.num_deviating_runs += tokens != timing.tokens
+    if timing.stats is not None:
+        timing.prefill_runs_s.append(timing.stats.prefill_seconds)
+
+
 def find_differences(
-    timings: dict[str, list[Timing]], prompts: Sequence[TimedPrompt], adapter: ModelAdapter
+    timings: Mapping[str, Sequence[Timing]],
+    prompts: Sequence[TimedPrompt],
+    adapter: ModelAdapter,
+    exactness: str = "token",
 ) -> list[Difference]:
-    """Every (method, prompt) whose output is not plain decoding's, with a verdict. All of them greedy."""
+    """Every (method, prompt) whose output is not plain decoding's, with a verdict.
+
+    timings: of methods that promise plain decoding's output at this exactness, and `plain`.
+    """
     differences = []
     for name, of_method in timings.items():
         for prompt, expected, actual in zip(prompts, timings["plain"], of_method, strict=True):
-            request = Request(tuple(prompt.input_ids[0].tolist()), prompt.max_new_tokens)
-            difference = find_difference(name, prompt.prompt_id, adapter.model, request, expected.tokens, actual.tokens)
-            if difference is not None:
-                differences.append(difference)
+            if actual.tokens == expected.tokens:
+                continue
+            arguments = {**prompt.sampling, "max_new_tokens": prompt.max_new_tokens}
+            seed = arguments.pop("seed", None)
+            twin = greedy_twin(adapter.model)
+            batch = batch_from_arguments(twin, adapter, [prompt.input_ids], None, None, seed, arguments)
+            difference = find_difference(
+                name, prompt.prompt_id, twin, batch.requests[0], expected.tokens, actual.tokens, exactness
+            )
+            assert difference is not None  # the tokens differ
+            differences.append(difference)
     return differences

@@ -1,14 +1,16 @@
 """Timing: order, medians, equality, near-ties, the contention probe."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import greedy_twin
 from specbound.measure import (
     ContentionProbe,
     Method,
@@ -44,11 +46,15 @@ def prompts(number: int, limit: int = 12) -> list[TimedPrompt]:
     return [TimedPrompt(f"p{i}", "even" if i % 2 == 0 else "odd", x, limit) for i, x in enumerate(ids)]
 
 
+def decoder_of(model: LlamaForCausalLM) -> SpecBoundDecoder:
+    return SpecBoundDecoder(greedy_twin(model), record_steps=False)
+
+
 def counting_methods(names: str, calls: list[str]) -> list[Method]:
     def method(name: str) -> Method:
-        def run(input_ids: Tensor, max_new_tokens: int) -> tuple[list[int], None]:
+        def run(prompt: TimedPrompt) -> tuple[list[int], None]:
             calls.append(name)
-            return [1] * max_new_tokens, None
+            return [1] * prompt.max_new_tokens, None
 
         return Method(name, run)
 
@@ -68,6 +74,31 @@ def test_seconds_are_the_median_over_rounds() -> None:
     assert Timing(runs_s=[0.1, 9.0, 0.2]).seconds == 0.2
 
 
+def test_a_method_whose_runs_differ_is_found_out() -> None:
+    answers = iter(([0], [1], [2], [1]))  # the first one warms up
+    method = Method("moody", lambda prompt: (next(answers), None))
+    (timing,) = time_methods([method], prompts(1), 3, ContentionProbe(16, 1))["moody"]
+    assert (timing.tokens, timing.num_deviating_runs) == ([1], 1)
+
+
+def test_sampled_prompts_take_their_own_seed(model: LlamaForCausalLM) -> None:
+    decoder = decoder_of(model)
+    sampled = [
+        replace(p, sampling={"do_sample": True, "temperature": 2.0, "seed": 5 + i}) for i, p in enumerate(prompts(2))
+    ]
+    sampled.append(replace(sampled[0], sampling={"do_sample": True, "temperature": 2.0, "seed": 9}))
+    methods = [
+        transformers_method(model),
+        policy_method("plain", decoder, StaticPolicy(())),
+        policy_method("fixed", decoder, StaticPolicy((2,), 0.0, 3)),
+    ]
+    timings = time_methods(methods, sampled, 2, ContentionProbe(16, 1))
+    assert all(timing.num_deviating_runs == 0 for of_method in timings.values() for timing in of_method)
+    plain = [timing.tokens for timing in timings["plain"]]
+    assert plain == [timing.tokens for timing in timings["fixed"]]
+    assert plain[0] != plain[2] and plain[0] != timings["transformers"][0].tokens
+
+
 def test_the_probe_samples_before_between_and_after() -> None:
     probe = ContentionProbe(16, 1)
     time_methods(counting_methods("a", []), prompts(3), 2, probe)
@@ -83,10 +114,11 @@ def test_a_slowdown_above_ten_per_cent_is_noise() -> None:
 
 
 def test_all_methods_give_the_same_tokens(model: LlamaForCausalLM) -> None:
+    decoder = decoder_of(model)
     methods = [
         transformers_method(model),
-        policy_method("plain", model, StaticPolicy(()), "none"),
-        policy_method("fixed", model, StaticPolicy((2,), 0.0, 3), "none"),
+        policy_method("plain", decoder, StaticPolicy(())),
+        policy_method("fixed", decoder, StaticPolicy((2,), 0.0, 3)),
     ]
     asked = prompts(3)
     timings = time_methods(methods, asked, 1, ContentionProbe(16, 1))
@@ -98,8 +130,8 @@ def test_all_methods_give_the_same_tokens(model: LlamaForCausalLM) -> None:
 def test_no_setting_of_the_generation_config_reaches_a_method(
     model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompt = prompts(1)[0].input_ids
-    expected = policy_method("plain", model, StaticPolicy(()), "none").run(prompt, 12)[0]
+    prompt = prompts(1)[0]
+    expected = policy_method("plain", decoder_of(model), StaticPolicy(())).run(prompt)[0]
     asked = GenerationConfig(
         do_sample=True,
         temperature=5.0,
@@ -113,14 +145,14 @@ def test_no_setting_of_the_generation_config_reaches_a_method(
         max_length=7,
     )
     monkeypatch.setattr(model, "generation_config", asked)
-    assert transformers_method(model).run(prompt, 12)[0] == expected
-    assert policy_method("plain", model, StaticPolicy(()), "none").run(prompt, 12)[0] == expected
+    assert transformers_method(model).run(prompt)[0] == expected
+    assert policy_method("plain", decoder_of(model), StaticPolicy(())).run(prompt)[0] == expected
     assert model.generation_config is asked
 
 
 def test_a_wrong_token_is_found_and_is_no_near_tie(model: LlamaForCausalLM) -> None:
     asked = prompts(1)
-    plain = policy_method("plain", model, StaticPolicy(()), "none").run(asked[0].input_ids, 12)[0]
+    plain = policy_method("plain", decoder_of(model), StaticPolicy(())).run(asked[0])[0]
     wrong = [*plain[:6], (plain[6] + 1) % 50, *plain[7:]]
     timings = {"plain": [Timing(plain)], "broken": [Timing(wrong)], "short": [Timing(plain[:4])]}
     broken, short = find_differences(timings, asked, ModelAdapter(model))
