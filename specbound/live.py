@@ -1,4 +1,5 @@
-"""Replayed against live: the same policies on prompts of a log, with the real decoder. Writes nothing.
+"""Replayed against live: the same policies on prompts of a log, with the real decoder. Writes nothing but, where asked
+for, the live steps into the log.
 
 Steps are timed with the clock that cost tables are measured with. The first step of each prompt is left out of the
 seconds on both sides, as it is there: it begins in prefill.
@@ -6,6 +7,8 @@ seconds on both sides, as it is there: it begins in prefill.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from math import nan
 from statistics import median
 from typing import Any
 
@@ -24,6 +27,7 @@ from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
 from specbound_controller.records import StepRecord
 from specbound_controller.work import record_work
+from specbound_profiling.live_steps import LiveSteps
 from specbound_profiling.log import StepLog
 from specbound_profiling.prompts import load_prompts, prompts_hash
 from specbound_profiling.replay import replay
@@ -103,8 +107,16 @@ class _Run:
     tokens: list[int]
     """New tokens."""
     stats: DecodeStats
+    step_seconds: tuple[float, ...]
+    """Of every step; nan of the first."""
     late_seconds: float
     """Of all steps but the first."""
+
+    def live_steps(self, prompt_id: str, compression: str, policy: str) -> LiveSteps:
+        """The steps for a log."""
+        timed = zip(self.stats.steps, self.step_seconds, strict=True)
+        records = tuple(replace(record, seconds=seconds) for record, seconds in timed)
+        return LiveSteps(prompt_id, compression, policy, records)
 
 
 def compare_live(
@@ -114,12 +126,14 @@ def compare_live(
     num_prompts: int,
     policies: Mapping[str, Callable[[], Policy]],
     num_rounds: int = 1,
+    save_steps: bool = False,
 ) -> LiveComparison:
     """Decodes some of a log's prompts under every policy, one after the other on each, and replays it on their traces.
 
     Args:
         policies: name -> makes a fresh policy; both ways begin with one, and take the prompts in one order.
         num_rounds: times that every prompt is decoded; the median of its seconds counts.
+        save_steps: keep the steps of the first round in the log.
 
     Raises:
         InputError: the log's model or prompts are not to be had, or are others now.
@@ -135,6 +149,10 @@ def compare_live(
     for name, new_policy in policies.items():
         decoder, runs = decoders[name], all_runs[name]
         traces = [prompt.trace for prompt in prompts]
+        if save_steps:
+            of_prompts = zip(prompts, runs, strict=True)
+            steps = [run.live_steps(prompt.trace.prompt_id, compression, name) for prompt, run in of_prompts]
+            log.write_live_steps(compression, name, steps)
         replayed = replay(traces, new_policy(), costs, num_layers, compression, keep_records=True)
         equal = []
         for index, (prompt, run) in enumerate(zip(prompts, runs, strict=True)):
@@ -214,7 +232,8 @@ def _decode(decoder: SpecBoundDecoder, prompt: _Prompt) -> _Run:
 
     output = decoder.decode([prompt.ids], on_step=mark, **prompt.arguments)
     tokens = output.sequences[0, prompt.ids.shape[1] :].tolist()
-    return _Run(tokens, output.stats, marks[-1] - marks[0] if marks else 0.0)
+    seconds = (nan, *(later - earlier for earlier, later in pairwise(marks))) if marks else ()
+    return _Run(tokens, output.stats, seconds, marks[-1] - marks[0] if marks else 0.0)
 
 
 def _difference(name: str, decoder: SpecBoundDecoder, prompt: _Prompt, run: _Run) -> Difference | None:

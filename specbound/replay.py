@@ -171,7 +171,7 @@ def replay_log(config: ReplayConfig, say: Say) -> Replay:
         if config.live:
             say(f"{compression}: decoding {config.live} prompts")
             policies = {name: partial(level.policy, name) for name in names if name not in ORACLES}
-            compared = compare_live(log, compression, costs, config.live, policies)
+            compared = compare_live(log, compression, costs, config.live, policies, save_steps=config.save_steps)
             result.live += compared.items
             result.notes += compared.differences
             result.num_bugs += compared.num_bugs

@@ -43,6 +43,9 @@ class ReplayConfig:
     """Longest draft of best_static, random and the oracles, at least 1."""
     live: int = 0
     """Decode so many of the log's prompts with the real decoder too, and compare; 0 runs no model."""
+    save_steps: bool = False
+    """Keep the steps of this live decoding in the log, under steps/, in place of earlier ones of the same policies;
+    specbound report then shows how far their scores could be trusted."""
     seed: int = 0
     """Seed of random and of the bootstrap."""
     speckv: str | None = None
@@ -61,6 +64,8 @@ class ReplayConfig:
             raise InputError("speckv_clock needs speckv, the step log that it belongs to")
         if (self.log is None) == (self.speckv is None):
             raise InputError("--log or --speckv is required, and only one of them; see specbound replay --help")
+        if self.save_steps and not self.live:
+            raise InputError("save_steps keeps live steps, and needs live, the number of prompts to decode")
         for policy in () if self.policy == "auto" else self.policy:
             require_one_of(REPLAYED_POLICIES, policy=policy)
         for level in () if self.compression == "auto" else self.compression:

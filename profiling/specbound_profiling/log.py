@@ -1,8 +1,8 @@
 """The step log on disk: shards written whole or not at all, resume, and reading shard by shard.
 
 Layout of a log directory: `exits/LEVEL-NNNNN.parquet`, `branches/LEVEL-NNNNN.parquet`, `positions/LEVEL-NNNNN.parquet`
-(LEVEL a compression level, NNNNN a shard), `manifest.json`, `costs.json`. A shard counts as written when all its files
-stand. Knows no model.
+(LEVEL a compression level, NNNNN a shard), `manifest.json`, `costs.json`, and where live steps were asked for
+`steps/LEVEL-POLICY.parquet`. A shard counts as written when all its files stand. Knows no model.
 """
 
 import os
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
+from specbound_profiling.live_steps import STEPS_SCHEMA, LiveSteps, live_steps_of, steps_table
 from specbound_profiling.manifest import (
     Manifest,
     identity,
@@ -79,17 +80,7 @@ class LogWriter:
         rows = {"exits": exits_table, "branches": branches_table, "positions": positions_table}
         tables = {folder: rows[folder](traces) for folder in _FOLDERS}
         paths = {folder: _shard_path(self.root, folder, compression, shard) for folder in tables}
-        partials = {folder: path.with_suffix(".partial") for folder, path in paths.items()}
-        try:
-            for folder, table in tables.items():
-                with writing(paths[folder]):
-                    pq.write_table(table, partials[folder], compression="zstd", write_page_checksum=True)
-            for folder, path in paths.items():
-                with writing(path):
-                    os.replace(partials[folder], path)
-        finally:
-            for partial in partials.values():
-                partial.unlink(missing_ok=True)
+        _write_tables({paths[folder]: table for folder, table in tables.items()})
 
     def write_costs(self, compression: str, table: CostTable) -> None:
         """Puts a compression level's cost table into `costs.json`."""
@@ -137,6 +128,27 @@ class StepLog:
     def traces(self, compression: str) -> list[PromptTrace]:
         """All traces of a level, in the order of the prompts."""
         return [trace for traces in self.iter_shards(compression) for trace in traces]
+
+    def write_live_steps(self, compression: str, policy: str, runs: Sequence[LiveSteps]) -> None:
+        """Keeps the live steps of a policy at a level, in place of those that were kept of it before."""
+        _make_directory(self.root / "steps")
+        _write_tables({self.root / "steps" / f"{compression}-{policy}.parquet": steps_table(runs)})
+
+    def live_steps(self, compression: str) -> dict[str, list[LiveSteps]]:
+        """Policy -> the live steps that were kept of it at a level, prompt by prompt; empty where none were.
+
+        Raises:
+            InputError: a file is damaged (it is named).
+        """
+        found = {}
+        for path in sorted((self.root / "steps").glob(f"{compression}-*.parquet")):
+            table = _read_table(path, STEPS_SCHEMA, "replay with --live and --save-steps")
+            try:
+                runs = list(live_steps_of(table))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{path} is not a file of live steps: {error}; delete it") from error
+            found[path.stem.removeprefix(f"{compression}-")] = runs
+        return found
 
     def _read_shard(self, compression: str, shard: int) -> list[PromptTrace]:
         paths = {folder: _shard_path(self.root, folder, compression, shard) for folder in _FOLDERS}
@@ -203,15 +215,31 @@ def _shard_path(root: Path, folder: str, compression: str, shard: int) -> Path:
     return root / folder / f"{compression}-{shard:05d}.parquet"
 
 
-def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def _write_tables(tables: Mapping[Path, pa.Table]) -> None:
+    """Writes files beside their places and then renames them, so that none of them is ever half there."""
+    partials = {path: path.with_suffix(".partial") for path in tables}
+    try:
+        for path, table in tables.items():
+            with writing(path):
+                pq.write_table(table, partials[path], compression="zstd", write_page_checksum=True)
+        for path, partial in partials.items():
+            with writing(path):
+                os.replace(partial, path)
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+
+
+def _read_table(path: Path, schema: pa.Schema, remedy: str = "profile") -> pa.Table:
+    """remedy: what writes the file again."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; profile again") from None
+        raise InputError(f"{path} is missing; {remedy} again") from None
     except (OSError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{path} is damaged: {reason}; delete it and profile again") from error
+        raise InputError(f"{path} is damaged: {reason}; delete it and {remedy} again") from error
     if not table.schema.equals(schema):
         raise InputError(f"{path} must have the columns {', '.join(schema.names)}, got {', '.join(table.schema.names)}")
     return table

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from specbound.replay_config import REPLAYED_POLICIES
-from specbound_profiling.log import StepLog
+from specbound_profiling.log import StepLog, open_log
 from specbound_profiling.trace import PromptTrace
 
 Run = Callable[..., tuple[int, str, str]]
@@ -79,6 +80,24 @@ def test_live_decoding_does_what_an_exact_log_says(run: Run, tiny_log: Path, tmp
     assert items["none", "static", "seconds"]["live"] > 0
 
 
+def test_live_steps_are_kept_where_asked_for(run: Run, tiny_log: Path, tmp_path: Path) -> None:
+    log = shutil.copytree(tiny_log, tmp_path / "log")
+    options = ("--log", str(log), *STATIC, "--compression", "bf16", "--width", "3", "--live", "4")
+    report_of(run, tmp_path, *options)
+    assert not (log / "steps").exists()
+    report = report_of(run, tmp_path, *options, "--save-steps")
+    found = open_log(log).live_steps("bf16")
+    assert list(found) == ["plain", "static"] and open_log(log).live_steps("none") == {}
+    live = {(item["policy"], item["item"]): item["live"] for item in report["live"]}
+    for policy, runs in found.items():
+        assert len({each.prompt_id for each in runs}) == 4
+        records = [record for each in runs for record in each.records]
+        assert sum(r.num_emitted for r in records) / len(records) == live[policy, "tokens per step"]
+        late = [record.seconds for each in runs for record in each.records[1:]]
+        assert sum(late) == pytest.approx(live[policy, "seconds"])
+        assert all(math.isnan(each.records[0].seconds) for each in runs)
+
+
 def test_live_verdicts_are_printed(run: Run, tiny_log: Path) -> None:
     code, out, _ = run("replay", "--log", str(tiny_log), *STATIC, "--compression", "none", "--live", "1")
     assert code == 0
@@ -116,8 +135,6 @@ def test_live_refuses_prompts_that_have_changed(run: Run, tiny_log: Path) -> Non
 def test_costs_are_the_logs_or_measured_here_once(
     run: Run, tiny_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from specbound_profiling.log import open_log
-
     own = open_log(tiny_log).costs["none"]
     calls = []
 
@@ -151,6 +168,7 @@ def test_json_on_standard_output_leaves_the_table_out(run: Run, tiny_log: Path) 
         (("--log", "x", "--policy", "static"), "policy static needs exit_layers"),
         (("--log", "x", "--exit-layers", "2"), "exit_layers belong to the policy static"),
         (("--log", "x", "--compression", "int3"), "compression must be one of"),
+        (("--log", "x", "--save-steps"), "save_steps keeps live steps, and needs live"),
         (("--log", "x", "--live", "-1"), "live must be >= 0"),
         (("--log", "x", *STATIC, "--threshold", "2"), "threshold must be in [0, 1]"),
         (("--log", "x", *STATIC, "--alpha", "-1"), "alpha must be >= 0"),
