@@ -1,0 +1,52 @@
+"""Policies that decide the same at every step: a static action, and LayerSkip's fixed draft."""
+
+from dataclasses import dataclass
+
+from specbound_controller.actions import Action
+from specbound_controller.baselines.situation import Situation, check_draft
+from specbound_controller.policy import AnnealedConfidence, StaticPolicy
+from specbound_controller.records import Decision
+
+
+class FixedPolicy(StaticPolicy):
+    """One decision, whatever its score."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__((), w_max=0)
+        self.exit_layers = tuple(exit_layer for exit_layer, _ in decision.exits())
+        self._decision = decision
+
+
+@dataclass(frozen=True, slots=True)
+class StaticSettings:
+    """An action of the static grid: what a user could choose by hand."""
+
+    action: Action
+    alpha: float = 0.0
+    """Strength of annealing, for an action with a threshold."""
+
+    def __post_init__(self) -> None:
+        if self.action.score == "learned":
+            raise ValueError("a static action must not need a controller's score")
+        if not self.alpha >= 0.0:
+            raise ValueError(f"alpha must be >= 0, got {self.alpha}")
+
+    def policy(self, situation: Situation) -> FixedPolicy:
+        """The action at every step."""
+        return FixedPolicy(self.action.decision({"annealed": AnnealedConfidence(self.alpha)}))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSkipSettings:
+    """LayerSkip (arXiv 2404.16710): one exit layer, one draft length, no test."""
+
+    exit_layer: int
+    length: int
+    """Draft tokens of every step."""
+
+    def __post_init__(self) -> None:
+        check_draft(self.exit_layer, self.length)
+
+    def policy(self, situation: Situation) -> FixedPolicy:
+        """The same draft at every step."""
+        return FixedPolicy(Decision(w_max=self.length, thresholds={self.exit_layer: 0.0}))
