@@ -133,7 +133,8 @@ def learned_action(controller: Controller, compression: str, costs: CostTable) -
     """
     sample = controller.sample
     of_level = FEATURE_NAMES.index(f"compression_{controller.level_used(compression)}")
-    weights = sample.weights * (sample.features[:, of_level] > 0.5)
+    is_level = sample.features[:, of_level] > 0.5
+    weights = sample.weights * is_level if is_level.any() else sample.weights
     emitted, seconds = controller.step_policy.table(
         sample.features, sample.context_lengths, costs, controller.config.num_layers
     )

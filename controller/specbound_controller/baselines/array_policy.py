@@ -63,9 +63,8 @@ class ArrayPolicy(ABC):
     def observe(self, record: StepRecord) -> None:
         """Sees what the step did."""
         counts = (record.num_drafted, record.num_accepted, record.num_emitted, record.context_length)
-        self.learn(
-            _ONLY, Taken(*(np.array([count]) for count in counts), record_work(record, self.needs_features)[None])
-        )
+        drafted, accepted, emitted, context = (np.array([count]) for count in counts)
+        self.learn(_ONLY, Taken(drafted, accepted, emitted, context, record_work(record, self.needs_features)[None]))
 
     def decide_batch(self, features: np.ndarray | None, rows: np.ndarray) -> Choices:
         """The decisions for the steps that some sequences begin."""
@@ -73,5 +72,6 @@ class ArrayPolicy(ABC):
 
     def observe_batch(self, rows: np.ndarray, steps: StepBatch) -> None:
         """Sees what those steps did."""
-        counts = (steps.num_drafted, steps.num_accepted, steps.num_emitted, steps.context_length)
-        self.learn(rows, Taken(*counts, steps.work))
+        self.learn(
+            rows, Taken(steps.num_drafted, steps.num_accepted, steps.num_emitted, steps.context_length, steps.work)
+        )

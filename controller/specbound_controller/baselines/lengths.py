@@ -43,7 +43,8 @@ class HeuristicLength(LengthPolicy):
     """Two tokens more after a draft that was accepted as a whole, one less after any other."""
 
     def moved(self, wanted: np.ndarray, accepted: np.ndarray, is_full: np.ndarray) -> np.ndarray:
-        return np.clip(wanted + np.where(is_full, 2.0, -1.0), 1.0, self.longest)
+        length: np.ndarray = np.clip(wanted + np.where(is_full, 2.0, -1.0), 1.0, self.longest)
+        return length
 
 
 class AveragedLength(LengthPolicy):
@@ -55,7 +56,8 @@ class AveragedLength(LengthPolicy):
 
     def moved(self, wanted: np.ndarray, accepted: np.ndarray, is_full: np.ndarray) -> np.ndarray:
         seen = accepted + self.stretch * is_full
-        return np.clip(wanted + self.rate * (seen - wanted), 1.0, self.longest)
+        length: np.ndarray = np.clip(wanted + self.rate * (seen - wanted), 1.0, self.longest)
+        return length
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -118,11 +118,11 @@ def _tuned_file(content: Any) -> TunedFile:
     unknown = sorted(set(levels) - set(COMPRESSIONS))
     if unknown or not levels:
         raise ValueError(f"levels must be among {', '.join(COMPRESSIONS)}, got {unknown[0] if unknown else 'none'!r}")
-    found = _built(TunedFile, {**others, "levels": {}}, "the file")
-    if found.num_layers < 2 or not all(1 <= layer < found.num_layers for layer in found.exit_layers):
-        raise ValueError(f"exit_layers must be in [1, {found.num_layers - 1}], got {list(found.exit_layers)}")
+    found: TunedFile = _built(TunedFile, {**others, "levels": {}}, "the file")
+    if found.num_layers < 2 or not all(0 <= layer < found.num_layers for layer in found.exit_layers):
+        raise ValueError(f"exit_layers must be in [0, {found.num_layers - 1}], got {list(found.exit_layers)}")
     built = {name: _level(values, name, found.exit_layers) for name, values in levels.items()}
-    return _built(TunedFile, {**others, "levels": built}, "the file")
+    return replace(found, levels=built)
 
 
 def _level(values: Any, name: str, exit_layers: tuple[int, ...]) -> TunedLevel:
@@ -137,7 +137,8 @@ def _level(values: Any, name: str, exit_layers: tuple[int, ...]) -> TunedLevel:
         if not _layers(settings) <= {0, *exit_layers}:
             raise ValueError(f"{where}: exit layers must be among {list(exit_layers)}, got {sorted(_layers(settings))}")
         policies[policy] = _built(Tuned, {**entry, "settings": settings}, where)
-    return _built(TunedLevel, {**values, "policies": policies}, name)
+    level: TunedLevel = _built(TunedLevel, {**values, "policies": policies}, name)
+    return level
 
 
 def _layers(settings: Any) -> set[int]:
