@@ -5,10 +5,11 @@ Knows no command line. No model runs: of the model only the tokenizer is loaded,
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from specbound import __version__
+from specbound.files import make_folder, write_file
 from specbound.loading import load_tokenizer
 from specbound_controller.errors import InputError
 from specbound_profiling.log import StepLog, open_log
@@ -18,6 +19,7 @@ from specbound_profiling.report.plots import acceptance_figure, groups_figure, p
 from specbound_profiling.report.records import LevelCalibration
 from specbound_profiling.report.tokens import Decode, view_level
 from specbound_train.calibrate import calibrate, judged_prompts
+from specbound_train.live_calibration import calibrate_live
 
 logger = logging.getLogger(__name__)
 PAGE_NAME = "report.html"
@@ -51,6 +53,8 @@ def write_calibration_report(config: ReportConfig) -> CalibrationReport:
         others = [trace for trace in usable if trace.prompt_id in judged]
         num_layers = log.manifest.num_layers
         level = calibrate(fitted, others, num_layers, config.alpha)
+        live = map(calibrate_live, log.live_steps(compression).values())
+        level = replace(level, live=tuple(each for each in live if each.num_drafted))
         view = view_level(traces, level.alpha, num_layers, config.num_viewed, decode) if config.num_viewed else None
         own = {
             "Reliability": ("reliability", png(reliability_figure(level))),
@@ -104,24 +108,3 @@ def _facts(log: StepLog, levels: Sequence[LevelCalibration]) -> dict[str, str]:
         "versions": ", ".join(f"{name} {manifest.versions[name]}" for name in sorted(manifest.versions)),
         "made by": f"specbound {__version__}",
     }
-
-
-def make_folder(out: Path) -> None:
-    """Raises InputError where there is none and none can be made."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"out must be a folder that can be written, got {out} ({error.strerror})") from None
-
-
-def write_file(path: Path, content: bytes) -> Path:
-    """Writes a file whole or not at all; gives its path. Raises InputError where that cannot be done."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"out must be a folder that can be written, got {path.parent} ({error.strerror})") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

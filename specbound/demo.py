@@ -8,44 +8,29 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from specbound import __version__
 from specbound.config import DemoConfig
-from specbound.decoding.adapter import ModelAdapter
-from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import greedy_twin
-from specbound.evaluation import Evaluation
+from specbound.evaluate_level import Protocol, evaluate_level, timed_prompts
+from specbound.evaluate_policies import static_policy
+from specbound.evaluation import EvaluatedRow
 from specbound.fingerprint import model_fingerprint
 from specbound.loading import load_model
-from specbound.measure import (
-    PROBE_TOLERANCE,
-    ContentionProbe,
-    Method,
-    TimedPrompt,
-    find_differences,
-    policy_method,
-    time_methods,
-    transformers_method,
-)
+from specbound.measure import TimedPrompt
 from specbound.report import Row, machine_info, model_info
 from specbound_controller.actions import Action
 from specbound_controller.controller import Controller
 from specbound_controller.errors import InputError
-from specbound_controller.policy import StaticPolicy
+from specbound_controller.policy import Policy
 from specbound_profiling.best_static import best_static_action
 from specbound_profiling.config import ProfileConfig
 from specbound_profiling.log import StepLog, open_log
-from specbound_profiling.oracle import oracle
 from specbound_profiling.profile import profile
 from specbound_profiling.progress import status
 from specbound_profiling.prompts import load_prompts
-from specbound_profiling.record import record_continuation
-from specbound_profiling.replay import PLAIN, replay_static
-from specbound_profiling.tokenization import tokenize_prompts
-from specbound_profiling.trace import PromptTrace
 from specbound_train.config import TrainConfig
 from specbound_train.train import train_controller
 
@@ -106,68 +91,32 @@ def _work_folder(out: str | None) -> AbstractContextManager[str]:
 
 
 def evaluation_prompts(config: DemoConfig) -> list[TimedPrompt]:
-    """The evaluation prompts, cut to the model's room like those of profiling.
-
-    Raises InputError where one cannot be used; called first, so that this is not found out after all the work.
+    """The evaluation prompts. Raises InputError where one cannot be used; called first, so that this is not found out
+    after all the work.
     """
     prompts = load_prompts(config.evaluation_prompts, config.num_evaluation_prompts)
-    loaded = load_model(config.model, COMPRESSION)
-    all_ids = tokenize_prompts(prompts, loaded, ModelAdapter(loaded.model), config.max_new_tokens)
-    return [
-        TimedPrompt(prompt.prompt_id, prompt.task, input_ids, config.max_new_tokens)
-        for prompt, input_ids in zip(prompts, all_ids, strict=True)
-    ]
+    return timed_prompts(prompts, load_model(config.model, COMPRESSION), config.max_new_tokens)
 
 
 def evaluate(config: DemoConfig, prompts: Sequence[TimedPrompt], log: StepLog, controller: Controller) -> DemoResult:
-    """Times all methods on the evaluation prompts and replays the oracle on their traces."""
+    """Measures the controller beside the best static setting, as `specbound evaluate` does."""
     loaded = load_model(config.model, COMPRESSION)
-    adapter = ModelAdapter(loaded.model)
-    controller.check_model(model_fingerprint(loaded.model), adapter.num_layers)
+    num_layers, alpha = log.manifest.num_layers, controller.config.alpha
+    controller.check_model(model_fingerprint(loaded.model), num_layers)
     costs = log.costs[COMPRESSION]
-    traces = [
-        record_continuation(adapter, p.input_ids, controller.config.exit_layers, p.max_new_tokens) for p in prompts
-    ]
-    prompts = [replace(p, max_new_tokens=t.num_positions) for p, t in zip(prompts, traces, strict=True)]  # loops cut
-    static = best_static_action(log.traces(COMPRESSION), costs, adapter.num_layers, controller.config.alpha)
-    decoder = SpecBoundDecoder(greedy_twin(loaded.model), compression=COMPRESSION, record_steps=False)
-    methods = [
-        transformers_method(loaded.model),
-        policy_method("plain", decoder, StaticPolicy(())),
-        policy_method("best_static", decoder, static_policy(static, controller.config.alpha)),
-        policy_method("controller", decoder, controller.policy(costs, COMPRESSION)),
-    ]
-    probe = ContentionProbe()
-    evaluation = time_all(config, methods, prompts, adapter, probe)
-    replayed = oracle(traces, costs, adapter.num_layers, config.w_max)
-    plain = replay_static(traces, PLAIN, costs, adapter.num_layers)
-    rows = evaluation.timed_rows() + evaluation.replayed_rows("oracle", replayed, plain)
-    rows.sort(key=lambda row: evaluation.tasks.index(row.task))
-    is_equal = not any(row.outputs_equal is False and math.isnan(row.speedup) for row in rows)
-    is_quiet = probe.is_quiet or config.allow_noise
-    rows = rows if is_quiet else [row.without_speedup() for row in rows]
-    notes = [*_choices(static, controller), *_gains(rows), *_conditions(config, evaluation, traces, probe)]
-    return DemoResult(model_info(config.model, loaded.model), rows, notes, is_quiet and is_equal)
+    static = best_static_action(log.traces(COMPRESSION), costs, num_layers, alpha)
+    policies: dict[str, Policy] = {
+        "best_static": static_policy(static, alpha),
+        "controller": controller.policy(costs, COMPRESSION),
+    }
+    protocol = Protocol(config.num_rounds, config.w_max, config.seed, config.allow_noise)
+    level = evaluate_level(loaded, prompts, policies, costs, controller.config.exit_layers, protocol, _say_nothing)
+    notes = [*_choices(static, controller), *_gains(level.rows), *level.conditions()]
+    return DemoResult(model_info(config.model, loaded.model), list(level.rows), notes, level.is_trustworthy)
 
 
-def time_all(
-    config: DemoConfig,
-    methods: Sequence[Method],
-    prompts: Sequence[TimedPrompt],
-    adapter: ModelAdapter,
-    probe: ContentionProbe,
-) -> Evaluation:
-    """Interleaved timings, and every output compared with plain decoding's."""
-    with status("decoding"):
-        timings = time_methods(methods, prompts, config.num_rounds, probe)
-    differences = find_differences(timings, prompts, adapter)
-    return Evaluation(prompts, timings, differences, COMPRESSION, adapter.num_layers, config.seed)
-
-
-def static_policy(action: Action, alpha: float) -> StaticPolicy:
-    """The policy that plays one action at every step."""
-    exits = (action.exit_layer,) if action.width else ()
-    return StaticPolicy(exits, action.threshold, action.width, alpha=alpha, combine=action.combine)
+def _say_nothing(line: str) -> None:
+    """The demo says what its stages are itself."""
 
 
 def _choices(static: Action, controller: Controller) -> list[str]:
@@ -178,31 +127,7 @@ def _choices(static: Action, controller: Controller) -> list[str]:
     return lines
 
 
-def _conditions(
-    config: DemoConfig, evaluation: Evaluation, traces: Sequence[PromptTrace], probe: ContentionProbe
-) -> list[str]:
-    indices = evaluation.indices("all")
-    seconds = {name: evaluation.seconds(name, indices).sum() for name in evaluation.timings}
-    num_cut = sum(trace.is_loop_cut for trace in traces)
-    notes = [
-        "* replayed on the recorded continuations with knowledge of the future: the limit of any choice",
-        f"plain decoding in our loop is {seconds['transformers'] / seconds['plain']:.2f}x as fast as transformers' "
-        f"generate; speedups are over {evaluation.reference}",
-        f"{num_cut} of {len(traces)} continuations were cut where they began to loop, for every method alike",
-        *(difference.describe() for difference in evaluation.differences),
-    ]
-    if config.num_rounds > 1:
-        notes.append(evaluation.spread())
-    if not probe.is_quiet:
-        notes.append(
-            f"the machine was busy: the same matrix product slowed down by {probe.slowdown:.0%} "
-            f"(at most {PROBE_TOLERANCE:.0%} is quiet), so "
-            + ("take the speeds with care" if config.allow_noise else "no speedup is shown; --allow-noise shows it")
-        )
-    return notes
-
-
-def _gains(rows: Sequence[Row]) -> list[str]:
+def _gains(rows: Sequence[EvaluatedRow]) -> list[str]:
     """Intervals, and how much of the oracle's gain each method takes; nothing where no speedup is shown."""
     totals = {row.method: row for row in rows if row.task == "all"}
     lines = []
@@ -210,8 +135,8 @@ def _gains(rows: Sequence[Row]) -> list[str]:
         row = totals[name]
         if math.isnan(row.speedup):
             continue
-        share = (row.speedup - 1) / (totals["oracle"].speedup - 1) if totals["oracle"].speedup > 1 else math.nan
         low, high = row.speedup_low, row.speedup_high
         interval = "" if math.isnan(low) else f" (95 % interval over prompts {low:.2f} to {high:.2f})"
-        lines.append(f"{name.replace('_', ' ')}: {row.speedup:.2f}x{interval}, {share:.0%} of the oracle's gain")
+        share = f"{row.share_of_oracle_gain:.0%} of the oracle's gain"
+        lines.append(f"{name.replace('_', ' ')}: {row.speedup:.2f}x{interval}, {share}")
     return lines

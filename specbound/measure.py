@@ -144,8 +144,11 @@ def time_methods(
     prompts: Sequence[TimedPrompt],
     num_rounds: int,
     probe: ContentionProbe,
+    on_prompt: Callable[[int, int], None] | None = None,
 ) -> dict[str, list[Timing]]:
     """Every method on every prompt, one after the other on each prompt, a different one first each time.
+
+    on_prompt: called after each prompt of each round with how many are done, of how many.
 
     Returns method name -> one `Timing` per prompt.
     """
@@ -159,6 +162,8 @@ def time_methods(
             for method in [*methods[first:], *methods[:first]]:
                 _time(method, prompt, timings[method.name][prompt_index])
             probe.sample()
+            if on_prompt is not None:
+                on_prompt(round_index * len(prompts) + prompt_index + 1, num_rounds * len(prompts))
     return timings
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specbound import __version__
+from specbound.files import write_whole
 from specbound_controller.errors import InputError
 
 if TYPE_CHECKING:
@@ -147,11 +148,8 @@ def write_report(report: Mapping[str, Any], destination: str) -> None:
     if destination == "-":
         sys.stdout.write(text)
         return
-    path = Path(destination).expanduser()
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_whole(Path(destination).expanduser(), text.encode("utf-8"))
     except OSError as error:
         raise InputError(f"--json must name a writable file, got {destination} ({error.strerror})") from None
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from specbound.calibration_report import make_folder, write_file
 from specbound.decoding.stats import ratio
+from specbound.files import make_folder, write_file
 from specbound.live import LiveItem, compare_live
 from specbound.replay import log_costs
 from specbound.report import Row, logged_model
