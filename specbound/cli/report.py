@@ -53,4 +53,13 @@ def _print(result: "CalibrationReport") -> None:
             figures = (each.acceptance, *errors, each.measures["plain"].auroc)
             table.add_row(str(each.exit_layer), *(f"{value:.3f}" for value in figures))
         console.print(table)
+        for live in level.live:
+            drafts = live.drafts
+            console.print(
+                f"{level.compression}, live, {live.policy}: {live.num_prompts} prompts, {live.tokens_per_step:.2f} tokens "
+                f"per step; {drafts.num_scored} drafts that a score let pass: mean score {drafts.score:.3f}, "
+                f"accepted {drafts.scored_acceptance:.3f}, ECE {drafts.measures.ece:.3f}",
+                highlight=False,
+                soft_wrap=True,
+            )
     console.print(f"page: {result.files[0]}", highlight=False, markup=False, soft_wrap=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from specbound_controller.records import StepRecord
+from specbound_profiling.live_steps import LiveSteps
 from specbound_profiling.log import open_log
 
 Run = Callable[..., tuple[int, str, str]]
@@ -38,6 +40,25 @@ def test_report_writes_a_page_and_plots_that_fit_the_log(run: Run, tiny_log: Pat
     again = run("report", "--log", str(tiny_log), "--out", str(out), "--json", "-")[1]
     assert json.loads(again)["calibration"] == report["calibration"]  # nothing printed beside, files replaced
     assert (out / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_live_steps_of_the_log_are_shown(run: Run, tiny_log: Path, tmp_path: Path) -> None:
+    root, out, figures = shutil.copytree(tiny_log, tmp_path / "log"), tmp_path / "out", tmp_path / "figures.json"
+    plain = StepRecord(9, 0, 0, 1, (), (), (), (), "off", {1: 4}, {1: 1}, 0)
+    drafts = StepRecord(9, 2, 1, 2, (1, 1), (0.75, 0.5), (0.5, 0.5), (1.0, 1.0), "width", {1: 2, 3: 3}, {1: 2, 3: 1}, 2)
+    log = open_log(root)
+    log.write_live_steps("none", "plain", [LiveSteps("p", "none", "plain", (plain,))])
+    log.write_live_steps("none", "static", [LiveSteps("p", "none", "static", (plain, drafts))])
+    code, text, err = run("report", "--log", str(root), "--out", str(out), "--json", str(figures))
+    assert code == 0, err
+    none, bf16 = json.loads(figures.read_text())["calibration"]
+    assert bf16["live"] == []
+    [shown] = none["live"]  # plain decoding drafts nothing
+    assert (shown["policy"], shown["num_steps"], shown["num_drafted"]) == ("static", 2, 2)
+    assert [each["scored_acceptance"] for each in shown["by_place"]] == [1.0, 0.0]
+    assert "none, live, static: 1 prompts, 1.50 tokens per step; 2 drafts that a score let pass" in text
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Live steps" in page and "drafts ended by off 50%, width 50%" in page and "<td>0.625</td>" in page
 
 
 def test_ids_are_shown_without_a_tokenizer(run: Run, tiny_log: Path, tmp_path: Path) -> None:

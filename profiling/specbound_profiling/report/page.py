@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from specbound_profiling.report.records import SCORE_NAMES, ExitCalibration, LevelCalibration
+from specbound_profiling.report.records import SCORE_NAMES, ExitCalibration, LevelCalibration, LiveDrafts
 from specbound_profiling.report.tokens import LevelView, ViewedPrompt
 
 NO_EXIT_COLOUR = "#f3c6c0"
@@ -90,6 +90,8 @@ def _section(index: int, section: LevelSection) -> str:
     parts += [_image(png, caption) for caption, png in section.plots.items()]
     if len(level.tasks) > 1:
         parts.append(f"<details><summary>Kinds of content, figures</summary>{_tasks_table(level)}</details>")
+    if level.live:
+        parts += ["<h3>Live steps</h3>", _live(level)]
     if section.view is not None:
         parts.append(_token_view(index, section.view))
     return "\n".join(parts)
@@ -161,6 +163,37 @@ def _tasks_table(level: LevelCalibration) -> str:
         "AUROC plain",
     ]
     return _table([], names, rows)
+
+
+def _live(level: LevelCalibration) -> str:
+    lines, rows = [], []
+    for each in level.live:
+        ends = ", ".join(f"{reason} {count / each.num_steps:.0%}" for reason, count in each.stop_reasons.items())
+        lines.append(
+            f"<li>{_text(each.policy)}: {each.num_prompts} prompts, {each.num_steps:,} steps, "
+            f"{each.tokens_per_step:.2f} tokens each; drafts ended by {_text(ends)}</li>"
+        )
+        rows.append(_live_cells(each.policy, "all", each.drafts))
+        rows += [_live_cells("", str(place), drafts) for place, drafts in enumerate(each.by_place, start=1)]
+    names = ["policy", "draft", "tokens", "accepted", "scored", "score", "accepted", "ECE", "Brier", "AUROC"]
+    return (
+        '<p class="note">What the decoder did: draft tokens whose predecessors in the step were all accepted, with the '
+        "score that let them pass. A score that can be trusted is, on average, the share accepted among the scored.</p>"
+        f"<ul>{''.join(lines)}</ul>" + _table([("", 2), ("drafts", 2), ("of these, by a score", 6)], names, rows)
+    )
+
+
+def _live_cells(policy: str, place: str, drafts: LiveDrafts) -> list[str]:
+    fit = drafts.measures
+    figures = (drafts.score, drafts.scored_acceptance, fit.ece, fit.brier, fit.auroc)
+    return [
+        *(_cell(policy, "text"), _cell(place), _cell(f"{drafts.num_judged:,}", "first"), _number(drafts.acceptance)),
+        *(_cell(f"{drafts.num_scored:,}", "first"), *map(_number, figures)),
+    ]
+
+
+def _number(value: float) -> str:
+    return _cell("–" if math.isnan(value) else f"{value:.3f}")
 
 
 def _cell(value: object, name: str = "") -> str:

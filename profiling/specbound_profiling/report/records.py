@@ -1,6 +1,7 @@
 """The figures of a report: plain values that tables, plots and JSON are made of."""
 
 from dataclasses import dataclass
+from math import nan
 
 SCORE_NAMES = ("plain", "annealed", "temperature", "logistic", "isotonic")
 """Confidence as it is; after annealing; after the exit's own temperature; after a slope and an offset on its log odds;
@@ -56,6 +57,44 @@ class ExitCalibration:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveDrafts:
+    """Draft tokens of live steps whose predecessors in the step were all accepted."""
+
+    num_judged: int
+    acceptance: float
+    """Share accepted; nan where there are none."""
+    num_scored: int
+    """Of these, drafts that a score let pass; the others were drafted without a test."""
+    score: float
+    """Mean score; nan where none was scored."""
+    scored_acceptance: float
+    """Share of the scored ones accepted: what the mean score should be."""
+    measures: Measures
+    """Of the scored ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class LivePolicy:
+    """The live steps of one policy that the log holds (`steps/`)."""
+
+    policy: str
+    num_prompts: int
+    num_steps: int
+    num_emitted: int
+    num_drafted: int
+    num_accepted: int
+    stop_reasons: dict[str, int]
+    """Why drafts ended -> number of steps."""
+    drafts: LiveDrafts
+    by_place: tuple[LiveDrafts, ...]
+    """First drafts of the steps, second ones, ..."""
+
+    @property
+    def tokens_per_step(self) -> float:
+        return self.num_emitted / self.num_steps if self.num_steps else nan
+
+
+@dataclass(frozen=True, slots=True)
 class LevelCalibration:
     """One compression level."""
 
@@ -79,6 +118,8 @@ class LevelCalibration:
     """The log's grid; a temperature at its edge may really lie beyond."""
     exits: tuple[ExitCalibration, ...]
     """Totals first, then each kind of content; shallow exits first."""
+    live: tuple[LivePolicy, ...] = ()
+    """The policies whose live steps the log holds, plain decoding left out."""
 
     def of_task(self, task: str) -> tuple[ExitCalibration, ...]:
         """One kind of content, shallow exits first."""
