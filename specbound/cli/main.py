@@ -13,6 +13,7 @@ from specbound_controller.errors import InputError, MissingExtraError
 COMMANDS = {
     "profile": ("specbound.cli.profile:run", "record how every exit layer agrees with the full model"),
     "train-controller": ("specbound.cli.train_controller:run", "fit a controller on a log that profile wrote"),
+    "tune": ("specbound.cli.tune:run", "choose the constants of the baselines' policies on a log that profile wrote"),
     "costs": ("specbound.cli.costs:run", "measure what the decoder's work costs on this machine, and check it"),
     "replay": ("specbound.cli.replay:run", "say what policies would have done on a log, and the best that any could"),
     "report": ("specbound.cli.report:run", "show how far every exit layer can be trusted: plots and one page"),
@@ -20,6 +21,8 @@ COMMANDS = {
     "ablation": ("specbound.cli.studies:ablation", "show by replay what each of SpecBound's parts is worth"),
     "generate": ("specbound.cli.generate:run", "continue a text, faster, with the same output"),
     "verify": ("specbound.cli.verify:run", "check that outputs equal plain decoding's, token by token"),
+    "evaluate": ("specbound.cli.evaluate:run", "measure what a controller is worth, against every other policy"),
+    "bench": ("specbound.cli.bench:run", "time every method side by side, transformers' own included; shapes; scaling"),
     "demo": ("specbound.cli.demo:run", "the whole chain on the demonstration model, with one table at the end"),
 }
 """Command -> (function that takes the rest of the command line, help)."""
