@@ -16,7 +16,7 @@ from specbound.fingerprint import model_fingerprint
 from specbound.generation import load_controller
 from specbound.loading import LoadedModel, load_model, require_compression
 from specbound.local_costs import choose_costs, given_costs, local_costs
-from specbound.report import model_info
+from specbound.report import build_report, model_info
 from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
@@ -45,6 +45,30 @@ class EvaluationResult:
     def is_trustworthy(self) -> bool:
         """Every promise of every level was kept, on a quiet machine unless noise is allowed."""
         return all(level.is_trustworthy for level in self.levels)
+
+
+def level_notes(level: LevelEvaluation) -> list[str]:
+    """All that has to be said beside a level's tables. One line each"""
+    return [*level.notes, *level.conditions()]
+
+
+def to_report(result: EvaluationResult) -> dict[str, Any]:
+    """The report of the running command, for machines."""
+    levels = [
+        {
+            "compression": level.evaluation.compression,
+            "exactness": level.evaluation.exactness,
+            "sampling": {k: v for k, v in level.evaluation.prompts[0].sampling.items() if k != "seed"},
+            "reference": level.evaluation.reference,
+            "is_trustworthy": level.is_trustworthy,
+            "contention": level.probe.slowdown,
+            "num_loops_cut": level.num_loops_cut,
+            "notes": level_notes(level),
+        }
+        for level in result.levels
+    ]
+    comparisons = [each.to_dict() for level in result.levels for each in level.comparisons]
+    return build_report(result.rows, result.model, comparisons=comparisons, levels=levels, notes=result.notes)
 
 
 def evaluate(config: EvaluateConfig, say: Say, on_level: Callable[[EvaluationResult], None]) -> EvaluationResult:

@@ -92,10 +92,11 @@ class Sources:
             choice.add(name, policy, f"{action.name}, chosen on the steps that the controller carries")
             return
         choice.add(name, policy, "")
-        played = controller.config.static_actions.get(controller.level_used(compression))
-        if compression not in controller.config.compressions:
+        level = trained_level(controller, compression)
+        played = controller.config.static_actions.get(level)
+        if compression != level:
             levels = ", ".join(controller.config.compressions)
-            choice.notes.append(f"controller: trained on {levels}, decides as for {controller.level_used(compression)}")
+            choice.notes.append(f"controller: trained on {levels}, decides as for {level}")
         if played is not None:
             choice.notes.append(f"controller: found nothing faster in training than {played.name} at every step")
 
@@ -106,9 +107,8 @@ class Sources:
             assert self.controller is not None
             stored = stored_static(self.controller, compression)
             assert stored is not None  # `available` sees to it
-            action, origin = stored, "chosen in the controller's training"
-            if compression not in self.controller.config.compressions:
-                origin += f" at compression {self.controller.config.compressions[0]}"
+            level = trained_level(self.controller, compression)
+            action, origin = stored, f"chosen in the controller's training at compression {level}"
         else:
             levels = self.log.manifest.compressions
             level = compression if compression in levels else levels[0]
@@ -137,10 +137,15 @@ def static_policy(action: Action, alpha: float) -> StaticPolicy:
     return StaticPolicy(exits, action.threshold, action.width, alpha=alpha, combine=action.combine)
 
 
+def trained_level(controller: Controller, compression: str) -> str:
+    """The level that stands in for the given one in the controller; itself where it was trained on."""
+    levels = controller.config.compressions
+    return compression if compression in levels else levels[0]
+
+
 def stored_static(controller: Controller, compression: str) -> Action | None:
     """The best static setting that the controller's training has stored by name; None where there is none."""
-    config = controller.config
-    level = compression if compression in config.compressions else config.compressions[0]
+    config, level = controller.config, trained_level(controller, compression)
     names = [each.get("best_static") for each in config.summary.get("levels", []) if each.get("compression") == level]
     known = {action.name: action for action in (*config.actions, *static_grid(config.exit_layers))}
     return known.get(names[0]) if names else None

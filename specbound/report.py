@@ -144,7 +144,7 @@ def build_report(rows: Sequence[Row], model: Mapping[str, Any], **extra: Any) ->
 
 def write_report(report: Mapping[str, Any], destination: str) -> None:
     """Writes JSON to a file, whole or not at all, or to standard output (`-`). nan becomes null."""
-    text = json.dumps(_without_nan(report), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(without_nan(report), indent=2, allow_nan=False) + "\n"
     if destination == "-":
         sys.stdout.write(text)
         return
@@ -163,9 +163,10 @@ def check_destination(destination: str | None) -> None:
         raise InputError(f"--json must name a file in a folder that exists, got {destination}")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """The same values with null for every number that JSON does not know."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,6 +17,7 @@ CONFIG_CLASSES = {
     "ablation.yaml": "specbound.studies_config:AblationConfig",
     "generate.yaml": "specbound.config:GenerateConfig",
     "verify.yaml": "specbound.config:VerifyConfig",
+    "evaluate.yaml": "specbound.evaluate_config:EvaluateConfig",
     "demo.yaml": "specbound.config:DemoConfig",
     "demo_quick.yaml": "specbound.config:DemoConfig",
     "demo_full.yaml": "specbound.config:DemoConfig",

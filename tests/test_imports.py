@@ -159,6 +159,7 @@ HEAVY = (
         ["ablation", "--help"],
         ["generate", "--help"],
         ["verify", "--help"],
+        ["evaluate", "--help"],
         ["demo", "--help"],
     ],
     ids=" ".join,

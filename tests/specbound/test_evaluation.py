@@ -1,6 +1,9 @@
 """From timings to rows: ratios of sums, the reference, when a speedup may be claimed."""
 
 import math
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import torch
 
 from specbound.decoding.stats import DecodeStats
 from specbound.differences import Difference
-from specbound.evaluation import Evaluation
+from specbound.evaluation import PLAIN_AT_TOKEN, Evaluation, gain_share, with_oracle
 from specbound.measure import TimedPrompt, Timing
 from specbound.report import Row
 from specbound_controller.costs import WORK_NAMES
@@ -146,3 +149,80 @@ def test_prefill_is_the_median_over_rounds_and_the_spread_is_of_totals() -> None
     assert result.spread() == (
         "seconds for all prompts over 3 rounds, least to most: plain 5.00 to 8.00, best static 5.00 to 8.00"
     )
+
+
+def with_methods(base: Evaluation, **methods: list[Timing]) -> Evaluation:
+    return replace(base, timings={**base.timings, **methods})
+
+
+def test_a_run_with_other_tokens_takes_the_speedup_away() -> None:
+    whole = evaluation()
+    whole.timings["fast"][1].num_deviating_runs = 1
+    assert math.isnan(row_of(whole.timed_rows(), "fast").speedup)
+    assert whole.refused == ["fast"]
+
+
+@pytest.mark.parametrize("without_claim", [("transformers",), ("transformers", "fast")])
+def test_methods_without_a_claim_show_no_speedup_and_break_no_promise(without_claim: Collection[str]) -> None:
+    whole = replace(evaluation(), without_claim=without_claim)
+    rows = whole.timed_rows()
+    assert all(math.isnan(row.speedup) is (row.method in without_claim) for row in rows)
+    assert whole.refused == []
+
+
+def test_plain_decoding_on_its_own_kernels_stands_beside_the_bitwise_one() -> None:
+    own = [
+        Timing([0] * 11, stats(11, 10, 1.0), [1.0], [0.1]),
+        Timing([0] * 18 + [7, 0, 0], stats(21, 20, 1.5), [1.5], [0.1]),
+    ]
+    silent = {PLAIN_AT_TOKEN, "transformers"}
+    bitwise = replace(evaluation(transformers_s=(0.5, 0.5)), exactness="bitwise", without_claim=silent)
+    whole = with_methods(bitwise, **{PLAIN_AT_TOKEN: own})
+    assert whole.reference == "plain"  # transformers is faster, but on other kernels
+    rows = [row for row in whole.timed_rows() if row.task == "all" and row.method == "plain"]
+    assert [row.exactness for row in rows] == ["bitwise", "token"]
+    assert (rows[1].num_differing_tokens, rows[1].outputs_equal) == (1, False)
+    assert rows[0].speedup == 1.0 and math.isnan(rows[1].speedup)
+
+
+def sampled(whole: Evaluation) -> Evaluation:
+    prompts = [replace(prompt, sampling={"do_sample": True, "seed": 1}) for prompt in whole.prompts]
+    return replace(whole, prompts=prompts, without_claim={"transformers"})
+
+
+def test_the_faster_one_makes_more_tokens_in_a_second_not_fewer_tokens() -> None:
+    short = [Timing([0] * 2, None, [1.0]), Timing([0] * 2, None, [1.0])]  # 2 tokens/s; plain makes 32 in 6 s
+    assert with_methods(sampled(evaluation()), transformers=short).reference == "plain"
+    row = row_of(sampled(evaluation()).timed_rows(), "transformers")
+    assert row.outputs_equal is None and row.num_differing_tokens == 0
+
+
+def test_the_controller_is_compared_with_all_that_may_claim_a_speedup() -> None:
+    def timings(first: float, second: float) -> list[Timing]:
+        return [Timing([0] * n, stats(n, 5, s), [s], [0.0]) for n, s in ((11, first), (21, second))]
+
+    wrong = Difference("broken", "p0", 3, 7, 8, margin=1.0, noise=1e-6, is_near_tie=False)
+    whole = with_methods(evaluation(differences=(wrong,)), broken=timings(1, 1), controller=timings(1.0, 0.5))
+    found = {(each.other, each.task): each.speed.ratio for each in whole.comparisons()}
+    assert {other for other, _ in found} == {"plain", "fast"}
+    assert found["plain", "all"] == pytest.approx(6.0 / 1.5)
+    assert found["fast", "code"] == pytest.approx(1.0 / 0.5)
+    assert found["fast", "prose"] == pytest.approx(1.0)
+
+
+def test_rounds_give_the_slowest_and_the_fastest_speed() -> None:
+    timings = [Timing([0] * 10, None, [1.0, 2.0]), Timing([0] * 20, None, [2.0, 4.0])]
+    prompts = [TimedPrompt(f"p{i}", "prose", IDS, 9) for i in range(2)]
+    row = row_of(Evaluation(prompts, {"plain": timings}, (), "none", 8, 0).timed_rows(), "plain")
+    assert (row.tokens_per_second_low, row.tokens_per_second_high) == (5.0, 10.0)
+
+
+def test_the_way_to_the_oracle() -> None:
+    def row(method: str, speedup: float) -> Any:
+        return replace(row_of(evaluation().timed_rows(), "plain"), method=method, speedup=speedup)
+
+    found = with_oracle([row("controller", 1.5), row("slower", 0.9), row("silent", math.nan), row("oracle", 2.0)])
+    assert [each.share_of_oracle_gain for each in found[:2]] == pytest.approx([0.5, -0.1])
+    assert [each.regret_to_oracle for each in found[:2]] == pytest.approx([0.25, 0.55])
+    assert math.isnan(found[2].share_of_oracle_gain) and math.isnan(found[2].regret_to_oracle)
+    assert math.isnan(gain_share(1.1, 1.0))
