@@ -82,7 +82,7 @@ def evaluate(config: EvaluateConfig, say: Say, on_level: Callable[[EvaluationRes
     controller = load_controller(config.controller_name)
     sources = Sources.open(config, controller)
     prompts = load_prompts(config.prompts, config.num_prompts)
-    result = EvaluationResult(notes=_prompt_notes(config, prompts, controller))
+    result = EvaluationResult(notes=prompt_notes(config, prompts, controller))
     for compression in config.compression:
         loaded = load_model(config.model, compression)
         if not result.model:
@@ -147,7 +147,7 @@ def _costs(
     return found
 
 
-def _prompt_notes(config: EvaluateConfig, prompts: list[Prompt], controller: Controller | None) -> list[str]:
+def prompt_notes(config: EvaluateConfig, prompts: list[Prompt], controller: Controller | None) -> list[str]:
     """A warning where the prompts are the controller's own."""
     tasks = len({prompt.task for prompt in prompts})
     notes = [f"{len(prompts)} prompts of {tasks} kinds from {config.prompts}, at most {config.max_new_tokens} tokens"]
