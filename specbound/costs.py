@@ -106,7 +106,7 @@ def _check(config: CostsConfig, loaded: LoadedModel, measured: CostMeasurement) 
     if controller is not None:
         controller.check_model(model_fingerprint(loaded.model), adapter.num_layers)
         kinds["controller"] = controller.policy(measured.table, loaded.compression)
-    return check_costs(loaded, prompt_ids, measured.table, kinds, CHECKED_TOKENS, probe_s=measured.probe_s)
+    return check_costs(loaded, prompt_ids, measured.table, kinds, CHECKED_TOKENS, probe_s=measured.table.probe_s)
 
 
 def _prompt_ids(source: str, num_prompts: int, loaded: LoadedModel, max_new_tokens: int) -> list[Tensor]:

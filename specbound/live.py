@@ -12,6 +12,7 @@ from math import nan
 from statistics import median
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
@@ -29,10 +30,11 @@ from specbound_controller.records import StepRecord
 from specbound_controller.work import record_work
 from specbound_profiling.live_steps import LiveSteps
 from specbound_profiling.log import StepLog
+from specbound_profiling.machine import machine_fingerprint
 from specbound_profiling.prompts import load_prompts, prompts_hash
 from specbound_profiling.replay import replay
 from specbound_profiling.replay_result import ReplayResult
-from specbound_profiling.stopwatch import step_clock
+from specbound_profiling.stopwatch import Probe, step_clock
 from specbound_profiling.tokenization import tokenize_prompts
 from specbound_profiling.trace import PromptTrace
 
@@ -85,6 +87,8 @@ class LiveComparison:
     items: list[LiveItem] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     """One line for each prompt whose output is not the log's, with a verdict."""
+    speed: str = ""
+    """One line: the speed of the machine against that at which the cost table was measured."""
     num_bugs: int = 0
     """Those that rounding does not explain."""
 
@@ -111,6 +115,8 @@ class _Run:
     """Of every step; nan of the first."""
     late_seconds: float
     """Of all steps but the first."""
+    probe_s: float
+    """Of the stopwatch's probe, right after the last step."""
 
     def live_steps(self, prompt_id: str, compression: str, policy: str) -> LiveSteps:
         """The steps for a log."""
@@ -145,7 +151,8 @@ def compare_live(
         decoders[name] = SpecBoundDecoder(greedy_twin(loaded.model), new_policy(), compression, exactness=exactness)
         decoders[name].decode([prompts[0].ids], max_new_tokens=WARM_UP_TOKENS)
     all_runs = _interleaved(decoders, policies, prompts, num_rounds)
-    result = LiveComparison()
+    probes = [run.probe_s for runs in all_runs.values() for run in runs]
+    result = LiveComparison(speed=f"{compression}: {speed_line(costs, loaded.model.device, median(probes))}")
     for name, new_policy in policies.items():
         decoder, runs = decoders[name], all_runs[name]
         traces = [prompt.trace for prompt in prompts]
@@ -224,6 +231,17 @@ def spread(tasks: Sequence[str], count: int) -> list[int]:
     return sorted(index for _, index in sorted(ranked)[:count])
 
 
+def speed_line(costs: CostTable, device: torch.device | str, probe_s: float) -> str:
+    """How fast the machine is now, by the probe, beside what it was when the cost table was measured."""
+    here, slowdown = machine_fingerprint(device), costs.slowdown(probe_s)
+    if costs.machine != here:
+        return f"costs are another machine's ({costs.machine}), so seconds need not agree with those of {here}"
+    if slowdown is None:
+        return "the cost table does not say how fast the machine was when it was measured"
+    word = "slower" if slowdown >= 0 else "faster"
+    return f"the machine is {abs(slowdown):.0%} {word} than when it was priced, by a fixed piece of the model"
+
+
 def _decode(decoder: SpecBoundDecoder, prompt: _Prompt) -> _Run:
     clock, marks = step_clock(decoder.adapter.device), []
 
@@ -231,9 +249,10 @@ def _decode(decoder: SpecBoundDecoder, prompt: _Prompt) -> _Run:
         marks.append(clock())
 
     output = decoder.decode([prompt.ids], on_step=mark, **prompt.arguments)
+    probe_s = Probe(decoder.adapter, clock)()
     tokens = output.sequences[0, prompt.ids.shape[1] :].tolist()
     seconds = (nan, *(later - earlier for earlier, later in pairwise(marks))) if marks else ()
-    return _Run(tokens, output.stats, seconds, marks[-1] - marks[0] if marks else 0.0)
+    return _Run(tokens, output.stats, seconds, marks[-1] - marks[0] if marks else 0.0, probe_s)
 
 
 def _difference(name: str, decoder: SpecBoundDecoder, prompt: _Prompt, run: _Run) -> Difference | None:

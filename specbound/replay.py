@@ -173,7 +173,7 @@ def replay_log(config: ReplayConfig, say: Say) -> Replay:
             policies = {name: partial(level.policy, name) for name in names if name not in ORACLES}
             compared = compare_live(log, compression, costs, config.live, policies, save_steps=config.save_steps)
             result.live += compared.items
-            result.notes += compared.differences
+            result.notes += [compared.speed, *compared.differences]
             result.num_bugs += compared.num_bugs
     return result
 

@@ -78,10 +78,17 @@ class CostTable:
     """Measured steps."""
     exactness: str = "token"
     """Kernels that the steps ran on: `token` (the model's own) or `bitwise` (row-stable)."""
+    probe_s: float | None = None
+    """Speed of the machine that the seconds hold for: what a fixed piece of the model took there (the stopwatch's
+    probe); None where it is not known."""
 
     def __post_init__(self) -> None:
         if set(self.coefficients) != set(WORK_NAMES):
             raise ValueError(f"coefficients must be named {WORK_NAMES}, got {tuple(self.coefficients)}")
+
+    def slowdown(self, probe_s: float) -> float | None:
+        """How much slower a machine is on which the probe takes so long, 0.1 for 10 %; None where it is not known."""
+        return None if self.probe_s is None else probe_s / self.probe_s - 1.0
 
     def seconds(self, work: np.ndarray) -> np.ndarray:
         """Modelled seconds of work vectors. (..., W) -> (...)"""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,8 @@ def _cost_table(values: Any) -> CostTable:
     for name, kind in kinds.items():
         if not _is_a(getattr(table, name), kind):
             raise ValueError(f"{name} must be {kind.__name__}, got {getattr(table, name)!r}")
+    if table.probe_s is not None and (not _is_a(table.probe_s, float) or not 0 < table.probe_s < inf):
+        raise ValueError(f"probe_s must be a number above 0 or null, got {table.probe_s!r}")
     return table
 
 

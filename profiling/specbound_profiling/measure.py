@@ -32,8 +32,9 @@ from specbound_profiling.stopwatch import Stopwatch, TimedSteps, joined
 
 MIN_STEPS = 30
 """Fewest steps that a table is fitted on."""
-FIRST_ROUND_SHARE = 0.8
-"""Of the time: what the first round may take."""
+OVERHEADS_SHARE, FIRST_ROUND_SHARE = 0.1, 0.9
+"""Of the time: what the overheads may take, and the end of the first round. Where time is short it goes into more steps
+rather than into taking the same ones again: prices come out as well, by simulation, and more of them are seen."""
 NUM_ROUNDS = 3
 """Times that every step is taken, where there is time."""
 TOKENS_PER_PROMPT = 64
@@ -92,8 +93,6 @@ class CostMeasurement:
     """Median over the rounds, at one speed of the machine. (S,)"""
     predicted: np.ndarray
     """Seconds by a table that was fitted without the step. (S,)"""
-    probe_s: float
-    """Speed of the machine: seconds of the stopwatch's probe."""
     num_rounds: int
 
 
@@ -134,7 +133,7 @@ def cost_measurement(
     decoder.policy = policy = RandomPolicy(exits, seed)
     watch = Stopwatch(decoder)
     watch.decode(prompt_ids[0], TOKENS_PER_PROMPT)  # warm-up
-    overheads, their_probe_s = overhead_seconds(watch, exits)
+    overheads, their_probe_s = overhead_seconds(watch, exits, OVERHEADS_SHARE * max_seconds)
     first_started = time.perf_counter()
     first, taken = list[TimedSteps](), list[Tensor]()
     policy.restart()
@@ -155,5 +154,5 @@ def cost_measurement(
     work = np.array([record_work(record, is_adaptive=False) for record in rounds[0].records])
     fingerprint = machine_fingerprint(decoder.adapter.device)
     table = fit_costs(work, seconds, loaded.compression, fingerprint, alone)
-    table = replace(table, exactness=exactness)
-    return CostMeasurement(table, work, seconds, held_out_seconds(work, seconds, alone), probe_s, len(rounds))
+    table = replace(table, exactness=exactness, probe_s=probe_s)
+    return CostMeasurement(table, work, seconds, held_out_seconds(work, seconds, alone), len(rounds))

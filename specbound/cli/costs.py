@@ -53,6 +53,7 @@ def _print(costs: "Costs") -> None:
     table.add_section()
     table.add_row("median error of steps left out", *(f"{each.held_out_error:.1%}" for each in tables))
     table.add_row("steps", *(str(each.num_steps) for each in tables))
+    table.add_row("speed probe", *("–" if each.probe_s is None else f"{each.probe_s * 1e6:.1f}" for each in tables))
     table.add_row("exactness", *(each.exactness for each in tables))
     console.print(table)
     for level, kinds in costs.checks.items():

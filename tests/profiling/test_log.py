@@ -76,6 +76,23 @@ def test_seeds_of_a_sampled_log_count_up_over_the_shards(tmp_path: Path, traces:
     assert MANIFEST.sampling_of(3) == {"do_sample": False}
 
 
+def test_speed_of_the_machine_comes_back_and_may_be_unknown(tmp_path: Path, costs: CostTable) -> None:
+    path = tmp_path / "costs.json"
+    manifest.write_costs(tmp_path, {"none": replace(costs, probe_s=0.002), "bf16": costs})
+    found = read_costs(tmp_path)
+    assert (found["none"].probe_s, found["bf16"].probe_s) == (0.002, None)
+    assert found["none"].slowdown(0.0025) == pytest.approx(0.25) and found["bf16"].slowdown(0.0025) is None
+    values = json.loads(path.read_text())
+    del values["bf16"]["probe_s"]  # as an earlier version wrote it
+    path.write_text(json.dumps(values))
+    assert read_costs(tmp_path) == found
+    for wrong in (0, -1.0, "fast", True):
+        values["bf16"]["probe_s"] = wrong
+        path.write_text(json.dumps(values))
+        with pytest.raises(InputError, match="probe_s must be a number above 0 or null"):
+            read_costs(tmp_path)
+
+
 def test_columns_are_those_of_the_design(tmp_path: Path, traces: list[PromptTrace]) -> None:
     write(tmp_path / "log", traces)
     exits = pq.read_table(tmp_path / "log" / "exits" / "none-00000.parquet")

@@ -13,7 +13,7 @@ from specbound.decoding.request import greedy_twin
 from specbound.loading import LoadedModel, load_model
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.measure import RandomPolicy, cost_measurement
-from specbound_profiling.overheads import overhead_seconds
+from specbound_profiling.overheads import MIN_TIMINGS, overhead_seconds
 from specbound_profiling.stopwatch import Stopwatch, TimedSteps, step_clock
 
 
@@ -78,9 +78,22 @@ def test_measurement_prices_the_overheads_and_judges_every_step_by_a_fit_without
     prompts = [torch.tensor([[3, 4, 5]]), torch.tensor([[7] * 9])]
     measured = cost_measurement(loaded, prompts, num_steps=60, max_seconds=20.0)
     assert len(measured.seconds) == len(measured.predicted) == measured.table.num_steps >= 60
-    assert measured.num_rounds >= 1 and measured.probe_s > 0
+    assert measured.num_rounds >= 1 and (measured.table.probe_s or 0) > 0
     error = np.median(np.abs(measured.predicted / measured.seconds - 1.0))
     assert measured.table.held_out_error == pytest.approx(error)
+
+
+def test_overheads_of_a_slow_model_are_timed_a_few_times_only(decoder: SpecBoundDecoder) -> None:
+    watch, num_probes = Stopwatch(decoder), [0]
+
+    def probe() -> float:
+        num_probes[0] += 1
+        return 1.0
+
+    watch.probe = probe  # type: ignore[assignment]
+    seconds, _ = overhead_seconds(watch, (1, 2), max_seconds=0.0)
+    assert num_probes == [4 * (MIN_TIMINGS + 1)]  # the first of all is warm-up
+    assert all(0 < each < 0.1 for each in seconds.values())
 
 
 def test_overheads_have_a_price_each(decoder: SpecBoundDecoder) -> None:
