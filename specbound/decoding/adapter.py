@@ -3,7 +3,8 @@
 Knows nothing of drafts and policies. Never changes the model, its config or its modules.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,23 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from specbound.decoding.cache import DecodeCache, causal_mask, visible_keys
+from specbound.decoding.lean import (
+    PROBE_POSITION,
+    PROBE_ROWS,
+    PROBE_TOLERANCE,
+    LeanLayer,
+    is_lean,
+    lean_norm,
+    lean_projection,
+    pack_mask,
+    signed,
+)
 from specbound.decoding.ragged import RaggedCall
 from specbound_controller.errors import InputError, UnsupportedModelError
 
-# B rows, n tokens, D hidden width, V vocabulary, L layers
+# B rows, n tokens, D hidden width, V vocabulary, L layers, T positions, d width of a head
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +91,48 @@ class ModelAdapter:
         self.kinds = layer_kinds(self.config, self.num_layers)
         self.window: int | None = getattr(self.config, "sliding_window", None)
         self._rotary_tables: dict[str, tuple[Tensor, Tensor]] = {}
+        self._lean_tables: dict[str, tuple[Tensor, Tensor]] = {}
         self._positions = torch.arange(0, device=self.device).unsqueeze(0)
-        self._masks: dict[tuple[str, int], Tensor] = {}
+        self._masks: dict[tuple[str, int, int], Tensor] = {}
+        self._lean: list[LeanLayer] = []
+        self._is_lean_equal: bool | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Looks again at what the layers are made of; the user may have changed it: hooks, adapters, kernels.
+
+        Layers of the Llama shape on the CPU run without the calls of their modules (`LeanLayer`) once one of them has
+        been seen to give what its module gives; all others run as they are.
+        """
+        self._lean = [LeanLayer(layer) for layer in self.layers] if all(map(is_lean, self.layers)) else []
+        if self._lean and self._is_lean_equal is None:
+            self._is_lean_equal = self._compare_lean()
+            if not self._is_lean_equal:
+                logger.info("%s: layers run as modules, because lean ones differ here", name_of(self.model))
+        if not self._is_lean_equal:
+            self._lean = []
+        self._normalise = lean_norm(self.final_norm) if self._lean else self.final_norm
+        self._project = lean_projection(self.head) if self._lean else self.head
+
+    @torch.inference_mode()
+    def _compare_lean(self) -> bool:
+        """Whether the first layer gives one row bitwise the same either way, and several rows but for rounding."""
+        length = PROBE_POSITION + PROBE_ROWS
+        self._extend_positions(length)
+        lean, results = self._lean, []
+        if self._lean_tables[self.kinds[0]][0].shape[-1] != lean[0].head_width:
+            return False  # only a part of each head is turned
+        generator = torch.Generator().manual_seed(0)
+        hidden = torch.randn(1, length, self.config.hidden_size, generator=generator).to(self.dtype)
+        for self._lean in ([], lean):
+            cache = self.new_cache(length)
+            self.run_layers(hidden[:, :PROBE_POSITION], 0, 1, cache, 0)
+            one = self.run_layers(hidden[:, -1:], 0, 1, cache, PROBE_POSITION)
+            cache.layers[0].truncate(0, PROBE_POSITION)
+            results.append((one, self.run_layers(hidden[:, PROBE_POSITION:], 0, 1, cache, PROBE_POSITION)))
+        (one, several), (lean_one, lean_several) = results
+        most = PROBE_TOLERANCE * torch.finfo(self.dtype).eps * several.abs().max()
+        return torch.equal(one, lean_one) and bool((several - lean_several).abs().max() <= most)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -145,19 +199,16 @@ class ModelAdapter:
         hidden: (B, n, D) -> (B, n, D). Every layer of the range must hold `position` tokens.
         """
         num_new = hidden.shape[1]
-        end = position + num_new
-        arguments: dict[str, dict[str, object]] = {}
-        for kind in set(self.kinds[first:last]):
-            arguments[kind] = {
-                "attention_mask": self._mask(kind, position, num_new),
-                "position_ids": self._positions[:, position:end],
-                self.family.cache_argument: cache,
-                "use_cache": True,
-            }
-            if self.rotary is not None:
-                cos, sin = self._rotary_tables[kind]
-                arguments[kind]["position_embeddings"] = (cos[:, position:end], sin[:, position:end])
-        return self._run(hidden, first, last, arguments)
+        lean = self._lean if num_new == 1 or (position > 0 and num_new <= MAX_MASK_TABLE_ROWS) else []
+        kinds = set(self.kinds[first:last])
+        group = lean[0].group if lean else 1
+        masks = {kind: self._mask(kind, position, num_new, group) for kind in kinds}
+        if lean:
+            tables = self._rows_of(self._lean_tables, position, num_new)
+            return self._run_lean(hidden, first, last, cache, tables, masks)
+        positions = self._positions.narrow(1, position, num_new)
+        tables = self._rows_of(self._rotary_tables, position, num_new)
+        return self._run_modules(hidden, first, last, cache, positions, tables, masks)
 
     def run_rows(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, call: RaggedCall) -> Tensor:
         """Runs `layers[first:last]` on some rows of a cache, each from its own position on, and appends to these.
@@ -166,42 +217,85 @@ class ModelAdapter:
         """
         if call.is_level and call.slots == list(range(cache.batch_size)):
             return self.run_layers(hidden, first, last, cache, call.starts[0])
+        masks = {kind: call.mask(self._window(kind), self.dtype) for kind in set(self.kinds[first:last])}
+        both = self._lean_tables if self._lean else self._rotary_tables
+        tables = {kind: (cos[0][call.positions], sin[0][call.positions]) for kind, (cos, sin) in both.items()}
+        cache.call = call
+        try:
+            if not self._lean:
+                return self._run_modules(hidden, first, last, cache, call.positions, tables, masks)
+            group = self._lean[0].group
+            packed = {kind: mask if mask is None else pack_mask(mask, group) for kind, mask in masks.items()}
+            return self._run_lean(hidden, first, last, cache, tables, packed)
+        finally:
+            cache.call = None
+
+    def _run_modules(
+        self,
+        hidden: Tensor,
+        first: int,
+        last: int,
+        cache: DecodeCache,
+        positions: Tensor,
+        tables: Mapping[str, tuple[Tensor, Tensor]],
+        masks: Mapping[str, Tensor | None],
+    ) -> Tensor:
+        """Calls the layers as transformers does. positions: (1 or B, n); cosine and sine by kind: (1 or B, n, d)"""
         arguments: dict[str, dict[str, object]] = {}
-        for kind in set(self.kinds[first:last]):
+        for kind, mask in masks.items():
             arguments[kind] = {
-                "attention_mask": call.mask(self._window(kind), self.dtype),
-                "position_ids": call.positions,
+                "attention_mask": mask,
+                "position_ids": positions,
                 self.family.cache_argument: cache,
                 "use_cache": True,
             }
             if self.rotary is not None:
-                cos, sin = self._rotary_tables[kind]
-                arguments[kind]["position_embeddings"] = (cos[0][call.positions], sin[0][call.positions])
-        cache.call = call
-        try:
-            return self._run(hidden, first, last, arguments)
-        finally:
-            cache.call = None
-
-    def _run(self, hidden: Tensor, first: int, last: int, arguments: dict[str, dict[str, object]]) -> Tensor:
+                arguments[kind]["position_embeddings"] = tables[kind]
         for layer in range(first, last):
             output = self.layers[layer](hidden, **arguments[self.kinds[layer]])
             hidden = output[0] if isinstance(output, tuple) else output
         return hidden
 
+    def _run_lean(
+        self,
+        hidden: Tensor,
+        first: int,
+        last: int,
+        cache: DecodeCache,
+        tables: Mapping[str, tuple[Tensor, Tensor]],
+        masks: Mapping[str, Tensor | None],
+    ) -> Tensor:
+        """The same without the calls of modules. Cosine and signed sine by kind: (1 or B, n, 1, d); masks are packed"""
+        batch_size, _, width = hidden.shape
+        rows = hidden.reshape(-1, width)
+        for layer in range(first, last):
+            kind = self.kinds[layer]
+            rows = self._lean[layer](rows, batch_size, *tables[kind], masks[kind], cache)
+        return rows.view(hidden.shape)
+
     def read_head(self, hidden: Tensor) -> Tensor:
         """Final norm, head and soft-capping at any depth. (B, n, D) -> (B, n, V), in the model's dtype."""
-        if self.final_norm is not None:
-            hidden = self.final_norm(hidden)
+        if self._normalise is not None:
+            hidden = self._normalise(hidden)
         if self.project_out is not None:
             hidden = self.project_out(hidden)
-        logits = self.head(hidden)
+        logits = self._project(hidden)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
 
     def _window(self, kind: str) -> int | None:
         return self.window if kind == SLIDING else None
+
+    @staticmethod
+    def _rows_of(
+        tables: Mapping[str, tuple[Tensor, Tensor]], position: int, num_new: int
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosine and sine of n positions from a first one on, by kind."""
+        return {
+            kind: (cos.narrow(1, position, num_new), sin.narrow(1, position, num_new))
+            for kind, (cos, sin) in tables.items()
+        }
 
     def _extend_positions(self, length: int) -> None:
         """Grows the position and rotary tables to at least `length` positions, by doubling."""
@@ -217,11 +311,12 @@ class ModelAdapter:
             like = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
             for kind in set(self.kinds):
                 arguments = (like, positions, kind) if self.family.positions == "rotary_by_kind" else (like, positions)
-                self._rotary_tables[kind] = self.rotary(*arguments)
+                self._rotary_tables[kind] = cos, sin = self.rotary(*arguments)
+                self._lean_tables[kind] = cos.unsqueeze(2), signed(sin).unsqueeze(2)
         self._positions = positions
 
-    def _mask(self, kind: str, position: int, num_new: int) -> Tensor | None:
-        """Additive mask (1, 1, n, visible keys), or None where the kernel needs none."""
+    def _mask(self, kind: str, position: int, num_new: int, group: int) -> Tensor | None:
+        """Additive mask (1, 1, n, visible keys), or None where the kernel needs none. Each row comes `group` times."""
         window = self._window(kind)
         keys = visible_keys(position, num_new, window)
         uses_sdpa = self.config._attn_implementation == "sdpa"  # the user may switch it between two calls
@@ -229,11 +324,11 @@ class ModelAdapter:
             return None  # one query sees all the keys it is given; sdpa is causal by itself from position 0
         if num_new > MAX_MASK_TABLE_ROWS:
             return causal_mask(num_new, keys, window, self.dtype, self.device)[None, None]
-        table = self._masks.get((kind, num_new))
-        if table is None or table.shape[1] < keys:
-            table = causal_mask(num_new, max(256, 2 * keys), window, self.dtype, self.device)
-            self._masks[kind, num_new] = table
-        return table[None, None, :, table.shape[1] - keys :]
+        table = self._masks.get((kind, num_new, group))
+        if table is None or table.shape[-1] < keys:
+            table = causal_mask(num_new, max(256, 2 * keys), window, self.dtype, self.device)[None, None]
+            self._masks[kind, num_new, group] = table = pack_mask(table, group)
+        return table[..., table.shape[-1] - keys :]
 
 
 def layer_kinds(config: object, num_layers: int) -> list[str]:

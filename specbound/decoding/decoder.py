@@ -157,6 +157,8 @@ class SpecBoundDecoder:
         if self._tested_threads != torch.get_num_threads():
             self._step_adapter = step_adapter(self.adapter, self.exactness)
             self._tested_threads = torch.get_num_threads()
+        for adapter in {self.adapter, self._step_adapter}:
+            adapter.refresh()
         if streamer is not None and len(batch.requests) > 1:
             raise InputError(f"streamer must belong to one sequence, got a batch of {len(batch.requests)}")
         loop = DecodeLoop((self.adapter, self._step_adapter), batch, self.policy, self.compression, started)
