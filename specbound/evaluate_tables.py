@@ -16,7 +16,7 @@ class Cells:
 
     title: str
     headings: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     num_texts: int
     """Columns of text before those of figures."""
     starts: frozenset[int] = frozenset()
@@ -36,7 +36,8 @@ def speed_table(level: LevelEvaluation, has_intervals: bool = True) -> Cells:
     """Every method on every kind of content; without intervals it fits 100 columns."""
     headings = ["content", "method", "tokens/s", "tokens per step", "acceptance", "layer calls per token", "speedup"]
     headings += ["95 % interval"] * has_intervals + ["outputs equal"]
-    rows, starts = [], set()
+    rows: list[tuple[str, ...]] = []
+    starts = set()
     for index, row in enumerate(level.rows):
         is_first = index == 0 or level.rows[index - 1].task != row.task
         if is_first:
@@ -75,7 +76,8 @@ def gain_table(level: LevelEvaluation) -> Cells:
 
 def comparison_table(comparisons: Iterable[Comparison]) -> Cells:
     """The controller over every other method, by kind of content."""
-    rows, starts, task = [], set(), None
+    rows: list[tuple[str, ...]] = []
+    starts, task = set(), None
     for each in comparisons:
         if each.task != task:
             starts.add(len(rows))
@@ -122,5 +124,5 @@ def equality(row: EvaluatedRow) -> str:
 def markdown(cells: Cells) -> str:
     """The table as Markdown."""
     rules = ["---"] * cells.num_texts + ["---:"] * (len(cells.headings) - cells.num_texts)
-    rows: Sequence[Sequence[str]] = [cells.headings, rules, *cells.rows]
+    rows = [cells.headings, rules, *cells.rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"

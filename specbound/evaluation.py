@@ -105,8 +105,8 @@ class Evaluation:
 
     def speed_ratio(self, method: str, other: str, indices: Sequence[int]) -> SpeedRatio:
         """One method's tokens per second over another's on some prompts."""
-        parts = [f(name, indices) for name in (method, other) for f in (self.tokens, self.seconds)]
-        return speed_ratio(*parts, seed=self.seed)
+        own, others = ((self.tokens(name, indices), self.seconds(name, indices)) for name in (method, other))
+        return speed_ratio(*own, *others, self.seed)
 
     def timed_rows(self) -> list[EvaluatedRow]:
         """Every method on every kind of content, totals last."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from specbound import __version__
 from specbound.files import write_whole
@@ -56,7 +56,7 @@ class Row:
     simulated: bool = False
     """Whether the row was replayed, not timed."""
 
-    def without_speedup(self) -> "Row":
+    def without_speedup(self) -> Self:
         """The same row where no speedup may be claimed."""
         return replace(self, speedup=math.nan, speedup_low=math.nan, speedup_high=math.nan)
 

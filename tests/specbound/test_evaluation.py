@@ -11,9 +11,8 @@ import torch
 
 from specbound.decoding.stats import DecodeStats
 from specbound.differences import Difference
-from specbound.evaluation import PLAIN_AT_TOKEN, Evaluation, gain_share, with_oracle
+from specbound.evaluation import PLAIN_AT_TOKEN, EvaluatedRow, Evaluation, gain_share, with_oracle
 from specbound.measure import TimedPrompt, Timing
-from specbound.report import Row
 from specbound_controller.costs import WORK_NAMES
 from specbound_profiling.replay_result import ReplayResult
 
@@ -65,7 +64,7 @@ def evaluation(
     )
 
 
-def row_of(rows: list[Row], method: str, task: str = "all") -> Row:
+def row_of(rows: list[EvaluatedRow], method: str, task: str = "all") -> EvaluatedRow:
     return next(row for row in rows if (row.method, row.task) == (method, task))
 
 
