@@ -102,6 +102,7 @@ def test_live_verdicts_are_printed(run: Run, tiny_log: Path) -> None:
     code, out, _ = run("replay", "--log", str(tiny_log), *STATIC, "--compression", "none", "--live", "1")
     assert code == 0
     assert "replayed against live, 1 prompts" in out and "within" in out and "deviation" in out
+    assert "costs are another machine's (made up)" in out
 
 
 def test_live_output_that_is_not_the_logs_is_a_failure(
