@@ -1,0 +1,145 @@
+"""The side-by-side run on a real model: tune on prompts of their own, time every method interleaved, make rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from specbound.bench.compare import Comparison, Group, conditions
+from specbound.bench.config import BenchConfig
+from specbound.bench.methods import OurMethod, new_decoder
+from specbound.bench.result import BenchResult, Say, breakdowns_by_label, without_speedups
+from specbound.bench.specbench import Item, Question, items_of, load_questions
+from specbound.bench.transformers_methods import TransformersMethod
+from specbound.bench.tuning import GRID_KINDS, record_tuning, speedup_map, tune_transformers
+from specbound.decoding.adapter import ModelAdapter
+from specbound.evaluate_policies import static_policy
+from specbound.fingerprint import model_fingerprint
+from specbound.generation import load_controller
+from specbound.loading import LoadedModel, load_model
+from specbound.local_costs import given_costs, local_costs
+from specbound.measure import ContentionProbe, TimedPrompt
+from specbound.report import model_info
+from specbound_controller.costs import CostTable
+from specbound_controller.errors import MissingExtraError
+from specbound_profiling.best_static import best_static_action
+from specbound_profiling.config import auto_exit_layers
+
+STATIC_ALPHA = 0.5
+"""Annealing of the best static setting where no controller brings one."""
+
+
+class Bench:
+    """One run."""
+
+    def __init__(self, config: BenchConfig, say: Say) -> None:
+        """Raises InputError for what cannot be used, before anything is decoded."""
+        self.config, self.say = config, say
+        self.controller = load_controller(config.controller_name)
+        self.questions = load_questions(config.prompt_source, config.num_prompts)
+        self.tuning_questions = load_questions(config.tuning_source, config.num_tuning_prompts)
+        self.loaded: LoadedModel = load_model(config.model, config.compression, config.device)
+        self.adapter = ModelAdapter(self.loaded.model)
+        if self.controller is not None:
+            self.controller.check_model(model_fingerprint(self.loaded.model), self.adapter.num_layers)
+        self.notes: list[str] = []
+        self.speedup_map: tuple[Sequence[int], Sequence[Sequence[float]]] | None = None
+
+    def run(self) -> BenchResult:
+        """Everything, in order."""
+        config, asked = self.config, self.config.chosen_methods
+        plain = OurMethod("plain", new_decoder(self.loaded, config.exactness[0]))
+        self.say(f"plain decoding of {len(self.questions)} + {len(self.tuning_questions)} prompts")
+        tuning = [item.prompt for item in self._items(self.tuning_questions, plain, config.tuning_tokens)]
+        items = self._items(self.questions, plain, config.max_new_tokens)
+        groups = {level: self._ours(level, tuning) for level in config.exactness}
+        self.say("searching the grids of transformers' methods")
+        tuned = tune_transformers([name for name in asked if name in GRID_KINDS], config, self.loaded, tuning)
+        self.notes.extend(tuned.notes)
+        generate = [TransformersMethod("transformers", self.loaded.model)] if "transformers" in asked else []
+        # transformers' methods run on the model's own kernels, so that plain decoding at `token` is theirs to equal
+        at_token = groups.pop("token", None) or Group([OurMethod("plain", new_decoder(self.loaded, "token"))])
+        at_token.theirs = [*generate, *tuned.methods]
+        groups = {"token": at_token, **groups}
+        num_methods = sum(len(group.methods) for group in groups.values())
+        self.say(f"timing {num_methods} methods on {len(items)} prompts, {config.num_rounds} rounds")
+        return self._measured(groups, items)
+
+    def _items(self, questions: Sequence[Question], plain: OurMethod, max_new_tokens: int) -> list[Item]:
+        sampling = self.config.generate_arguments()
+        return items_of(
+            questions, self.loaded, self.adapter, lambda prompt: plain.run(prompt)[0], max_new_tokens, sampling
+        )
+
+    def _ours(self, exactness: str, tuning: Sequence[TimedPrompt]) -> Group:
+        """Plain, best static and controller at one level."""
+        controller, asked = self.controller, self.config.chosen_methods
+        exits = auto_exit_layers(self.adapter.num_layers) if controller is None else controller.config.exit_layers
+        costs = self._costs(exactness, exits)
+        alpha = STATIC_ALPHA if controller is None else controller.config.alpha
+        decoder = new_decoder(self.loaded, exactness)
+        methods = [OurMethod("plain", decoder)]
+        if "best_static" in asked:
+            self.say(f"{exactness}: recording the tuning prompts")
+            ids = [prompt.input_ids for prompt in tuning]
+            traces = record_tuning(self.adapter, ids, exits, self.config, exactness)
+            action = best_static_action(traces, costs, self.adapter.num_layers, alpha)
+            methods.append(OurMethod("best_static", decoder, static_policy(action, alpha), action.name))
+            self.speedup_map = self.speedup_map or speedup_map(traces, costs, self.adapter.num_layers)
+            self.notes.append(f"best_static, {exactness}: {action.name}, by replay of the tuning prompts")
+        if controller is not None and "controller" in asked:
+            methods.append(OurMethod("controller", decoder, controller.policy(costs, self.loaded.compression)))
+        return Group(methods, costs)
+
+    def _costs(self, exactness: str, exits: Sequence[int]) -> CostTable:
+        level = self.loaded.compression
+        if self.config.costs != "auto":
+            table = given_costs(Path(self.config.costs).expanduser(), level)
+            if table.exactness == exactness:
+                self.notes.append(f"costs, {exactness}: from {self.config.costs}")
+                return table
+        self.say(f"{exactness}: costs")
+        found = local_costs(self.loaded, model_fingerprint(self.loaded.model), exits, exactness)
+        if found is None:
+            raise MissingExtraError("measuring costs", "profile")
+        self.notes.append(f"{found[1].split(',')[0]}, {exactness}")
+        return found[0]
+
+    def _measured(self, groups: dict[str, Group], items: list[Item]) -> BenchResult:
+        config, probe = self.config, ContentionProbe()
+        comparison = Comparison(
+            self.adapter, self.loaded.compression, config.num_rounds, config.seed, is_sampled=config.sample
+        )
+        levels = comparison.run(groups, [item.prompt for item in items], probe)
+        rows = [row for level in levels for row in level.rows()]
+        ours = {method.name for group in groups.values() for method in group.ours}
+        has_bug = any(not d.is_near_tie and d.method in ours for level in levels for d in level.differences)
+        is_quiet = probe.is_quiet or config.allow_noise
+        return BenchResult(
+            model=model_info(config.model, self.loaded.model),
+            rows=rows if is_quiet else without_speedups(rows),
+            notes=[*self.notes, *self._settings(items), *conditions(levels, probe, config.allow_noise)],
+            is_trustworthy=is_quiet and not has_bug,
+            breakdowns=breakdowns_by_label(levels),
+            speedup_map=self.speedup_map,
+            items=items,
+            levels=levels,
+            decode=lambda tokens: self.loaded.tokenizer.decode(tokens, skip_special_tokens=True),
+        )
+
+    def _settings(self, items: Sequence[Item]) -> list[str]:
+        config = self.config
+        how = f"sampled at temperature {config.temperature:g}" if config.sample else "greedy"
+        notes = [
+            f"{how}; tuning on {len(self.tuning_questions)} prompts of {config.tuning_source}, {config.tuning_tokens} "
+            f"tokens each; timing on {len(items)} of {config.prompt_source}, {config.num_rounds} rounds, rotated"
+        ]
+        if self.adapter.device.type == "cpu":
+            notes.append("peak memory is the whole process's, model included")
+        num_cut = sum(item.is_loop_cut for item in items)
+        if num_cut:
+            notes.append(f"{num_cut} of {len(items)} continuations were cut where they began to loop, for all alike")
+        return notes
+
+
+def run_bench(config: BenchConfig, say: Say) -> BenchResult:
+    """Times all methods side by side. `say` gets a line as each stage begins."""
+    return Bench(config, say).run()

@@ -1,0 +1,167 @@
+"""How seconds grow: with context, width, layers, vocabulary, prompts. Everything is expected to grow in proportion.
+
+Random models of a tiny shape, one thing varied at a time; all points of an axis are measured in turn, several times.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specbound.bench.growth import Growth, fit_growth
+from specbound.bench.result import Say
+from specbound.bench.shapes import SHAPE_SIZES, Shape, model_of
+from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_controller.policy import StaticPolicy
+from specbound_profiling.best_static import static_seconds
+from specbound_profiling.record import Recorder, RecordSettings
+from specbound_profiling.stopwatch import step_clock
+from specbound_profiling.trace import PromptTrace
+
+VALUES = {
+    "context": (64, 128, 256, 512, 1024, 2048, 4096),
+    "width": tuple(range(17)),
+    "layers": (4, 8, 16, 32),
+    "vocabulary": (1024, 4096, 16384, 65536, 131072),
+    "prompts": (2, 4, 8, 16, 32),
+}
+"""Axis -> its points."""
+NUM_ROUNDS = 3
+NUM_STEPS = 16
+"""Steps of a point whose median counts."""
+CONTEXT = 64
+"""Prompt tokens where context does not vary."""
+RECORDED_TOKENS = 24
+EXIT_LAYER, WIDTH = 2, 4
+"""The fixed draft where width does not vary."""
+
+NOTES = (
+    "random models of a tiny shape on the CPU, one thing varied at a time; medians of several rounds, processor time",
+    "expected: a fixed part and growth in proportion, exponent 1; an exponent near 2 would be growth with the square, "
+    "– means that hardly anything grows",
+)
+"""What has to be said beside the series."""
+
+Point = tuple[str, int, Callable[[], float]]
+"""Name of the series, value on the axis, and what measures its seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Seconds of one thing along an axis."""
+
+    axis: str
+    name: str
+    values: tuple[int, ...]
+    seconds: tuple[float, ...]
+    fit: Growth
+
+
+def measure_scaling(axes: Sequence[str], seed: int, say: Say) -> list[Series]:
+    """All series of the axes. `say` gets a line as each axis begins."""
+    found = []
+    for axis in axes:
+        say(f"scaling: {axis}")
+        points = POINTS[axis](seed)
+        seconds: dict[tuple[str, int], list[float]] = {(name, value): [] for name, value, _ in points}
+        for _ in range(NUM_ROUNDS):
+            for name, value, measure in points:
+                seconds[name, value].append(measure())
+        for name in dict.fromkeys(name for name, _, _ in points):
+            values = tuple(value for other, value, _ in points if other == name)
+            medians = tuple(float(np.median(seconds[name, value])) for value in values)
+            found.append(Series(axis, name, values, medians, fit_growth(values, medians)))
+    return found
+
+
+def _model(seed: int, **sizes: int) -> ModelAdapter:
+    shape: Shape = replace(SHAPE_SIZES["tiny"], **sizes)
+    return ModelAdapter(model_of(shape, torch.device("cpu"), torch.float32, seed))
+
+
+def _prompt(length: int, seed: int) -> Tensor:
+    """(1, T)"""
+    return torch.randint(1024, (1, length), generator=torch.Generator().manual_seed(seed))
+
+
+def _step_seconds(adapter: ModelAdapter, ids: Tensor, width: int) -> Callable[[], float]:
+    """Measures an average step of plain decoding (width 0) or of a fixed draft: the median over some steps."""
+    policy = StaticPolicy((EXIT_LAYER,), 0.0, width) if width else StaticPolicy(())
+    decoder, clock = SpecBoundDecoder(adapter.model, policy, record_steps=False), step_clock(adapter.device)
+
+    def measure() -> float:
+        marks: list[float] = []
+        limit = (width + 1) * (NUM_STEPS + 2)  # no draft is shortened by the end
+        decoder.decode([ids], max_new_tokens=limit, on_step=lambda record, row: marks.append(clock()))
+        return float(np.median(np.diff(marks[: NUM_STEPS + 1])))
+
+    return measure
+
+
+def _context(seed: int) -> list[Point]:
+    adapter = _model(seed)
+    kinds = {"plain, per token": 0, f"draft of {WIDTH}, per step": WIDTH}
+    return [
+        (name, length, _step_seconds(adapter, _prompt(length, seed), width))
+        for name, width in kinds.items()
+        for length in VALUES["context"]
+    ]
+
+
+def _width(seed: int) -> list[Point]:
+    adapter, ids = _model(seed), _prompt(CONTEXT, seed)
+    return [("fixed draft, per step", width, _step_seconds(adapter, ids, width)) for width in VALUES["width"]]
+
+
+def _layers(seed: int) -> list[Point]:
+    ids = _prompt(CONTEXT, seed)
+    return [
+        ("plain, per token", count, _step_seconds(_model(seed, num_layers=count), ids, 0)) for count in VALUES["layers"]
+    ]
+
+
+def _vocabulary(seed: int) -> list[Point]:
+    ids = _prompt(CONTEXT, seed)
+    return [
+        ("plain, per token", size, _step_seconds(_model(seed, vocab_size=size), ids, 0))
+        for size in VALUES["vocabulary"]
+    ]
+
+
+def _prompts(seed: int) -> list[Point]:
+    adapter = _model(seed)
+    recorder = Recorder(adapter, RecordSettings((1, EXIT_LAYER, 4), RECORDED_TOKENS, eos_token_ids=()))
+    clock, costs = step_clock(adapter.device), CostTable(dict.fromkeys(WORK_NAMES, 1e-5), "none", "made up", 0.0, 30)
+    most = max(VALUES["prompts"])
+    traces = [recorder.record(_prompt(CONTEXT, seed + i), i) for i in range(most)]
+    grid = [StaticPolicy((e,), t, w).decide(None) for e in (1, EXIT_LAYER) for t in (0.0, 0.3) for w in (1, 2, 4, 8)]
+
+    def profile(count: int) -> float:
+        started = clock()
+        for index in range(count):
+            recorder.record(_prompt(CONTEXT, seed + index), index)
+        return clock() - started
+
+    def replay(chosen: list[PromptTrace]) -> float:
+        started = clock()
+        static_seconds(chosen, costs, grid, adapter.num_layers)
+        return clock() - started
+
+    return [
+        *(("profile", count, lambda count=count: profile(count)) for count in VALUES["prompts"]),
+        *(("replay", count, lambda count=count: replay(traces[:count])) for count in VALUES["prompts"]),
+    ]
+
+
+POINTS: dict[str, Callable[[int], list[Point]]] = {
+    "context": _context,
+    "width": _width,
+    "layers": _layers,
+    "vocabulary": _vocabulary,
+    "prompts": _prompts,
+}
+"""Axis -> its points, by seed."""

@@ -1,0 +1,128 @@
+"""Chooses settings on prompts of their own: transformers' by decoding, our best static one by replay."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from specbound.bench.config import BenchConfig
+from specbound.bench.transformers_methods import (
+    DEFAULT_THRESHOLD,
+    DOCUMENTED_EXIT,
+    Assistance,
+    TransformersMethod,
+)
+from specbound.decoding.adapter import ModelAdapter
+from specbound.loading import LoadedModel
+from specbound.measure import ContentionProbe, Method, TimedPrompt, time_methods
+from specbound_controller.costs import CostTable
+from specbound_controller.policy import StaticPolicy
+from specbound_profiling.best_static import static_seconds
+from specbound_profiling.record import Recorder, RecordSettings
+from specbound_profiling.rollout import RolloutSettings
+from specbound_profiling.trace import PromptTrace
+
+GRID_KINDS = {
+    "assistant_early_exit": "early_exit",
+    "assistant_early_exit_default": "early_exit",
+    "assistant_early_exit_heuristic": "early_exit",
+    "assistant_model": "draft_model",
+    "prompt_lookup": "prompt_lookup",
+}
+"""Method -> who drafts."""
+MAX_WIDTH = 8
+"""Longest draft that the tuning prompts' roll-outs and the map of exits and widths know."""
+
+
+@dataclass(slots=True)
+class Tuned:
+    """What was chosen."""
+
+    methods: list[TransformersMethod] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was searched, and what the model does not allow, one line each."""
+
+
+def candidates(name: str, config: BenchConfig, num_layers: int) -> list[Assistance]:
+    """Settings of one of transformers' methods among which the tuning prompts decide."""
+    kind = GRID_KINDS[name]
+    exits = shallow_exits(num_layers) if config.tuned_exit_layers == "auto" else config.tuned_exit_layers
+    lengths = config.tuned_lengths
+    if name == "assistant_early_exit_default":
+        return [Assistance(kind, exit_layer=min(DOCUMENTED_EXIT, num_layers - 1))]
+    if name == "assistant_early_exit_heuristic":
+        start = [length for length in lengths if length > 1] or [*lengths]
+        return [Assistance(kind, length, e, 0.0, "heuristic_transient") for e in exits for length in start[:2]]
+    if name == "prompt_lookup":
+        return [Assistance(kind, length) for length in lengths]
+    if name == "assistant_model":
+        return [Assistance(kind, length, e) for e in exits for length in lengths]
+    thresholds = (DEFAULT_THRESHOLD, 0.0)
+    fixed = [Assistance(kind, length, e, t) for e in exits for length in lengths for t in thresholds]
+    return [each for each in fixed if each.threshold == 0.0 or each.length > 1]  # a first draft token is never stopped
+
+
+def shallow_exits(num_layers: int) -> tuple[int, ...]:
+    """Layers at 1/16, 1/8, 3/16, 1/4 and 3/8 of the depth."""
+    return tuple(sorted({max(1, round(num_layers * share)) for share in (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8)}))
+
+
+def tune_transformers(
+    names: Sequence[str], config: BenchConfig, loaded: LoadedModel, prompts: Sequence[TimedPrompt]
+) -> Tuned:
+    """The fastest setting of each method on the tuning prompts, by tokens per second of one interleaved round."""
+    tuned, num_layers = Tuned(), ModelAdapter(loaded.model).num_layers
+    for name in names:
+        grid = candidates(name, config, num_layers)
+        try:
+            methods = [TransformersMethod(name, loaded.model, each) for each in grid]
+            best = methods[0] if len(methods) == 1 else _fastest(methods, prompts)
+            best.run(prompts[0])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # what transformers dies of
+            tuned.notes.append(f"{name} is left out: {type(error).__name__}: {' '.join(str(error).split())[:120]}")
+            continue
+        tuned.methods.append(best)
+        chosen = f"best of {len(grid)} settings on the tuning prompts" if len(grid) > 1 else "as transformers has it"
+        tuned.notes.append(f"{name}: {best.setting}, {chosen}")
+    return tuned
+
+
+def _fastest(methods: Sequence[TransformersMethod], prompts: Sequence[TimedPrompt]) -> TransformersMethod:
+    named = {f"{index}": method for index, method in enumerate(methods)}
+    timings = time_methods([Method(key, method.run) for key, method in named.items()], prompts, 1, ContentionProbe())
+
+    def seconds_per_token(key: str) -> float:
+        of_method = timings[key]
+        return sum(timing.seconds for timing in of_method) / sum(len(timing.tokens) for timing in of_method)
+
+    return named[min(named, key=seconds_per_token)]
+
+
+def record_tuning(
+    adapter: ModelAdapter,
+    prompt_ids: Sequence[Tensor],
+    exit_layers: Sequence[int],
+    config: BenchConfig,
+    exactness: str,
+) -> list[PromptTrace]:
+    """What every exit would have drafted on the tuning prompts, every wrong draft followed."""
+    settings = RecordSettings(
+        tuple(exit_layers),
+        config.tuning_tokens,
+        sampling=config.generate_arguments(),
+        rollouts=RolloutSettings(1.0, MAX_WIDTH, config.seed),
+    )
+    recorder = Recorder(adapter, settings, exactness)
+    return [recorder.record(ids, index) for index, ids in enumerate(prompt_ids)]
+
+
+def speedup_map(
+    traces: Sequence[PromptTrace], costs: CostTable, num_layers: int
+) -> tuple[tuple[int, ...], list[list[float]]]:
+    """Replayed speedup of fixed drafts over plain decoding: exit layers, and rows of widths 0 to `MAX_WIDTH`. (E, K)"""
+    exits = traces[0].exit_layers
+    plain = StaticPolicy(()).decide(None)
+    fixed = [StaticPolicy((e,), 0.0, w).decide(None) for e in exits for w in range(1, MAX_WIDTH + 1)]
+    seconds = static_seconds(traces, costs, [plain, *fixed], num_layers)
+    speedups = (seconds[0] / seconds[1:]).reshape(len(exits), MAX_WIDTH)
+    return exits, [[1.0, *row] for row in speedups.tolist()]
