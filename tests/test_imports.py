@@ -160,6 +160,7 @@ HEAVY = (
         ["generate", "--help"],
         ["verify", "--help"],
         ["evaluate", "--help"],
+        ["bench", "--help"],
         ["demo", "--help"],
     ],
     ids=" ".join,
