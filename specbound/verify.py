@@ -22,6 +22,7 @@ from specbound.generation import load_controller, request_of
 from specbound.loading import LoadedModel, load_model, require_compression
 from specbound.report import Row, model_info
 from specbound_controller.controller import Controller
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision
 from specbound_profiling.prompts import load_prompts
@@ -46,10 +47,10 @@ class RandomPolicy(StaticPolicy):
 
     def decide(self, features: np.ndarray | None) -> Decision:
         choose = self.random
-        exits = sorted(choose.sample(range(1, self.num_layers), choose.randint(0, min(4, self.num_layers - 1))))
+        exits = sorted(choose.sample(range(self.num_layers), choose.randint(0, min(4, self.num_layers))))
         return StaticPolicy(
             exits,
-            [choose.choice(self.THRESHOLDS) for _ in exits],
+            [choose.choice(self.THRESHOLDS if e != LOOKUP_EXIT else self.THRESHOLDS[1:]) for e in exits],
             choose.randint(0, self.MAX_WIDTH),
             alpha=choose.choice((0.0, 0.5, 2.0)),
             d_max=choose.choice((None, None, *range(1, self.num_layers))),

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.records import Decision, ExitScore
 
 WIDTHS = (1, 2, 3, 4, 6, 8)
@@ -22,7 +23,7 @@ class Action:
     """One choice for a step."""
 
     exit_layer: int
-    """Exit layer that drafts; 0 in plain decoding."""
+    """Exit layer that drafts; 0 for drafts that are looked up in the context, and in plain decoding."""
     width: int
     """Width bound `w_max`; 0 is plain decoding."""
     threshold: float = 0.0
@@ -33,8 +34,10 @@ class Action:
     """`token` or `product`: what is compared with the threshold."""
 
     def __post_init__(self) -> None:
-        if self.width < 0 or self.exit_layer < 0 or (self.width > 0) != (self.exit_layer > 0):
-            raise ValueError(f"exit_layer and width must both be 0 or both above, got {self.exit_layer}, {self.width}")
+        if self.width < 0 or self.exit_layer < 0 or (self.width == 0 and self.exit_layer > 0):
+            raise ValueError(
+                f"width must be above 0 with an exit layer, neither below 0, got {self.width}, {self.exit_layer}"
+            )
         if self.score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
         if self.combine not in ("token", "product"):
@@ -43,13 +46,16 @@ class Action:
             raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
         if (self.score == "fixed") != (self.threshold == 0.0):
             raise ValueError(f"threshold must be 0 for a fixed draft and above 0 for others, got {self.threshold}")
+        if self.exit_layer == LOOKUP_EXIT and self.width > 0 and self.threshold == 0.0:
+            raise ValueError("threshold must be above 0 for looked-up drafts: a lookup may find nothing")
 
     @property
     def name(self) -> str:
-        """Readable name, such as `plain`, `exit3_width4` or `exit3_width4_learned0.5`."""
+        """Readable name, such as `plain`, `exit3_width4`, `exit3_width4_learned0.5` or `lookup_width4_learned0.5`."""
         if self.width == 0:
             return "plain"
-        name = f"exit{self.exit_layer}_width{self.width}"
+        source = "lookup" if self.exit_layer == LOOKUP_EXIT else f"exit{self.exit_layer}"
+        name = f"{source}_width{self.width}"
         if self.score == "fixed":
             return name
         return f"{name}_{self.score}{self.threshold:g}{'_token' if self.combine == 'token' else ''}"
@@ -77,10 +83,14 @@ def action_grid(
     score: str = "learned",
     combine: str = "product",
 ) -> tuple[Action, ...]:
-    """Plain decoding, then exits x (fixed draft and each threshold) x widths, shallow and short first. (A,)"""
+    """Plain decoding, then exits x (fixed draft and each threshold) x widths, shallow and short first. (A,)
+
+    Looked-up drafts (exit layer 0) are never fixed ones.
+    """
     actions = [PLAIN]
     for exit_layer in sorted(exit_layers):
-        actions += [Action(exit_layer, width) for width in sorted(widths)]
+        if exit_layer != LOOKUP_EXIT:
+            actions += [Action(exit_layer, width) for width in sorted(widths)]
         for threshold in sorted(thresholds):
             actions += [Action(exit_layer, width, threshold, score, combine) for width in sorted(widths)]
     return tuple(actions)

@@ -1,8 +1,9 @@
 """What a controller directory's `config.json` says: names, grid, model, provenance. Knows no weights."""
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,7 +13,10 @@ from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.score import SIGNAL_NAMES
 
-SCHEMA = 1
+SCHEMA = 2
+"""Written. 1, which has no checksum of its own, is read as well."""
+MAX_COEFFICIENT_S = 1e6
+"""Most seconds that a unit of work may cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class ControllerConfig:
     """Hash of the training prompts."""
     seed: int = 0
     """Seed of the training run."""
+    without_compression: bool = False
+    """Whether its networks do not look at the compression level; their weights on it are zero."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Library -> version it was trained with."""
     summary: Mapping[str, Any] = field(default_factory=dict)
@@ -53,8 +59,8 @@ class ControllerConfig:
         if self.num_layers < 2:
             raise ValueError(f"num_layers must be at least 2, got {self.num_layers}")
         layers = self.exit_layers
-        if not layers or list(layers) != sorted(set(layers)) or layers[0] < 1 or layers[-1] >= self.num_layers:
-            raise ValueError(f"exit_layers must ascend within [1, {self.num_layers - 1}], got {layers}")
+        if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= self.num_layers:
+            raise ValueError(f"exit_layers must ascend within [0, {self.num_layers - 1}], got {layers}")
         if not self.compressions or not set(self.compressions) <= set(COMPRESSIONS):
             raise ValueError(f"compressions must be among {', '.join(COMPRESSIONS)}, got {self.compressions}")
         if not self.actions or self.actions[0].width != 0 or len(set(self.actions)) != len(self.actions):
@@ -66,15 +72,15 @@ class ControllerConfig:
             raise ValueError("widths must be at most 64")
         if len(self.slopes) != len(layers) or len(self.offsets) != len(layers):
             raise ValueError(f"slopes and offsets must have {len(layers)} values")
-        if not all(map(math.isfinite, (self.alpha, *self.slopes, *self.offsets))) or self.alpha < 0:
-            raise ValueError(f"alpha, slopes and offsets must be finite, and alpha >= 0, got {self.alpha}")
+        if any(not abs(value) <= 1e6 for value in (self.alpha, *self.slopes, *self.offsets)) or self.alpha < 0:
+            raise ValueError(f"alpha must be in [0, 1e6], slopes and offsets within 1e6, got {self.alpha}")
         for name, mapping in (("costs", self.costs), ("static_actions", self.static_actions)):
             if not set(mapping) <= set(COMPRESSIONS):
                 raise ValueError(f"{name} must be by compression level, got {tuple(mapping)}")
 
     def to_json(self, weights_sha256: str) -> str:
         """The text of `config.json`; names the weights it belongs to."""
-        content = {
+        content: dict[str, Any] = {
             "schema": SCHEMA,
             "weights_sha256": weights_sha256,
             "feature_names": FEATURE_NAMES,
@@ -84,7 +90,8 @@ class ControllerConfig:
             "static_actions": {name: asdict(action) for name, action in self.static_actions.items()},
             "costs": {name: _cost_content(table) for name, table in self.costs.items()},
         }
-        return json.dumps(content, indent=1, default=dict) + "\n"
+        plain = json.loads(json.dumps(content, default=dict))
+        return json.dumps(plain | {"config_sha256": content_sha256(plain)}, indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str) -> tuple["ControllerConfig", str]:
@@ -94,11 +101,10 @@ class ControllerConfig:
             ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError: the text is not a
                 controller's config, with the reason.
         """
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
         if not isinstance(content, dict):
             raise ValueError("it must hold one JSON object")
-        if content.get("schema") != SCHEMA:
-            raise ValueError(f"schema must be {SCHEMA}, got {content.get('schema')!r}")
+        _check_content(content)
         _check_names("feature_names", content["feature_names"], FEATURE_NAMES)
         _check_names("signal_names", content["signal_names"], SIGNAL_NAMES)
         config = ControllerConfig(
@@ -114,10 +120,45 @@ class ControllerConfig:
             costs={name: _cost_table(value) for name, value in _object(content, "costs").items()},
             prompts_hash=_text(content["prompts_hash"], "prompts_hash"),
             seed=_integer(content["seed"], "seed"),
+            without_compression=_boolean(content.get("without_compression", False), "without_compression"),
             versions={name: _text(value, "versions") for name, value in _object(content, "versions").items()},
             summary=_object(content, "summary"),
         )
         return config, _text(content["weights_sha256"], "weights_sha256")
+
+
+def content_sha256(content: Mapping[str, Any]) -> str:
+    """Checksum of what a `config.json` says, however it is laid out; the checksum itself left out."""
+    rest = {key: value for key, value in content.items() if key != "config_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _check_content(content: Mapping[str, Any]) -> None:
+    """Raises ValueError where the schema is unknown, a key has no place in it, or anything was changed."""
+    schema = content.get("schema")
+    if schema not in (1, SCHEMA) or isinstance(schema, bool | float):
+        raise ValueError(f"schema must be {SCHEMA}, got {schema!r}")
+    known = {"schema", "weights_sha256", "feature_names", "signal_names", *ControllerConfig.__dataclass_fields__}
+    if schema == 1:
+        known -= {"without_compression"}
+    else:
+        known |= {"config_sha256"}
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise ValueError(f"unknown key {unknown[0][:40]!r}")
+    if schema == SCHEMA and content["config_sha256"] != content_sha256(content):
+        raise ValueError("its content is not what was saved (config_sha256); copy the file again or train again")
+
+
+def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a key stands twice")
+    return content
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"numbers must be finite, got {name}")
 
 
 def _check_names(key: str, found: object, wanted: tuple[str, ...]) -> None:
@@ -156,6 +197,12 @@ def _number(value: object, key: str) -> float:
     return float(value)
 
 
+def _boolean(value: object, key: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} must be true or false, got {value!r}")
+    return value
+
+
 def _text(value: object, key: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{key} must be a text, got {value!r}")
@@ -185,8 +232,8 @@ def _cost_content(table: CostTable) -> dict[str, Any]:
 
 def _cost_table(value: Mapping[str, Any]) -> CostTable:
     coefficients = {name: _number(value["coefficients"][name], name) for name in WORK_NAMES}
-    if min(coefficients.values()) < 0 or sum(coefficients.values()) == 0:
-        raise ValueError("costs must not be negative, nor all zero")
+    if min(coefficients.values()) < 0 or not 0 < sum(coefficients.values()) <= MAX_COEFFICIENT_S:
+        raise ValueError(f"costs must not be negative, nor all zero, nor above {MAX_COEFFICIENT_S:g} s")
     error = value["held_out_error"]
     return CostTable(
         coefficients=coefficients,

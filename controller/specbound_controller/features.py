@@ -37,6 +37,7 @@ FEATURE_NAMES = (
     "mean_draft_entropy_nats",
     "log_position",
     "log_context_length",
+    "log_lookup_length",
     *(f"compression_{name}" for name in COMPRESSIONS),
 )
 """Names of the step features, in the order of a feature vector. (F,)"""
@@ -98,8 +99,11 @@ class FeatureState:
         self._steps_since_draft = 0
         self._draft = _draft_signals(record)
 
-    def vector(self) -> np.ndarray:
-        """Features of the step that begins now, in the order of `FEATURE_NAMES`. (F,) float32"""
+    def vector(self, lookup_length: int = 0) -> np.ndarray:
+        """Features of the step that begins now, in the order of `FEATURE_NAMES`. (F,) float32
+
+        lookup_length: how many of the newest tokens the context matches (`ContextLookup.find`).
+        """
         fast, slow = self._fast, self._slow
         return np.array(
             (
@@ -114,6 +118,7 @@ class FeatureState:
                 *self._draft,
                 math.log1p(self._context - self._first_context),
                 math.log1p(self._context),
+                math.log1p(lookup_length),
                 *self._compression,
             ),
             dtype=np.float32,

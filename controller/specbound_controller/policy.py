@@ -80,6 +80,7 @@ class AnnealedConfidence:
         return False
 
     def temperature(self, exit_layer: int, num_layers: int) -> float:
+        """At exit layer 0 it is of no effect: a lookup has no logits."""
         return 1.0 + self.alpha * (1.0 - exit_layer / num_layers)
 
     def __call__(self, signals: ExitSignals, features: np.ndarray | None) -> float:

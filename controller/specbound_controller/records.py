@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN
+
 STOP_REASONS = ("width", "depth", "eos", "off")
 """Why a draft ended: the width bound, no exit up to the depth bound, a drafted EOS, width 0 (plain decoding)."""
 
@@ -16,7 +18,7 @@ class ExitSignals:
     """What one exit layer says about the token it would draft."""
 
     exit_layer: int
-    """Layers run before the head was read."""
+    """Layers run before the head was read; 0 for a draft that was looked up in the context (`lookup`)."""
     draft_index: int
     """How many tokens this step had drafted before."""
     draft_token: int
@@ -33,14 +35,28 @@ class ExitSignals:
     """The same after the sampling noise is added; equal to `margin` under greedy decoding."""
     draft_probability: float
     """Probability of the draft token, after the logits processors (temperature, top-k, ...) where there are any."""
+    lookup_token: int = NO_TOKEN
+    """The token that the context says comes next; `NO_TOKEN` where it says nothing, or where nobody asked."""
+    lookup_length: int = 0
+    """How many of the newest tokens that was matched by."""
+
+    @property
+    def lookup_agreement(self) -> int:
+        """1 where the context says the same as the exit, -1 where it says something else, 0 where nothing."""
+        if self.lookup_length == 0:
+            return 0
+        return 1 if self.lookup_token == self.draft_token else -1
 
 
 class ExitScore(Protocol):
-    """Scores one exit: a pure function of its signals and of the features of the step."""
+    """Scores one exit: a pure function of its signals and of the features of the step.
+
+    At exit layer 0 confidence stands for the length of the match (`lookup_confidence`), 0 where nothing was found.
+    """
 
     @property
     def is_learned(self) -> bool:
-        """Whether a network computes it, which has a price of its own beside the exit test."""
+        """Whether a network computes it, from the lookup's signals too: it has a price beside the exit test."""
 
     def temperature(self, exit_layer: int, num_layers: int) -> float:
         """Temperature at which `ExitSignals.annealed_confidence` is wanted for this exit of an L-layer model."""
@@ -56,7 +72,8 @@ class Decision:
     w_max: int
     """Width bound: most draft tokens in the step; 0 is plain decoding."""
     thresholds: Mapping[int, float] = field(default_factory=dict)
-    """Exit layer -> threshold that the score must reach. A layer that is absent, or infinite, is not read."""
+    """Exit layer -> threshold that the score must reach. A layer that is absent, or infinite, is not read. Layer 0 is
+    the context lookup."""
     score: ExitScore | None = None
     """The exit score; may be None where every threshold is <= 0 (a fixed draft: no exit test is needed)."""
     combine: str = "token"
@@ -71,6 +88,8 @@ class Decision:
             raise ValueError(f"combine must be 'token' or 'product', got {self.combine!r}")
         if self.score is None and any(t > 0 and not math.isinf(t) for t in self.thresholds.values()):
             raise ValueError("score must be given where a threshold is above 0")
+        if self.thresholds.get(LOOKUP_EXIT, math.inf) <= 0:
+            raise ValueError(f"the threshold of exit layer {LOOKUP_EXIT} must be above 0: a lookup may find nothing")
 
     def exits(self) -> tuple[tuple[int, float], ...]:
         """(exit layer, threshold) pairs that are read, shallow to deep, up to the depth bound."""
@@ -105,7 +124,7 @@ class StepRecord:
     head_reads_by_rows: Mapping[int, int]
     """Rows -> number of head reads with that many rows, drafting and verification together."""
     num_exit_tests: int
-    """Exits whose statistics were taken (head reads with a threshold above 0)."""
+    """Exits whose statistics were taken (head reads with a threshold above 0; a lookup reads no head)."""
     full_confidence: float = math.nan
     """Full model's confidence at the last committed position; nan unless the policy asks for it."""
     full_entropy_nats: float = math.nan

@@ -9,12 +9,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from specbound_controller.features import FEATURE_NAMES
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.mlp import Mlp
 from specbound_controller.records import ExitSignals
 
-SIGNAL_NAMES = ("confidence_logit", "entropy_nats", "margin", "noised_margin", "log_draft_probability", "draft_index")
+SIGNAL_NAMES = (
+    "confidence_logit",
+    "entropy_nats",
+    "margin",
+    "noised_margin",
+    "log_draft_probability",
+    "draft_index",
+    "lookup_agreement",
+    "log_lookup_length",
+    "signed_log_lookup_length",
+)
 """Names of the signals that the score reads, before one flag for each exit layer and the step features. (S,)"""
 
+_LOG_LENGTH = SIGNAL_NAMES.index("log_lookup_length")
 _MAX_MARGIN = 20.0  # log-probabilities; beyond it a margin says nothing more
 _MIN_PROBABILITY = 1e-6
 
@@ -26,6 +38,8 @@ def signal_array(
     noised_margin: np.ndarray,
     draft_probability: np.ndarray,
     draft_index: np.ndarray,
+    lookup_agreement: np.ndarray,
+    lookup_length: np.ndarray,
 ) -> np.ndarray:
     """Signals in the order of `SIGNAL_NAMES`, from arrays of one shape. (...) each -> (..., S) float32"""
     probability = np.clip(np.asarray(confidence, dtype=np.float64), _MIN_PROBABILITY, 1.0 - _MIN_PROBABILITY)
@@ -36,12 +50,16 @@ def signal_array(
     signals[..., 3] = np.clip(noised_margin, -_MAX_MARGIN, _MAX_MARGIN)
     signals[..., 4] = np.log(np.maximum(draft_probability, _MIN_PROBABILITY))
     signals[..., 5] = draft_index
+    signals[..., 6] = lookup_agreement
+    signals[..., 7] = np.log1p(lookup_length)
+    signals[..., 8] = signals[..., 6] * signals[..., 7]
     return signals
 
 
 def signal_values(signals: ExitSignals) -> tuple[float, ...]:
     """The same for one exit, in plain arithmetic. (S,)"""
     probability = min(max(signals.confidence, _MIN_PROBABILITY), 1.0 - _MIN_PROBABILITY)
+    agreement, log_length = float(signals.lookup_agreement), math.log1p(signals.lookup_length)
     return (
         math.log(probability) - math.log1p(-probability),
         signals.entropy_nats,
@@ -49,6 +67,9 @@ def signal_values(signals: ExitSignals) -> tuple[float, ...]:
         min(max(signals.noised_margin, -_MAX_MARGIN), _MAX_MARGIN),
         math.log(max(signals.draft_probability, _MIN_PROBABILITY)),
         float(signals.draft_index),
+        agreement,
+        log_length,
+        agreement * log_length,
     )
 
 
@@ -88,6 +109,8 @@ class LearnedScore:
         """Probability that this exit's draft token is the full model's, given that all drafts before it are."""
         if features is None:
             raise ValueError("features must be given to the learned score, got None")
+        if signals.exit_layer == LOOKUP_EXIT and signals.lookup_length == 0:
+            return 0.0  # nothing was found
         exit_index = self.exit_layers.index(signals.exit_layer)
         flags = [0.0] * len(self.exit_layers)
         flags[exit_index] = 1.0
@@ -101,7 +124,7 @@ class LearnedScore:
         logits = self.mlp(inputs)[..., 0].astype(np.float64)
         exit_index = self.exit_layers.index(exit_layer)
         values: np.ndarray = 0.5 * (np.tanh(0.5 * (self.slopes[exit_index] * logits + self.offsets[exit_index])) + 1.0)
-        return values
+        return values * ((exit_layer != LOOKUP_EXIT) | (signals[..., _LOG_LENGTH] > 0))
 
     def probabilities_at(self, signals: np.ndarray, exit_layers: np.ndarray, features: np.ndarray) -> np.ndarray:
         """The same where each row has an exit layer of its own. signals: (R, S), exit_layers: (R,), features: (R, F)"""
@@ -111,7 +134,7 @@ class LearnedScore:
         logits = self.mlp(np.concatenate((signals, flags, features), axis=1, dtype=np.float32))[:, 0]
         logits = np.array(self.slopes)[exit_index] * logits.astype(np.float64) + np.array(self.offsets)[exit_index]
         values: np.ndarray = 0.5 * (np.tanh(0.5 * logits) + 1.0)
-        return values
+        return values * ((exit_layers != LOOKUP_EXIT) | (signals[:, _LOG_LENGTH] > 0))
 
 
 def score_inputs(signals: np.ndarray, exit_index: int, num_exits: int, features: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from specbound_controller.actions import Action
 from specbound_controller.costs import WORK_NAMES, work_vector
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.records import StepRecord
 
 
@@ -47,7 +48,8 @@ def single_exit_work(
 
     Args:
         num_reads: Head reads of one row while drafting: one a draft token, one more if the draft failed a test.
-        is_tested: Whether reads were tested, that is, whether the threshold was above 0.
+        is_tested: Whether reads were tested, that is, whether the threshold was above 0. A lookup (exit layer 0) reads
+            no head and takes no statistics; its score may be a learned one all the same.
         is_learned: Whether the score that they were tested by is a learned one.
 
     Counts one decision, and one exit test for the full model's signals.
@@ -55,10 +57,11 @@ def single_exit_work(
     rows = num_drafted + 1
     layer_calls = {1: exit_layer * rows}
     layer_calls[rows] = layer_calls.get(rows, 0) + num_layers - exit_layer
-    head_reads = {1: num_reads}
+    has_head = exit_layer != LOOKUP_EXIT
+    head_reads = {1: num_reads * has_head}
     head_reads[rows] = head_reads.get(rows, 0) + 1
-    num_tests = num_reads if is_tested else 0
-    num_scores = num_tests if is_learned else 0
+    num_tests = num_reads * has_head if is_tested else 0
+    num_scores = num_reads if is_tested and is_learned else 0
     return work_vector(layer_calls, head_reads, 1 + num_tests, context_length, num_learned_scores=num_scores)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_profiling.trace import PromptTrace
 
@@ -25,11 +26,11 @@ def label_nll_sums(traces: Sequence[PromptTrace]) -> np.ndarray:
 
 def largest_alpha(exit_layers: Sequence[int], temperatures: Sequence[float], num_layers: int) -> float:
     """The largest strength of annealing whose every layer temperature lies within a grid."""
-    return (temperatures[-1] - 1.0) / (1.0 - min(exit_layers) / num_layers)
+    return (temperatures[-1] - 1.0) / (1.0 - min(e for e in exit_layers if e != LOOKUP_EXIT) / num_layers)
 
 
 def fit_alpha(traces: Sequence[PromptTrace], num_layers: int) -> float:
-    """Strength of annealing by likelihood of the full model's tokens, over all exits together.
+    """Strength of annealing by likelihood of the full model's tokens, over all exits that have logits together.
 
     Only values whose temperatures the log's grid covers are tried; 0 is plain confidence.
     """
@@ -40,15 +41,24 @@ def fit_alpha(traces: Sequence[PromptTrace], num_layers: int) -> float:
     alphas = np.linspace(0.0, largest_alpha(exit_layers, temperatures, num_layers), _NUM_TRIED)
     loss = np.zeros(_NUM_TRIED)
     for exit_layer, of_exit in zip(exit_layers, sums, strict=True):
+        if exit_layer == LOOKUP_EXIT:
+            continue
         wanted = [AnnealedConfidence(float(alpha)).temperature(exit_layer, num_layers) for alpha in alphas]
         loss += CubicSpline(temperatures, of_exit)(wanted)
     return float(alphas[loss.argmin()])
 
 
 def fit_temperatures(traces: Sequence[PromptTrace]) -> tuple[float, ...]:
-    """Each exit's own temperature by the same likelihood, within the log's grid; at its edge it may lie beyond. (E,)"""
+    """Each exit's own temperature by the same likelihood, within the log's grid; at its edge it may lie beyond. (E,)
+
+    A lookup has no logits and keeps 1.
+    """
     temperatures = traces[0].temperatures
     if len(temperatures) < 2:
         return temperatures * len(traces[0].exit_layers)
     tried = np.linspace(temperatures[0], temperatures[-1], _NUM_TRIED)
-    return tuple(float(tried[CubicSpline(temperatures, row)(tried).argmin()]) for row in label_nll_sums(traces))
+    fitted = []
+    for exit_layer, row in zip(traces[0].exit_layers, label_nll_sums(traces), strict=True):
+        has_logits = exit_layer != LOOKUP_EXIT
+        fitted.append(float(tried[CubicSpline(temperatures, row)(tried).argmin()]) if has_logits else 1.0)
+    return tuple(fitted)

@@ -1,12 +1,14 @@
 """The profiling stage's config. Imports no torch, so that `--help` is fast."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from specbound.config import SamplingConfig, require_one_of
 from specbound.decoding.exactness import EXACTNESS_LEVELS
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_profiling.trace import DEFAULT_TEMPERATURES
 
 
@@ -23,7 +25,8 @@ class ProfileConfig(SamplingConfig):
     compression: tuple[str, ...] = ("none",)
     """How the weights are held, one log each: none, bf16, fp16, int8, nf4."""
     exit_layers: Literal["auto"] | tuple[int, ...] = "auto"
-    """Layers to read the head after: auto is every layer of the shallower half, at most 8."""
+    """Layers to read the head after; 0 looks drafts up in the context instead, without any layer. auto is 0 and every
+    layer of the shallower half, at most 8 of them."""
     num_prompts: int | None = None
     """Prompts to take, spread evenly over the tasks; default: all."""
     max_new_tokens: int = 128
@@ -49,7 +52,8 @@ class ProfileConfig(SamplingConfig):
     num_cost_steps: int = 300
     """Decoding steps that the cost table is measured on, at least 30."""
     temperatures: tuple[float, ...] = field(default=DEFAULT_TEMPERATURES)
-    """Layer temperatures whose confidence is recorded, ascending from 1."""
+    """Layer temperatures whose confidence is recorded, ascending, above 0, 1.0 among them. Annealing asks for those from
+    1 on; with some below 1 specbound report finds the temperature of an exit that is less sure than it could be."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
     engine: str = "local"
@@ -80,8 +84,10 @@ class ProfileConfig(SamplingConfig):
             raise InputError(f"num_workers must be >= 1 and needs engine ray, got {self.num_workers}, {self.engine}")
         if self.num_prompts is not None and self.num_prompts < 1:
             raise InputError(f"num_prompts must be >= 1, got {self.num_prompts}")
-        if not self.temperatures or self.temperatures[0] != 1.0 or list(self.temperatures) != sorted(self.temperatures):
-            raise InputError(f"temperatures must ascend from 1.0, got {self.temperatures}")
+        if 1.0 not in self.temperatures or list(self.temperatures) != sorted(set(self.temperatures)):
+            raise InputError(f"temperatures must ascend and 1.0 be among them, got {self.temperatures}")
+        if not 0 < self.temperatures[0] <= self.temperatures[-1] < inf:
+            raise InputError(f"temperatures must be numbers above 0, got {self.temperatures}")
 
     def exactness_of(self, compression: str) -> str:
         """The level of exactness of a compression level, the default resolved."""
@@ -96,18 +102,18 @@ class ProfileConfig(SamplingConfig):
         if self.exit_layers == "auto":
             return auto_exit_layers(num_layers)
         for exit_layer in self.exit_layers:
-            if not 1 <= exit_layer < num_layers:
+            if not 0 <= exit_layer < num_layers:
                 raise InputError(
-                    f"exit_layer must be in [1, {num_layers - 1}] for a {num_layers}-layer model, got {exit_layer}"
+                    f"exit_layer must be in [0, {num_layers - 1}] for a {num_layers}-layer model, got {exit_layer}"
                 )
-        if not self.exit_layers:
-            raise InputError("exit_layers must be auto or name at least one layer, got none")
+        if not set(self.exit_layers) - {LOOKUP_EXIT}:
+            raise InputError("exit_layers must be auto or name at least one layer above 0, got none")
         return tuple(sorted(set(self.exit_layers)))
 
 
 def auto_exit_layers(num_layers: int, most: int = 8) -> tuple[int, ...]:
-    """Every layer of the shallower half, or `most` of them spread evenly from layer 1 to the middle."""
+    """The context lookup, and every layer of the shallower half, or `most` spread evenly from layer 1 to the middle."""
     half = max(1, num_layers // 2)
     if half <= most:
-        return tuple(range(1, half + 1))
-    return tuple(sorted({1 + round(k * (half - 1) / (most - 1)) for k in range(most)}))
+        return (LOOKUP_EXIT, *range(1, half + 1))
+    return (LOOKUP_EXIT, *sorted({1 + round(k * (half - 1) / (most - 1)) for k in range(most)}))

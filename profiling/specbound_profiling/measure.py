@@ -21,6 +21,7 @@ from specbound.decoding.request import greedy_twin
 from specbound.loading import LoadedModel
 from specbound_controller.actions import THRESHOLDS, WIDTHS
 from specbound_controller.costs import CostTable
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.work import record_work
@@ -76,6 +77,8 @@ class RandomPolicy:
         num_exits = min(len(self._exit_layers), 2 if rng.random() < TWO_EXITS_SHARE else 1)
         exits = sorted(rng.choice(self._exit_layers, size=num_exits, replace=False).tolist())
         thresholds = {e: float(rng.choice((0.0, 0.0, *THRESHOLDS))) for e in exits}
+        if LOOKUP_EXIT in thresholds:
+            thresholds[LOOKUP_EXIT] = min(THRESHOLDS)  # any match
         return Decision(width, thresholds, AnnealedConfidence(0.5), "product" if rng.random() < 0.5 else "token")
 
     def observe(self, record: StepRecord) -> None:

@@ -14,16 +14,20 @@ from functools import cached_property
 
 import numpy as np
 
+from specbound_controller.baselines.signal_score import SignalScore
 from specbound_controller.costs import WORK_NAMES, row_shares
 from specbound_controller.errors import InputError
+from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore, ExitSignals
+from specbound_controller.score import SIGNAL_NAMES
 from specbound_profiling.trace import PromptTrace, interpolate_confidence
 
 SignalsAt = tuple[Callable[[int, int, int, float], ExitSignals], int]
 """A trace's way to read an exit's signals, and the row to read them at."""
 
 _NOT_PENDING = np.iinfo(np.int16).max
+_DRAFT_INDEX = SIGNAL_NAMES.index("draft_index")
 
 
 class TraceBatch:
@@ -55,6 +59,8 @@ class TraceBatch:
         """(N, E)"""
         self.has_eos = np.repeat([bool(t.eos_tokens) for t in traces], lengths)
         """Whether a draft of the row's trace may be an end token. (N,)"""
+        self.lookup_lengths = np.concatenate([t.lookup_lengths for t in traces])
+        """How many of the newest tokens the context matched. (N,)"""
         self.branches = BranchBatch(self)
 
     @property
@@ -89,6 +95,27 @@ class TraceBatch:
 
         return self._scores(score, exit_layers, num_layers, self.branches.confidence_at, rows)
 
+    def position_scores(
+        self, score: SignalScore, exit_layers: Sequence[int], longest: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A score that reads the draft index, without features: along the draft of a step that begins at each row, and
+        at the rows of the branches. (N, J, E) and (M, J, E) float64"""
+        from specbound_profiling.single_exit import exit_signals  # which plays batches, and so imports this module
+
+        found = [trace.branches for trace in self.traces if trace.branches is not None]
+        parts = [exit_signals(sources, self.exit_layers) for sources in (self.traces, found) if sources]
+        signals = np.concatenate(parts)
+        values = np.full((len(signals), longest, len(self.exit_layers)), np.nan)
+        no_features, layers = np.empty((len(signals), 0)), np.empty(len(signals), dtype=np.int64)
+        for draft_index in range(longest):
+            signals[..., _DRAFT_INDEX] = draft_index
+            for exit_layer in exit_layers:
+                index, layers[:] = self.exit_index(exit_layer), exit_layer
+                values[:, draft_index, index] = score.probabilities_at(signals[:, index], layers, no_features)
+        steps = np.arange(longest)
+        rows = np.minimum(np.arange(self.num_rows)[:, None] + steps, self.last_row[:, None])
+        return values[rows, steps], values[self.num_rows :]
+
     def _scores(
         self,
         score: ExitScore,
@@ -100,10 +127,14 @@ class TraceBatch:
         scores = np.full(confidence_at.shape[:2], np.nan)
         for exit_layer in exit_layers:
             index, temperature = self.exit_index(exit_layer), score.temperature(exit_layer, num_layers)
+            if isinstance(score, AnnealedConfidence) and exit_layer == LOOKUP_EXIT:
+                scores[:, index] = confidence_at[:, index, 0]
+                continue
             if isinstance(score, AnnealedConfidence):
                 scores[:, index] = interpolate_confidence(confidence_at[:, index], self.temperatures, temperature)
                 continue
-            scores[:, index] = [score(signals(row, index, 0, temperature), None) for signals, row in rows()]
+            found = (signals(row, index, 0, temperature) for signals, row in rows())
+            scores[:, index] = [score(each, None) if each.draft_token != NO_TOKEN else 0.0 for each in found]
         return scores
 
 
@@ -168,6 +199,7 @@ def step_outcomes(
     num_layers: int,
     scores: np.ndarray | None = None,
     branch_scores: np.ndarray | None = None,
+    has_branch_scores: bool = False,
 ) -> StepOutcomes:
     """Outcome of the decision at every row. A fixed decision is charged with no decision time.
 
@@ -175,16 +207,21 @@ def step_outcomes(
         scores: exit scores to compare with the thresholds, (N, E), or (N, J, E) where they depend on the row at
             which the step starts and on the draft index (J >= w_max); None computes the decision's own score
             without features.
-        branch_scores: the same at the rows of the branches, (M, E), where `scores` are given; without them what
-            follows a wrong draft is estimated.
+        branch_scores: the same at the rows of the branches, (M, E) or (M, J, E), where `scores` are given; without
+            them what follows a wrong draft is estimated.
+        has_branch_scores: `scores` (N, J, E) hold, after the first wrong draft of an exit, those of its branch where
+            there is one, as a decision with one exit meets them; `branch_scores` are not needed then.
     """
     exits = [(batch.exit_index(e), e, threshold) for e, threshold in decision.exits()]
     tested = [e for _, e, threshold in exits if threshold > 0]
     if scores is None and tested:
         assert decision.score is not None  # Decision checks it
-        scores = batch.scores(decision.score, tested, num_layers)
-        branch_scores = batch.branch_scores(decision.score, tested, num_layers)
-    draft = _Draft(batch, decision, num_layers, exits, scores, branch_scores)
+        if isinstance(decision.score, SignalScore):
+            scores, branch_scores = batch.position_scores(decision.score, tested, decision.w_max)
+        else:
+            scores = batch.scores(decision.score, tested, num_layers)
+            branch_scores = batch.branch_scores(decision.score, tested, num_layers)
+    draft = _Draft(batch, decision, num_layers, exits, scores, branch_scores, has_branch_scores)
     for draft_index in range(decision.w_max if exits else 0):
         if not draft.is_active.any():
             break
@@ -213,11 +250,11 @@ class _Counts:
         self.level = np.full((num_rows, w_max + 1), _NOT_PENDING, dtype=np.int16)
         self.level[:, :1] = 0
         self.calls_by_rows = np.zeros((num_rows, w_max + 2), dtype=np.int64)
-        self.drafted, self.reads, self.tests = (np.zeros(num_rows, dtype=np.int64) for _ in range(3))
+        self.drafted, self.reads, self.tests, self.scored = (np.zeros(num_rows, dtype=np.int64) for _ in range(4))
 
     def add(self, other: "_Counts", rows: np.ndarray) -> None:
         """Appends some rows of another."""
-        for name in ("level", "calls_by_rows", "drafted", "reads", "tests"):
+        for name in ("level", "calls_by_rows", "drafted", "reads", "tests", "scored"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)[rows]]))
 
     def verify(self, bounds: Sequence[int]) -> None:
@@ -238,7 +275,7 @@ class _Counts:
             self.reads + 1,
             self.reads + self.drafted + 1,
             self.tests,
-            self.tests * is_learned,
+            self.scored * is_learned,
             np.zeros(len(self.reads)),
             np.ones(len(self.reads)),
         ]
@@ -258,6 +295,7 @@ class _Draft:
         exits: list[tuple[int, int, float]],
         scores: np.ndarray | None,
         branch_scores: np.ndarray | None,
+        has_branch_scores: bool,
     ) -> None:
         self.batch, self.decision, self.exits = batch, decision, exits
         self.scores, self.branch_scores = scores, branch_scores
@@ -271,7 +309,8 @@ class _Draft:
         self.product = np.ones(n)
         self.counts = _Counts(n, decision.w_max)
         is_tested = any(threshold > 0 for *_, threshold in exits)
-        self.follows = len(batch.branches.end) > 0 and (not is_tested or branch_scores is not None)
+        can_follow = not is_tested or has_branch_scores or branch_scores is not None
+        self.follows = len(batch.branches.end) > 0 and can_follow
         self.branch = np.full(n, -1)
         """Row of the branch that a draft which left the path stands at, -1 where it stands at none. (N,)"""
         self.can_stop = batch.has_eos | is_tested
@@ -288,12 +327,14 @@ class _Draft:
         undecided = self.is_active & (self.width > draft_index)
         self.keep_what_is_known(undecided & ~self.is_on_path & (self.branch < 0) & self.can_stop & self.is_known)
         is_next, branch = np.zeros_like(undecided), self.branch.copy()
-        for level, (index, _, threshold) in enumerate(self.exits):
+        for level, (index, exit_layer, threshold) in enumerate(self.exits):
             self.advance(undecided, level, draft_index)
-            self.counts.reads += undecided
+            has_head = exit_layer != LOOKUP_EXIT
+            self.counts.reads += undecided & has_head
             clears = undecided
             if threshold > 0:
-                self.counts.tests += undecided
+                self.counts.tests += undecided & has_head
+                self.counts.scored += undecided
                 clears = undecided & self.clears(row, draft_index, index, threshold, undecided)
             is_correct = clears & self.is_on_path & ~is_past_end & self.batch.is_accepted[row, index]
             is_eos = clears & ~is_past_end & self.batch.is_eos_draft[row, index]
@@ -349,9 +390,11 @@ class _Draft:
     ) -> np.ndarray:
         assert self.scores is not None  # computed wherever a threshold is above 0
         score = self.scores[row, index] if self.scores.ndim == 2 else self.scores[:, draft_index, index]
-        if self.follows:
-            assert self.branch_scores is not None  # `follows` says so
-            score = np.where(self.branch >= 0, self.branch_scores[np.maximum(self.branch, 0), index], score)
+        if self.branch_scores is not None and len(self.branch_scores):
+            at = np.maximum(self.branch, 0)
+            on_branch = self.branch_scores
+            along = on_branch[at, index] if on_branch.ndim == 2 else on_branch[at, draft_index, index]
+            score = np.where(self.branch >= 0, along, score)
         value = self.product * score if self.decision.combine == "product" else score
         clears = undecided & (value >= threshold)
         self.product = np.where(clears, self.product * score, self.product)

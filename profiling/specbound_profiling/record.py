@@ -25,6 +25,7 @@ from specbound.decoding.sequence import Sequence as DecodedSequence
 from specbound.decoding.sequence import draft_choice
 from specbound.decoding.signals import logit_statistics
 from specbound.decoding.step import DraftChoice
+from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, ContextLookup, lookup_confidence
 from specbound_profiling.loops import LoopDetector
 from specbound_profiling.rollout import RolloutSettings, branch_logits, run_exits
 from specbound_profiling.trace import DEFAULT_TEMPERATURES, Branches, PromptTrace
@@ -38,7 +39,7 @@ class RecordSettings:
     """What to record of every prompt."""
 
     exit_layers: tuple[int, ...]
-    """Layers to read the head after, shallow to deep, each in [1, L - 1]."""
+    """Layers to read the head after, shallow to deep, each in [1, L - 1]; 0 first for what the context says."""
     max_new_tokens: int
     eos_token_ids: tuple[int, ...] | None = None
     """Tokens that end a continuation; None takes the model's own."""
@@ -77,8 +78,8 @@ class Recorder:
         cache = self.adapter.new_cache(capacity=length + settings.max_new_tokens)
         adapter, inputs, position = self.adapter, prompt_ids.to(self.adapter.device), 0
         while True:
-            states = run_exits(adapter, adapter.embed(inputs, position), settings.exit_layers, cache, position)
-            deepest = settings.exit_layers[-1]
+            states = run_exits(adapter, adapter.embed(inputs, position), reader.read_layers, cache, position)
+            deepest = reader.read_layers[-1]
             hidden = adapter.run_layers(states[-1], deepest, adapter.num_layers, cache, position)
             logits = adapter.read_head(hidden[:, -1:])[0]
             token = sequence.commit_token(logits)
@@ -139,7 +140,16 @@ class _ExitReader:
 
     def __init__(self, adapter: ModelAdapter, request: Request, settings: RecordSettings, prompt_index: int) -> None:
         self.adapter, self.request, self.settings, self.prompt_index = adapter, request, settings, prompt_index
-        self.block = max(1, BLOCK_LOGITS // (adapter.vocab_size * len(settings.exit_layers)))
+        self.read_layers = tuple(e for e in settings.exit_layers if e != LOOKUP_EXIT)
+        """Exit layers with a head to read. At least one"""
+        self.num_lookups = len(settings.exit_layers) - len(self.read_layers)
+        """1 where the context is looked up too, else 0: its column comes first."""
+        self.lookup = ContextLookup()
+        self.context = list(request.prompt)
+        """Prompt and output so far."""
+        self.found: list[tuple[int, int]] = []
+        """What the context says at positions not read yet: token and length of the match."""
+        self.block = max(1, BLOCK_LOGITS // (adapter.vocab_size * len(self.read_layers)))
         self.token_ids = torch.arange(adapter.vocab_size, device=adapter.device)
         self.states: list[Tensor] = []
         """Exits' hidden states of positions not read yet, (1, E, D) each."""
@@ -155,22 +165,38 @@ class _ExitReader:
         self.states.append(torch.cat(list(states), dim=1))
         self.full_logits.append(full_logits)
         self.tokens.append(token)
+        if self.num_lookups:
+            self.found.append(self.lookup.find(self.context))
+        self.context.append(token)
         if len(self.states) == self.block:
             self._read()
 
     def _read(self) -> None:
-        shape = (len(self.states), len(self.settings.exit_layers))
+        shape = (len(self.states), len(self.read_layers))
         logits = self.adapter.read_head(torch.cat(self.states, dim=1))[0].float()
         labels = torch.tensor(self.tokens, device=logits.device).repeat_interleave(shape[1])
         first = len(self.request.prompt) + self.num_read
         choice = self._choice(logits, range(first, first + shape[0]))
         part = exit_columns(logits, self.settings.temperatures, choice, labels)
         part = {name: values.reshape(*shape, *values.shape[1:]) for name, values in part.items()}
+        part = self._with_lookups(part, self.found, np.array(self.tokens))
         full = logit_statistics(torch.cat(self.full_logits))
         part |= {f"full_{name}": getattr(full, name).cpu().numpy() for name in ("confidence", "entropy_nats", "margin")}
         self.parts.append(part)
         self.num_read += shape[0]
-        self.states, self.full_logits, self.tokens = [], [], []
+        self.states, self.full_logits, self.tokens, self.found = [], [], [], []
+
+    def _with_lookups(
+        self, columns: dict[str, np.ndarray], found: Sequence[tuple[int, int]], labels: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """The same columns with those of exit layer 0 before them, where it is recorded."""
+        if not self.num_lookups:
+            return columns
+        own = lookup_columns(found, len(self.settings.temperatures), labels)
+        return {
+            name: np.concatenate([own[name][:, None].astype(values.dtype), values], 1)
+            for name, values in columns.items()
+        }
 
     def _choice(self, logits: Tensor, positions: Sequence[int]) -> DraftChoice | None:
         """What the exits draft at some positions of the sequence, by the rule of the decoder. logits: (n * E, V)"""
@@ -201,7 +227,7 @@ class _ExitReader:
             self._read()
         drafts, accepted = self.parts[-1]["draft_token"][-1], self.parts[-1]["is_accepted"][-1]
         for index in drawn:
-            if not accepted[index]:
+            if not accepted[index] and drafts[index] != NO_TOKEN:
                 self._follow(cache, position, index, int(drafts[index]), length)
 
     def _follow(self, cache: DecodeCache, position: int, exit_index: int, token: int, length: int) -> None:
@@ -209,24 +235,34 @@ class _ExitReader:
         exits, held = self.settings.exit_layers, len(self.request.prompt) + position
         rows: list[Tensor] = []
         choices: list[DraftChoice | None] = []
-        while len(rows) < length and token not in self.request.eos_token_ids:
+        drafted: list[int] = []
+        found: list[tuple[int, int]] = []
+        while len(rows) < length and token != NO_TOKEN and token not in self.request.eos_token_ids:
             at = held + len(rows)
-            rows.append(branch_logits(self.adapter, token, exits, cache, at).float())
+            drafted.append(token)
+            rows.append(branch_logits(self.adapter, token, self.read_layers, cache, at).float())
             choices.append(self._choice(rows[-1], [at + 1]))
-            token = int(rows[-1][exit_index].argmax() if choices[-1] is None else choices[-1].token[exit_index])
+            if self.num_lookups:
+                found.append(self.lookup.find(self.context[:-1], drafted))
+            if exits[exit_index] == LOOKUP_EXIT:
+                token = found[-1][0]
+                continue
+            read = exit_index - self.num_lookups
+            token = int(rows[-1][read].argmax() if choices[-1] is None else choices[-1].token[read])
         cache.truncate(held)
         if not rows:
             return
         chosen = [choice for choice in choices if choice is not None]
         choice = DraftChoice(*map(torch.cat, zip(*chosen, strict=True))) if chosen else None
         columns = exit_columns(torch.cat(rows), self.settings.temperatures, choice)
-        shape = (len(rows), len(exits))
+        shape = (len(rows), len(self.read_layers))
+        columns = {name: values.reshape(*shape, *values.shape[1:]) for name, values in columns.items()}
         self.branch_parts.append(
             {
                 "branch_position": np.full(len(rows), position),
                 "branch_exit_layer": np.full(len(rows), exits[exit_index]),
                 "position": position + 1 + np.arange(len(rows)),
-                **{name: values.reshape(*shape, *values.shape[1:]) for name, values in columns.items()},
+                **self._with_lookups(columns, found),
             }
         )
 
@@ -244,6 +280,31 @@ class _ExitReader:
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def lookup_columns(
+    found: Sequence[tuple[int, int]], num_temperatures: int, labels: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """A trace's columns of exit layer 0. Confidence stands for the length of the match; there are no logits.
+
+    Args:
+        found: token and length of the match at each position, (n,) pairs.
+        labels: the full model's tokens (n,), where they are known.
+    """
+    tokens, lengths = np.array(found, dtype=np.int64).reshape(-1, 2).T
+    confidence, zeros = lookup_confidence(lengths), np.zeros(len(tokens))
+    columns = {
+        "draft_token": tokens,
+        "top1_token": tokens,
+        "confidence": confidence,
+        "entropy_nats": zeros,
+        "margin": zeros,
+        "noised_margin": zeros,
+        "draft_probability": confidence,
+        "confidence_at": np.tile(confidence[:, None], num_temperatures),
+        "label_nll_at": np.full((len(tokens), num_temperatures), np.nan),
+    }
+    return columns if labels is None else columns | {"is_accepted": tokens == labels}
 
 
 def exit_columns(

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN
 from specbound_controller.records import Decision, StepRecord
 from specbound_profiling.trace import PromptTrace
 
@@ -157,7 +158,7 @@ class _Step:
 
     def read(self, exit_layer: int) -> None:
         self.advance(exit_layer)
-        self.num_reads += 1
+        self.num_reads += exit_layer != LOOKUP_EXIT
 
     def offer(
         self,
@@ -179,9 +180,10 @@ class _Step:
                 signals = trace.branch_signals(place.branch.start, index, draft_index, temperature)
             else:
                 signals = trace.signals(place.row, index, draft_index, temperature)
-            self.num_exit_tests += 1
+            self.num_exit_tests += exit_layer != LOOKUP_EXIT
             self.num_learned_scores += decision.score.is_learned
-            score, confidence, entropy = decision.score(signals, features), signals.confidence, signals.entropy_nats
+            score = decision.score(signals, features) if signals.draft_token != NO_TOKEN else 0.0
+            confidence, entropy = signals.confidence, signals.entropy_nats
             value = self.product * score if decision.combine == "product" else score
             if value < threshold:
                 return False

@@ -12,10 +12,12 @@ from functools import cached_property
 
 import numpy as np
 
+from specbound_controller.baselines.signal_score import SignalScore
 from specbound_controller.costs import WORK_NAMES, CostTable, row_shares
+from specbound_controller.lookup import LOOKUP_EXIT, lookup_length
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore
-from specbound_controller.score import SIGNAL_NAMES, LearnedScore, signal_array
+from specbound_controller.score import SIGNAL_NAMES, signal_array
 from specbound_controller.step_batch import StepBatch
 from specbound_profiling.drafting import Drafting
 from specbound_profiling.outcomes import TraceBatch
@@ -29,7 +31,7 @@ def is_single_exit(decision: Decision) -> bool:
     """Whether this module can play a decision: one exit at most, and a score that it can compute in arrays."""
     exits = decision.exits()
     is_tested = any(threshold > 0 for _, threshold in exits)
-    return len(exits) <= 1 and (not is_tested or isinstance(decision.score, AnnealedConfidence | LearnedScore))
+    return len(exits) <= 1 and (not is_tested or isinstance(decision.score, AnnealedConfidence | SignalScore))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +56,7 @@ class SingleExitPlayer:
         self.batch, self.num_layers = batch, num_layers
         exits = [decision.exits()[:1] for decision in decisions]
         self.exit_layer = np.array([found[0][0] if found else 0 for found in exits])
-        """0 in plain decoding. (decisions,)"""
+        """0 for lookups, and in plain decoding. (decisions,)"""
         self.exit_index = np.array([batch.exit_index(found[0][0]) if found else 0 for found in exits])
         self.threshold = np.array([found[0][1] if found else 0.0 for found in exits])
         self.width = np.array([d.w_max if found else 0 for d, found in zip(decisions, exits, strict=True)])
@@ -80,13 +82,14 @@ class SingleExitPlayer:
     @cached_property
     def signals(self) -> np.ndarray:
         """What a learned score reads, draft index 0. (N, E, S) float32"""
-        return _signals(self.batch.traces)
+        return exit_signals(self.batch.traces, self.batch.exit_layers)
 
     @cached_property
     def branch_signals(self) -> np.ndarray:
         """(M, E, S) float32"""
         found = [trace.branches for trace in self.batch.traces if trace.branches is not None]
-        return _signals(found) if found else np.zeros((0, len(self.batch.exit_layers), len(SIGNAL_NAMES)), np.float32)
+        exit_layers = self.batch.exit_layers
+        return exit_signals(found, exit_layers) if found else np.zeros((0, len(exit_layers), len(SIGNAL_NAMES)), "f4")
 
     @cached_property
     def read(self) -> tuple[np.ndarray, np.ndarray]:
@@ -156,12 +159,12 @@ class SingleExitPlayer:
             chosen[is_branch] = on_branch[at[is_branch], exits[is_branch]]
         if isinstance(score, AnnealedConfidence):
             return chosen
-        assert isinstance(score, LearnedScore)  # `is_single_exit` says so
+        assert isinstance(score, SignalScore)  # `is_single_exit` says so
         chosen[:, _DRAFT_INDEX] = j
         return score.probabilities_at(chosen, np.array(self.batch.exit_layers)[exits], features)
 
     def _work(self, draft: Drafting, drafted: np.ndarray, reads: np.ndarray) -> np.ndarray:
-        """Work of steps that drafted and read so much. (R, W)"""
+        """Work of steps that drafted and tried so much. (R, W)"""
         tests = reads * draft.is_tested
         context = self.batch.context_length[draft.rows]
         return _works(draft.exit_layer, self.num_layers, drafted, reads, tests, tests * draft.is_learned, context)
@@ -209,7 +212,11 @@ def _works(
     learned: np.ndarray,
     context_length: np.ndarray,
 ) -> np.ndarray:
-    """Work of steps at one exit layer each (0 without drafts), from what they drafted, read and tested. (R, W)"""
+    """Work of steps at one exit layer each (0 without drafts), from what they drafted, tried and tested. (R, W)
+
+    At exit layer 0 nothing is read: what was tried there costs no more than its score.
+    """
+    reads, tests = reads * (exit_layer != LOOKUP_EXIT), tests * (exit_layer != LOOKUP_EXIT)
     shallow, deep = exit_layer * (drafted + 1), num_layers - exit_layer
     calls = deep[:, None] * row_shares(drafted + 1)
     calls[:, 0] += shallow
@@ -218,7 +225,9 @@ def _works(
     return np.column_stack([calls, *columns, np.zeros(len(reads)), np.ones(len(reads))])
 
 
-def _signals(sources: Sequence[PromptTrace] | Sequence[Branches]) -> np.ndarray:
+def exit_signals(sources: Sequence[PromptTrace] | Sequence[Branches], exit_layers: Sequence[int]) -> np.ndarray:
+    """What a learned score reads at every row of some traces or branches, draft index 0. (rows, E, S) float32"""
+
     def column(name: str) -> np.ndarray:
         return np.concatenate([getattr(source, name) for source in sources])
 
@@ -230,7 +239,22 @@ def _signals(sources: Sequence[PromptTrace] | Sequence[Branches]) -> np.ndarray:
         column("noised_margin"),
         column("draft_probability"),
         np.zeros_like(confidence),
+        *_lookup_signals(column("draft_token"), confidence, exit_layers),
     )
+
+
+def _lookup_signals(
+    draft_token: np.ndarray, confidence: np.ndarray, exit_layers: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Agreement of each exit with the context, and the length of the match; zeros where it was not recorded. 2 x (N, E)
+
+    draft_token, confidence: (N, E)
+    """
+    if exit_layers[0] != LOOKUP_EXIT:
+        return np.zeros(draft_token.shape), np.zeros(draft_token.shape)
+    length = np.broadcast_to(lookup_length(confidence[:, :1]), draft_token.shape)
+    agreement = np.where(draft_token == draft_token[:, :1], 1, -1) * (length > 0)
+    return agreement, length
 
 
 def with_policy_work(work: np.ndarray, wants_full_signals: np.ndarray, is_adaptive: bool) -> np.ndarray:

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from specbound_controller.errors import InputError
+from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, lookup_length
 from specbound_controller.records import ExitSignals
 
 DEFAULT_TEMPERATURES = tuple(round(1.0 + 0.1 * k, 1) for k in range(11))
@@ -72,15 +73,15 @@ class PromptTrace:
     tokens: np.ndarray
     """The full model's own continuation, after cuts. (P,) int64"""
     exit_layers: tuple[int, ...]
-    """Recorded exit layers, shallow to deep. (E,)"""
+    """Recorded exit layers, shallow to deep; 0 is what the context says (`lookup`). (E,)"""
     temperatures: tuple[float, ...]
     """Temperatures of `confidence_at` and `label_nll_at`, ascending. (K,)"""
     draft_token: np.ndarray
-    """Token that the exit would draft. (P, E) int64"""
+    """Token that the exit would draft; `NO_TOKEN` where the context says nothing. (P, E) int64"""
     is_accepted: np.ndarray
     """Whether it equals `tokens`. (P, E) bool"""
     confidence: np.ndarray
-    """Largest softmax probability. (P, E) float32"""
+    """Largest softmax probability; at exit layer 0 `lookup_confidence`. (P, E) float32"""
     entropy_nats: np.ndarray
     """(P, E) float32"""
     margin: np.ndarray
@@ -92,7 +93,7 @@ class PromptTrace:
     confidence_at: np.ndarray
     """Largest softmax probability at each temperature. (P, E, K) float32"""
     label_nll_at: np.ndarray
-    """-log probability of the full model's token at each temperature, nats. (P, E, K) float32"""
+    """-log probability of the full model's token at each temperature, nats; nan at exit layer 0. (P, E, K) float32"""
     full_confidence: np.ndarray
     """Full model's largest probability. (P,) float32"""
     full_entropy_nats: np.ndarray
@@ -161,6 +162,13 @@ class PromptTrace:
             )
         return self.exit_layers.index(exit_layer)
 
+    @property
+    def lookup_lengths(self) -> np.ndarray:
+        """How many of the newest tokens the context matched at each position; zeros where it was not recorded. (P,)"""
+        if self.exit_layers[0] != LOOKUP_EXIT:
+            return np.zeros(self.num_positions, dtype=np.int64)
+        return lookup_length(self.confidence[:, 0])
+
     def signals(self, position: int, exit_index: int, draft_index: int, temperature: float) -> ExitSignals:
         """What the exit said at a position, as a live decoder would hand it to a score."""
         return self._signals(self, position, exit_index, draft_index, temperature)
@@ -174,9 +182,16 @@ class PromptTrace:
         self, source: "PromptTrace | Branches", row: int, exit_index: int, draft_index: int, temperature: float
     ) -> ExitSignals:
         at = (row, exit_index)
-        annealed = interpolate_confidence(source.confidence_at[at], self.temperatures, temperature)
+        exit_layer = self.exit_layers[exit_index]
+        # A lookup has one confidence for all temperatures, those outside the grid too.
+        annealed = source.confidence[at]
+        if exit_layer != LOOKUP_EXIT:
+            annealed = interpolate_confidence(source.confidence_at[at], self.temperatures, temperature)
+        lookup_token, length = NO_TOKEN, 0
+        if self.exit_layers[0] == LOOKUP_EXIT:
+            lookup_token, length = int(source.draft_token[row, 0]), int(lookup_length(source.confidence[row, 0]))
         return ExitSignals(
-            exit_layer=self.exit_layers[exit_index],
+            exit_layer=exit_layer,
             draft_index=draft_index,
             draft_token=int(source.draft_token[at]),
             confidence=float(source.confidence[at]),
@@ -185,6 +200,8 @@ class PromptTrace:
             margin=float(source.margin[at]),
             noised_margin=float(source.noised_margin[at]),
             draft_probability=float(source.draft_probability[at]),
+            lookup_token=lookup_token,
+            lookup_length=length,
         )
 
 

@@ -14,6 +14,7 @@ from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
 from specbound.decoding.ragged import RaggedCall
 from specbound.decoding.step import Draft
+from specbound_controller.lookup import LOOKUP_EXIT
 
 # B rows (sequences), n most tokens of a row in a call, D hidden width, V vocabulary, L layers
 
@@ -61,10 +62,14 @@ class BatchRunner:
         """Adds up to `w_max` draft tokens to each row; a row that has stopped is not run any more."""
         drafting = [row for row in rows if row.exits]
         while drafting:
-            group = next_group(drafting)
-            target = min(row.target for row in group)
-            self._advance(group, target)
-            self._try_exits([row for row in group if row.target == target])
+            looking = [row for row in drafting if row.target == LOOKUP_EXIT]
+            if looking:
+                self._try_lookups(looking)
+            else:
+                group = next_group(drafting)
+                target = min(row.target for row in group)
+                self._advance(group, target)
+                self._try_exits([row for row in group if row.target == target])
             drafting = [row for row in drafting if row.draft.stop_reason == "off"]
 
     def _start_tokens(self, rows: Sequence[Row]) -> None:
@@ -92,14 +97,23 @@ class BatchRunner:
         cleared = []
         for row, own in zip(rows, logits.split(1), strict=True):
             exit_layer, threshold = row.exits[row.next_exit]
-            if row.draft.try_exit(own, exit_layer, threshold, self.adapter.num_layers):
-                cleared.append(row)
+            cleared.append(row.draft.try_exit(own, exit_layer, threshold, self.adapter.num_layers))
+        self._go_on(rows, cleared)
+
+    def _try_lookups(self, rows: Sequence[Row]) -> None:
+        """The same for rows whose next exit is the context."""
+        self._go_on(rows, [row.draft.try_lookup(row.exits[row.next_exit][1]) for row in rows])
+
+    def _go_on(self, rows: Sequence[Row], cleared: Sequence[bool]) -> None:
+        """Rows whose exit cleared begin their next token, the others go to their next exit or end their draft."""
+        for row, has_cleared in zip(rows, cleared, strict=True):
+            if has_cleared:
                 continue
             row.next_exit += 1
             if row.next_exit == len(row.exits):
                 row.draft.stop_reason = "depth"
-        if cleared:
-            self._start_tokens(cleared)
+        if any(cleared):
+            self._start_tokens([row for row, has_cleared in zip(rows, cleared, strict=True) if has_cleared])
 
     def _verify(self, rows: Sequence[Row]) -> list[Tensor]:
         """Runs the layers that are left, bottom-up, each once, on the pending tokens of all rows. Logits (w + 1, V)."""

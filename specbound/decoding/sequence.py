@@ -13,6 +13,7 @@ from transformers.generation import logits_process
 from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
 from specbound.decoding.request import Request
 from specbound.decoding.step import Draft, DraftChoice
+from specbound_controller.lookup import ContextLookup
 
 # V vocabulary, n rows, T tokens
 
@@ -53,6 +54,7 @@ class Sequence:
         """Processed logits (1, V) of every new token, float32, where they were asked for."""
         self.logits: list[Tensor] = []
         """The full model's logits (1, V) of every new token, float32, where they were asked for."""
+        self._lookup: ContextLookup | None = None
         self._of_drafts = LogitsProcessorList(p for p in request.processors if type(p) in STATELESS_PROCESSORS)
         self._is_argmax = not (
             request.do_sample or request.processors or request.output_scores or request.output_logits
@@ -115,6 +117,12 @@ class Sequence:
             return None
         scores, noised, token_ids = self._draft_scores(logits, drafted)
         return draft_choice(scores, noised[None], token_ids)
+
+    def look_up(self, drafted: list[int]) -> tuple[int, int]:
+        """The token that the context says follows `drafted`, and the length of the match (`ContextLookup.find`)."""
+        if self._lookup is None:
+            self._lookup = ContextLookup()
+        return self._lookup.find(self.tokens, drafted)
 
     @property
     def _drafts_most_probable(self) -> bool:

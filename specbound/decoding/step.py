@@ -15,6 +15,7 @@ from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
 from specbound.decoding.signals import logit_statistics, tempered_confidence
 from specbound_controller.errors import InputError
+from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, lookup_confidence
 from specbound_controller.records import Decision, ExitSignals
 
 
@@ -59,6 +60,9 @@ class DraftChooser(Protocol):
     def choose_draft(self, logits: Tensor, drafted: list[int]) -> DraftChoice | None:
         """The token after `drafted` by an exit's logits (1, V); None for the most probable one."""
 
+    def look_up(self, drafted: list[int]) -> tuple[int, int]:
+        """The token after `drafted` by the context, and the length of the match (`ContextLookup.find`)."""
+
 
 @dataclass(slots=True)
 class Draft:
@@ -96,9 +100,9 @@ class Draft:
         """The (exit layer, threshold) pairs to read, shallow to deep; none where the step does not draft."""
         exits = self.decision.exits() if self.decision.w_max > 0 else ()
         for exit_layer, _ in exits:
-            if not 1 <= exit_layer < num_layers:
+            if not 0 <= exit_layer < num_layers:
                 raise InputError(
-                    f"exit_layer must be in [1, {num_layers - 1}] for a {num_layers}-layer model, got {exit_layer}"
+                    f"exit_layer must be in [0, {num_layers - 1}] for a {num_layers}-layer model, got {exit_layer}"
                 )
         return exits
 
@@ -112,15 +116,27 @@ class Draft:
         assert score_of is not None  # Decision checks it
         temperature = score_of.temperature(exit_layer, num_layers)
         choice = self.chooser.choose_draft(logits, self.tokens[1:])
-        signals = read_signals(logits, exit_layer, self.num_drafted, temperature, choice)
+        lookup = self.chooser.look_up(self.tokens[1:]) if score_of.is_learned else None
+        signals = read_signals(logits, exit_layer, self.num_drafted, temperature, choice, lookup)
         self.work.num_exit_tests += 1
+        return self._offer(signals, threshold)
+
+    def try_lookup(self, threshold: float) -> bool:
+        """Tests exit layer 0: where the context's token clears, it joins the draft."""
+        token, length = self.chooser.look_up(self.tokens[1:])
+        return self._offer(lookup_signals(token, length, self.num_drafted), threshold)
+
+    def _offer(self, signals: ExitSignals, threshold: float) -> bool:
+        """Scores an exit's token; where it clears the threshold, it joins the draft."""
+        score_of = self.decision.score
+        assert score_of is not None  # Decision checks it
         self.work.num_learned_scores += score_of.is_learned
-        score = score_of(signals, self.features)
+        score = score_of(signals, self.features) if signals.draft_token != NO_TOKEN else 0.0
         survival = self.survival * score
         if (survival if self.decision.combine == "product" else score) < threshold:
             return False
         self.survival = survival
-        self._add(signals.draft_token, exit_layer, score, signals)
+        self._add(signals.draft_token, signals.exit_layer, score, signals)
         return True
 
     def _add(self, token: int, exit_layer: int, score: float, signals: ExitSignals | None) -> None:
@@ -181,6 +197,10 @@ class StepRunner:
     def _find_exit(self, draft: Draft, exits: tuple[tuple[int, float], ...]) -> bool:
         """Advances the newest token from exit to exit until one clears and drafts the next; False if none does."""
         for exit_layer, threshold in exits:
+            if exit_layer == LOOKUP_EXIT:
+                if draft.try_lookup(threshold):
+                    return True
+                continue
             self._advance(draft, exit_layer)
             logits = self.adapter.read_head(draft.hidden[-1])[0]
             if draft.try_exit(logits, exit_layer, threshold, self.adapter.num_layers):
@@ -205,12 +225,37 @@ class StepRunner:
         return self.adapter.run_layers(hidden, first, last, self.cache, draft.position + index)
 
 
+def lookup_signals(token: int, length: int, draft_index: int) -> ExitSignals:
+    """Exit signals of what the context says; there are no logits."""
+    confidence = lookup_confidence(length)
+    return ExitSignals(
+        exit_layer=LOOKUP_EXIT,
+        draft_index=draft_index,
+        draft_token=token,
+        confidence=confidence,
+        annealed_confidence=confidence,
+        entropy_nats=0.0,
+        margin=0.0,
+        noised_margin=0.0,
+        draft_probability=confidence,
+        lookup_token=token,
+        lookup_length=length,
+    )
+
+
 def read_signals(
-    logits: Tensor, exit_layer: int, draft_index: int, temperature: float, choice: DraftChoice | None = None
+    logits: Tensor,
+    exit_layer: int,
+    draft_index: int,
+    temperature: float,
+    choice: DraftChoice | None = None,
+    lookup: tuple[int, int] | None = None,
 ) -> ExitSignals:
     """Exit signals of one row of logits, in one transfer to the host. logits: (1, V)
 
-    choice: the draft token where it is not simply the most probable one.
+    Args:
+        choice: the draft token where it is not simply the most probable one.
+        lookup: what the context says (`DraftChooser.look_up`), where the score reads it.
     """
     statistics = logit_statistics(logits)
     annealed = statistics.confidence if temperature == 1.0 else tempered_confidence(logits, temperature)
@@ -219,6 +264,7 @@ def read_signals(
     parts = (statistics.confidence, annealed, statistics.entropy_nats, statistics.margin, *choice)
     values = torch.cat([part.double() for part in parts]).tolist()
     confidence, annealed_confidence, entropy, margin, token, noised_margin, probability = values
+    lookup_token, lookup_length = (NO_TOKEN, 0) if lookup is None else lookup
     return ExitSignals(
         exit_layer=exit_layer,
         draft_index=draft_index,
@@ -229,4 +275,6 @@ def read_signals(
         margin=margin,
         noised_margin=noised_margin,
         draft_probability=probability,
+        lookup_token=lookup_token,
+        lookup_length=lookup_length,
     )

@@ -8,6 +8,7 @@ import pytest
 from specbound_controller.actions import Action
 from specbound_controller.controller import Controller
 from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.guard import GuardBatch, GuardLimits, NeverSlowerGuard
 from specbound_controller.records import STOP_REASONS, ExitSignals, StepRecord
 from specbound_controller.score import signal_array
@@ -87,9 +88,12 @@ def test_learned_scores_of_rows_at_different_exits_equal_single_ones(controller_
     rng, score = np.random.default_rng(2), controller_of().score
     layers = rng.choice(score.exit_layers, 20)
     values = rng.random((20, 5))
-    features = rng.normal(size=(20, 30)).astype(np.float32)
-    signals = signal_array(*values.T, np.arange(20) % 4)
+    features = rng.normal(size=(20, len(FEATURE_NAMES))).astype(np.float32)
+    lengths, tokens = rng.integers(0, 9, 20), rng.integers(6, 9, 20)
+    agreement = np.where(tokens == 7, 1, -1) * (lengths > 0)
+    signals = signal_array(*values.T, np.arange(20) % 4, agreement, lengths)
     many = score.probabilities_at(signals, layers, features)
     for row, (confidence, entropy, margin, noised, probability) in enumerate(values):
-        one = ExitSignals(int(layers[row]), row % 4, 7, confidence, 0.0, entropy, margin, noised, probability)
+        shown = (confidence, 0.0, entropy, margin, noised, probability, int(tokens[row]), int(lengths[row]))
+        one = ExitSignals(int(layers[row]), row % 4, 7, *shown)
         assert many[row] == pytest.approx(score(one, features[row]), abs=1e-6)

@@ -24,7 +24,12 @@ from specbound_profiling.config import ProfileConfig, auto_exit_layers
         ({"rollout_width": 0}, "rollout_width must be >= 1, got 0"),
         ({"temperature": 0.7}, "temperature, top_k and top_p need sample"),
         ({"sample": True, "top_p": 0.0}, "top_p must be above 0"),
-        ({"temperatures": (1.5, 2.0)}, "temperatures must ascend from 1.0"),
+        ({"temperatures": (1.5, 2.0)}, r"temperatures must ascend and 1\.0 be among them"),
+        ({"temperatures": ()}, r"1\.0 be among them, got \(\)"),
+        ({"temperatures": (1.0, 0.5)}, "temperatures must ascend"),
+        ({"temperatures": (1.0, 1.0)}, "temperatures must ascend"),
+        ({"temperatures": (0.0, 1.0)}, "temperatures must be numbers above 0"),
+        ({"temperatures": (1.0, float("inf"))}, "temperatures must be numbers above 0"),
     ],
 )
 def test_bad_value_is_refused_by_name(changes: dict[str, object], message: str) -> None:
@@ -32,10 +37,15 @@ def test_bad_value_is_refused_by_name(changes: dict[str, object], message: str) 
         ProfileConfig(out="log", **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("temperatures", [(0.5, 0.75, 1.0, 2.0), (1.0,), (0.5, 1.0)])
+def test_temperatures_may_lie_below_1(temperatures: tuple[float, ...]) -> None:
+    assert ProfileConfig(out="log", temperatures=temperatures).temperatures == temperatures
+
+
 def test_exit_layer_outside_the_model_is_refused_with_the_range() -> None:
-    with pytest.raises(InputError, match=r"exit_layer must be in \[1, 27\] for a 28-layer model, got 31"):
+    with pytest.raises(InputError, match=r"exit_layer must be in \[0, 27\] for a 28-layer model, got 31"):
         ProfileConfig(out="log", exit_layers=(2, 31)).exits_for(28)
-    with pytest.raises(InputError, match="at least one layer, got none"):
+    with pytest.raises(InputError, match="at least one layer above 0, got none"):
         ProfileConfig(out="log", exit_layers=()).exits_for(28)
     with pytest.raises(InputError, match="at least 2 layers"):
         ProfileConfig(out="log").exits_for(1)
@@ -43,10 +53,10 @@ def test_exit_layer_outside_the_model_is_refused_with_the_range() -> None:
 
 def test_exit_layers_are_sorted_and_automatic_ones_cover_the_shallower_half() -> None:
     assert ProfileConfig(out="log", exit_layers=(4, 2, 4)).exits_for(8) == (2, 4)
-    assert ProfileConfig(out="log").exits_for(12) == (1, 2, 3, 4, 5, 6)
-    assert auto_exit_layers(2) == (1,) and auto_exit_layers(3) == (1,)
+    assert ProfileConfig(out="log").exits_for(12) == (0, 1, 2, 3, 4, 5, 6)
+    assert auto_exit_layers(2) == (0, 1) and auto_exit_layers(3) == (0, 1)
     deep = auto_exit_layers(80)
-    assert len(deep) == 8 and deep[0] == 1 and deep[-1] == 40
+    assert len(deep) == 9 and deep[:2] == (0, 1) and deep[-1] == 40
 
 
 def test_all_levels_but_none_are_recorded_bitwise_unless_asked_otherwise() -> None:

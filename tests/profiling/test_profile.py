@@ -205,7 +205,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 ) -> None:
     out = tmp_path / "log"
     for changes, message in (
-        ({"exit_layers": (2, 9)}, r"exit_layer must be in \[1, 3\] for a 4-layer model, got 9"),
+        ({"exit_layers": (2, 9)}, r"exit_layer must be in \[0, 3\] for a 4-layer model, got 9"),
         ({"model": str(tmp_path / "nowhere")}, "does not exist"),
         ({"prompts": str(tmp_path / "nowhere.jsonl")}, "existing file"),
         ({"max_new_tokens": 512}, "max_new_tokens must be < 512, the positions of the model, got 512"),

@@ -13,14 +13,15 @@ import numpy as np
 
 from specbound_controller.costs import CostTable
 from specbound_controller.features import FEATURE_NAMES, FeatureState
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy
 from specbound_controller.records import Decision, StepRecord
-from specbound_controller.score import SIGNAL_NAMES, LearnedScore, score_inputs, signal_array
+from specbound_controller.score import SIGNAL_NAMES, LearnedScore, score_inputs
 from specbound_controller.step_policy import CurveLayout
 from specbound_profiling.outcomes import TraceBatch, step_outcomes
 from specbound_profiling.replay import replay
 from specbound_profiling.replay_result import ReplayResult
-from specbound_profiling.trace import PromptTrace
+from specbound_profiling.single_exit import exit_signals
 
 
 class ExploringPolicy:
@@ -73,22 +74,13 @@ def collect_steps(
     state, rows, features = FeatureState(compression), [], []
     for trace, first_row, records in zip(batch.traces, batch.first_row, result.records, strict=True):
         state.reset(trace.prompt_length + 1)
+        lookup_lengths = trace.lookup_lengths
         for record in records:
             rows.append(int(first_row) + record.context_length - trace.prompt_length)
-            features.append(state.vector())
+            features.append(state.vector(int(lookup_lengths[record.context_length - trace.prompt_length])))
             state.update(record)
     array = np.array(features, dtype=np.float32).reshape(len(rows), len(FEATURE_NAMES))
     return StepRows(batch, np.array(rows, dtype=np.int64), array, np.repeat(folds, result.num_steps)), result
-
-
-def signal_grid(traces: Sequence[PromptTrace]) -> np.ndarray:
-    """Signals of every exit at every position, with draft index 0. (N, E, S) float32"""
-    columns = [
-        np.concatenate([getattr(trace, name) for trace in traces])
-        for name in ("confidence", "entropy_nats", "margin", "noised_margin", "draft_probability")
-    ]
-    confidence, entropy, margin, noised_margin, probability = columns
-    return signal_array(confidence, entropy, margin, noised_margin, probability, np.zeros_like(confidence))
 
 
 def draft_signals(steps: StepRows, signals: np.ndarray, longest: int, exit_index: int) -> np.ndarray:
@@ -123,9 +115,12 @@ class ScoreRows:
 
 
 def score_rows(steps: StepRows, longest: int) -> ScoreRows:
-    """Rows for the exit score: every exit, drafting up to `longest` tokens from the start of each step."""
+    """Rows for the exit score: every exit, drafting up to `longest` tokens from the start of each step.
+
+    A lookup that finds nothing drafts nothing, and has no row.
+    """
     batch = steps.batch
-    signals = signal_grid(batch.traces)
+    signals = exit_signals(batch.traces, batch.exit_layers)
     confidence = np.concatenate([trace.confidence for trace in batch.traces])
     num_exits = len(batch.exit_layers)
     position = steps.rows[:, None] + np.arange(longest)
@@ -136,7 +131,8 @@ def score_rows(steps: StepRows, longest: int) -> ScoreRows:
         accepted = batch.is_accepted[position, exit_index] & is_inside
         is_reached = np.ones_like(accepted)
         is_reached[:, 1:] = np.logical_and.accumulate(accepted, axis=1)[:, :-1]
-        step, draft = np.nonzero(is_reached & is_inside)
+        is_found = batch.exit_layers[exit_index] != LOOKUP_EXIT or batch.lookup_lengths[position] > 0
+        step, draft = np.nonzero(is_reached & is_inside & is_found)
         along = draft_signals(steps, signals, longest, exit_index)[step, draft]
         inputs = score_inputs(along, exit_index, num_exits, steps.features[step])
         rows = position[step, draft]
@@ -189,7 +185,9 @@ def curve_rows(steps: StepRows, layout: CurveLayout, fold_scores: Sequence[Learn
             score=fold_scores[0] if profile.threshold > 0 else None,  # not called: `scores` holds the values
             combine=profile.combine,
         )
-        outcomes = step_outcomes(steps.batch, decision, num_layers, scores if profile.threshold > 0 else None)
+        outcomes = step_outcomes(
+            steps.batch, decision, num_layers, scores if profile.threshold > 0 else None, has_branch_scores=True
+        )
         accepted.append(outcomes.num_accepted[steps.rows])
         if profile.threshold > 0:
             drafted.append(outcomes.num_drafted[steps.rows])
@@ -203,18 +201,43 @@ def curve_rows(steps: StepRows, layout: CurveLayout, fold_scores: Sequence[Learn
 
 
 def learned_scores(steps: StepRows, fold_scores: Sequence[LearnedScore], longest: int) -> np.ndarray:
-    """Scores along every step's draft, by the score of its fold; nan where no step begins. (N, J, E) float64"""
+    """Scores along every step's draft, by the score of its fold; nan where no step begins. (N, J, E) float64
+
+    After the first wrong draft of an exit they are those of its roll-out, where there is one.
+    """
     batch = steps.batch
     scores = np.full((batch.num_rows, longest, len(batch.exit_layers)), np.nan)
-    signals = signal_grid(batch.traces)
+    signals = exit_signals(batch.traces, batch.exit_layers)
+    found = [trace.branches for trace in batch.traces if trace.branches is not None]
+    branch_signals = exit_signals(found, batch.exit_layers) if found else None
     for exit_index, exit_layer in enumerate(batch.exit_layers):
         along = draft_signals(steps, signals, longest, exit_index)
+        if branch_signals is not None:
+            step, draft, row = _along_branches(steps, longest, exit_index)
+            along[step, draft] = branch_signals[row, exit_index]
+            along[step, draft, SIGNAL_NAMES.index("draft_index")] = draft
         for fold in np.unique(steps.folds):
             chosen = np.flatnonzero(steps.folds == fold)
             features = np.broadcast_to(steps.features[chosen, None, :], (len(chosen), longest, steps.features.shape[1]))
             values = fold_scores[fold].probabilities(along[chosen], exit_layer, features)
             scores[steps.rows[chosen], :, exit_index] = values
     return scores
+
+
+def _along_branches(steps: StepRows, longest: int, exit_index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where drafts at one exit go along a roll-out: steps, draft indices and rows of the branches. 3 x (K,)"""
+    batch, index = steps.batch, np.arange(longest)
+    wanted = steps.rows[:, None] + index
+    last = batch.last_row[steps.rows][:, None]
+    is_right = batch.is_accepted[np.minimum(wanted, last), exit_index] & (wanted <= last)
+    first_wrong = np.logical_and.accumulate(is_right, axis=1).sum(axis=1)  # J where there is none
+    left_at = steps.rows + first_wrong
+    has_left = (first_wrong < longest) & (left_at <= last[:, 0])
+    first = np.where(has_left, batch.branches.first[np.where(has_left, left_at, 0), exit_index], -1)
+    row = first[:, None] + index - first_wrong[:, None] - 1
+    end = batch.branches.end[np.maximum(first, 0)]
+    step, draft = np.nonzero((first[:, None] >= 0) & (index > first_wrong[:, None]) & (row < end[:, None]))
+    return step, draft, row[step, draft]
 
 
 def concatenate_curve_rows(parts: Sequence[CurveRows]) -> CurveRows:
