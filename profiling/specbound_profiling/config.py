@@ -52,8 +52,8 @@ class ProfileConfig(SamplingConfig):
     num_cost_steps: int = 300
     """Decoding steps that the cost table is measured on, at least 30."""
     temperatures: tuple[float, ...] = field(default=DEFAULT_TEMPERATURES)
-    """Layer temperatures whose confidence is recorded, ascending, above 0, 1.0 among them. Annealing asks for those from
-    1 on; with some below 1 specbound report finds the temperature of an exit that is less sure than it could be."""
+    """Layer temperatures whose confidence is recorded, ascending, above 0, 1.0 among them. Annealing asks for those
+    from 1 on; with some below 1 specbound report finds that of an exit that is less sure than it could be."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
     engine: str = "local"

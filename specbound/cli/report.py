@@ -46,19 +46,27 @@ def _print(result: "CalibrationReport") -> None:
     for level in result.levels:
         title = f"{level.compression}: likely alpha {level.likely_alpha:.2f}, {level.num_judged} prompts judge"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        for name in ("exit", "accepted", "ECE plain", "annealed", "logistic", "isotonic", "AUROC plain"):
+        for name in ("exit", "accepted", "own T", "ECE plain", "annealed", "logistic", "isotonic", "AUROC plain"):
             table.add_column(name, justify="right", no_wrap=True)
         for each in level.of_task("all"):
             errors = [each.measures[name].ece for name in ("plain", "annealed", "logistic", "isotonic")]
-            figures = (each.acceptance, *errors, each.measures["plain"].auroc)
-            table.add_row(str(each.exit_layer), *(f"{value:.3f}" for value in figures))
+            own = f"{level.own_temperatures[each.exit_layer]:.2f}" + "*" * (each.exit_layer in level.exits_at_edge)
+            figures = (f"{value:.3f}" for value in (*errors, each.measures["plain"].auroc))
+            table.add_row(str(each.exit_layer), f"{each.acceptance:.3f}", own, *figures)
         console.print(table)
+        if level.exits_at_edge:
+            low, high = level.temperature_range
+            console.print(
+                f"* at the edge of the log's temperatures, {low:g} to {high:g}: the best one may lie beyond",
+                highlight=False,
+                soft_wrap=True,
+            )
         for live in level.live:
             drafts = live.drafts
             console.print(
-                f"{level.compression}, live, {live.policy}: {live.num_prompts} prompts, {live.tokens_per_step:.2f} tokens "
-                f"per step; {drafts.num_scored} drafts that a score let pass: mean score {drafts.score:.3f}, "
-                f"accepted {drafts.scored_acceptance:.3f}, ECE {drafts.measures.ece:.3f}",
+                f"{level.compression}, live, {live.policy}: {live.num_prompts} prompts, "
+                f"{live.tokens_per_step:.2f} tokens per step; {drafts.num_scored} drafts that a score let pass: mean "
+                f"score {drafts.score:.3f}, accepted {drafts.scored_acceptance:.3f}, ECE {drafts.measures.ece:.3f}",
                 highlight=False,
                 soft_wrap=True,
             )

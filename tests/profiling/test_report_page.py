@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -183,7 +184,17 @@ def test_tables_show_the_figures_and_a_dash_for_what_is_unknown(page: str) -> No
     cells = parsed(page).cells
     assert cells.count("0.123") >= len(EXITS) and "0.321" in cells and "–" in cells and "nan" not in cells
     assert "most likely α is 0.25" in page and "annealed is shown at α = 0.50" in page
-    assert "exit 1 lies at the edge" in page
+    assert "own temperature of exit 1 lies at the edge" in page and "1.00*" in cells and "1.50" in cells
+
+
+def test_a_temperature_below_1_that_the_grid_holds_is_said_to_be_one() -> None:
+    level = replace(calibration(), own_temperatures={0: 1.0, 1: 0.8, 2: 1.5, 3: 1.2}, temperature_range=(0.5, 2.0))
+    page = build_page({}, [LevelSection(level, None, {})], None)
+    assert level.exits_at_edge == () and "at the edge" not in page and "*</td>" not in page
+    assert "less sure than it could be" in page and "<td>0.80</td>" in page
+    wide = replace(level, own_temperatures={1: 2.0, 2: 0.5, 3: 1.2})
+    assert wide.exits_at_edge == (1, 2)
+    assert replace(level, temperature_range=(1.0, 2.0)).exits_at_edge == ()  # exit 0 looks up: it has no temperature
 
 
 def test_tokens_are_coloured_by_the_first_exit_that_agrees(page: str, trace: PromptTrace, view: LevelView) -> None:

@@ -99,17 +99,23 @@ def _section(index: int, section: LevelSection) -> str:
 
 def _annealing(level: LevelCalibration) -> str:
     low, high = level.temperature_range
-    at_edge = [e for e, t in level.own_temperatures.items() if t <= low or t >= high]
     text = (
         f"Fitted on {level.num_fitted} prompts, judged on {level.num_judged} others. The most likely α is "
         f"{level.likely_alpha:.2f} of 0 to {level.largest_alpha:.2f}"
     )
     text += "." if level.alpha == level.likely_alpha else f"; annealed is shown at α = {level.alpha:.2f}, as asked for."
+    at_edge = level.exits_at_edge
     if at_edge:
         layers = ", ".join(map(str, at_edge))
         text += (
-            f" The own temperature of exit {layers} lies at the edge of the log's grid, {low:g} to {high:g}, and may "
-            f"really lie beyond: below {low:g} an exit is less sure than it could be, and annealing makes that worse."
+            f" The own temperature of exit {layers} lies at the edge of the log's grid, {low:g} to {high:g} (marked *), "
+            "so the best one may lie beyond: profile with wider --temperatures to find it."
+        )
+    below = [e for e, t in level.own_temperatures.items() if t < 1.0]
+    if below or (low >= 1.0 and any(level.own_temperatures[e] <= low for e in at_edge)):
+        text += (
+            " Where an exit's own temperature is below 1 it is less sure than it could be, and annealing, whose "
+            "temperatures are 1 and above, makes that worse."
         )
     return f'<p class="note">{_text(text)}</p>'
 
@@ -117,9 +123,10 @@ def _annealing(level: LevelCalibration) -> str:
 def _exits_table(level: LevelCalibration) -> str:
     rows = []
     for each in level.of_task("all"):
-        temperatures = (level.annealed_temperatures[each.exit_layer], level.own_temperatures[each.exit_layer])
+        annealed, own = level.annealed_temperatures[each.exit_layer], level.own_temperatures[each.exit_layer]
+        temperatures = (f"{annealed:.2f}", f"{own:.2f}" + "*" * (each.exit_layer in level.exits_at_edge))
         head = (each.exit_layer, f"{each.num_rows:,}", f"{each.acceptance:.3f}", f"{each.confidence:.3f}")
-        rows.append([*map(_cell, head), *(_cell(f"{t:.2f}") for t in temperatures), *_measure_cells(each)])
+        rows.append([*map(_cell, head), *map(_cell, temperatures), *_measure_cells(each)])
     heads = ["exit", "tokens", "accepted", "confidence", "annealed T", "own T", *SCORE_NAMES * 3]
     count = len(SCORE_NAMES)
     return _table([("", 6), ("ECE", count), ("Brier", count), ("AUROC", count)], heads, rows)

@@ -121,6 +121,14 @@ class LevelCalibration:
     live: tuple[LivePolicy, ...] = ()
     """The policies whose live steps the log holds, plain decoding left out."""
 
+    @property
+    def exits_at_edge(self) -> tuple[int, ...]:
+        """Exit layers whose own temperature is one end of the log's grid, so that the best one may lie beyond it.
+
+        Exit layer 0 looks drafts up, and has no logits and no temperature.
+        """
+        return tuple(e for e, t in self.own_temperatures.items() if e > 0 and t in self.temperature_range)
+
     def of_task(self, task: str) -> tuple[ExitCalibration, ...]:
         """One kind of content, shallow exits first."""
         return tuple(each for each in self.exits if each.task == task)
