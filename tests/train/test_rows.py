@@ -1,6 +1,7 @@
 """Training rows: features equal the replay's, targets equal what actions really do on the trace."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from specbound_profiling.replay import replay
 from specbound_profiling.simulate import simulate_step
 from specbound_profiling.trace import PromptTrace
 from specbound_train.rows import ExploringPolicy, collect_steps, curve_rows, learned_scores, score_rows
+from tests.profiling.conftest import with_branches
 
 NUM_LAYERS = 12
 ACTIONS = action_grid((2, 4), (1, 2, 4), (0.3, 0.6))
@@ -66,10 +68,14 @@ def test_features_of_the_rows_are_those_that_the_policy_saw(
     assert set(batch.position[steps.rows]) <= set(range(1, 30)) and (np.diff(steps.rows) > 0).all()
 
 
+@pytest.mark.parametrize("rollout_share", [0.0, 0.5, 1.0])
 def test_targets_equal_the_step_that_each_action_would_take(
-    traces_of: Callable[..., list[PromptTrace]], costs_of: Callable[..., CostTable]
+    traces_of: Callable[..., list[PromptTrace]], costs_of: Callable[..., CostTable], rollout_share: float
 ) -> None:
-    traces = traces_of(1, 3, 25)
+    rng = np.random.default_rng(7)
+    traces = [replace(trace, eos_token_ids=(9,)) for trace in traces_of(1, 3, 25)]
+    traces = [with_branches(rng, trace, 4, rollout_share) for trace in traces]
+    assert all((trace.branches is not None) == (rollout_share > 0) for trace in traces)
     batch, scores = TraceBatch(traces), (random_score(0), random_score(1))
     layout = CurveLayout(ACTIONS)
     steps, _ = collect_steps(batch, np.arange(3) % 2, RandomPolicy(1), costs_of(), NUM_LAYERS, "none")

@@ -108,8 +108,8 @@ def _annealing(level: LevelCalibration) -> str:
     if at_edge:
         layers = ", ".join(map(str, at_edge))
         text += (
-            f" The own temperature of exit {layers} lies at the edge of the log's grid, {low:g} to {high:g} (marked *), "
-            "so the best one may lie beyond: profile with wider --temperatures to find it."
+            f" The own temperature of exit {layers} lies at the edge of the log's grid, {low:g} to {high:g} "
+            "(marked *): the best one may lie beyond; profile with wider --temperatures to find it."
         )
     below = [e for e, t in level.own_temperatures.items() if t < 1.0]
     if below or (low >= 1.0 and any(level.own_temperatures[e] <= low for e in at_edge)):
