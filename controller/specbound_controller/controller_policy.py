@@ -1,6 +1,7 @@
 """The controller as a policy: the choice of each step, in numpy, behind the never-slower guard."""
 
 import math
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from specbound_controller.guard import GuardBatch, NeverSlowerGuard
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore, StepRecord
 from specbound_controller.step_batch import Choices, StepBatch
+from specbound_controller.step_policy import Prices
 
 if TYPE_CHECKING:
     from specbound_controller.controller import Controller
@@ -48,10 +50,9 @@ class ControllerPolicy:
         """All that it may choose: the grid's, plain decoding of a pause, the stored static action."""
         self._guards: GuardBatch | None = None
         self._step_policy = controller.step_policy
-        constant, per_token = self._step_policy.prices(costs, config.num_layers)
-        # One matrix for all: tokens less rho times seconds, and the part that grows with the context below it.
-        value = self._step_policy.emitted_weights() - self.rho * constant
-        self._weights = np.concatenate((value, -self.rho * per_token)).astype(np.float32)
+        prices = self._step_policy.prices(costs, config.num_layers)
+        # in seconds times rho, that is, in tokens; float32, as the curves are
+        self._prices = Prices(*((rho * getattr(prices, f.name)).astype(np.float32) for f in fields(Prices)))
 
     @property
     def needs_full_signals(self) -> bool:
@@ -75,10 +76,9 @@ class ControllerPolicy:
 
     def best_action(self, features: np.ndarray) -> int:
         """Index of the action that the step policy chooses. features: (F,) float32"""
-        values = self._weights @ self._step_policy.curves(features)
-        num_actions = len(self.actions)
-        context_length = math.expm1(features[_CONTEXT])
-        return int((values[:num_actions] + context_length * values[num_actions:]).argmax())
+        emitted, worth = self._step_policy.expected(features, math.expm1(features[_CONTEXT]), self._prices)
+        emitted -= worth
+        return int(emitted.argmax())
 
     def observe(self, record: StepRecord) -> None:
         """Shows the guard what the step did."""
@@ -103,10 +103,9 @@ class ControllerPolicy:
 
     def best_actions(self, features: np.ndarray) -> np.ndarray:
         """`best_action` of many steps. (R, F) float32 -> (R,)"""
-        values = self._step_policy.curves(features) @ self._weights.T
-        num_actions = len(self.actions)
         context_length = np.expm1(features[:, _CONTEXT].astype(np.float64)).astype(np.float32)
-        best: np.ndarray = (values[:, :num_actions] + context_length[:, None] * values[:, num_actions:]).argmax(axis=1)
+        emitted, worth = self._step_policy.expected(features, context_length, self._prices)
+        best: np.ndarray = (emitted - worth).argmax(axis=1)
         return best
 
     def observe_batch(self, rows: np.ndarray, steps: StepBatch) -> None:

@@ -94,3 +94,33 @@ class CostTable:
         """Modelled seconds of work vectors. (..., W) -> (...)"""
         seconds: np.ndarray = work @ np.array([self.coefficients[name] for name in WORK_NAMES])
         return seconds
+
+
+class StepPrices:
+    """A cost table for one step after another: `seconds(work_vector(...))` in plain arithmetic, which is faster."""
+
+    def __init__(self, costs: CostTable) -> None:
+        self._price = dict(costs.coefficients)
+        by_knot = np.array([costs.coefficients[name] for name in WORK_NAMES[: len(ROW_KNOTS)]])
+        self._call_s: list[float] = (_SHARES @ by_knot).tolist()
+
+    def seconds(
+        self,
+        layer_calls_by_rows: Mapping[int, int],
+        head_reads_by_rows: Mapping[int, int],
+        num_exit_tests: int,
+        context_length: int,
+        num_decisions: int = 1,
+        num_learned_scores: int = 0,
+    ) -> float:
+        """Modelled seconds of one step; arguments as of `work_vector`."""
+        price = self._price
+        seconds, row_calls = price["steps"], 0
+        for rows, calls in layer_calls_by_rows.items():
+            seconds += calls * self._call_s[min(rows, ROW_KNOTS[-1])]
+            row_calls += rows * calls
+        seconds += row_calls * context_length / 1000.0 * price["layer_rows_times_context"]
+        for rows, reads in head_reads_by_rows.items():
+            seconds += reads * (price["head_reads"] + rows * price["head_rows"])
+        seconds += num_exit_tests * price["exit_tests"] + num_decisions * price["decisions"]
+        return seconds + num_learned_scores * price["learned_scores"]

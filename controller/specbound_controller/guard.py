@@ -9,10 +9,10 @@ from typing import overload
 
 import numpy as np
 
-from specbound_controller.costs import CostTable, work_vector
+from specbound_controller.costs import CostTable, StepPrices, work_vector
 from specbound_controller.records import StepRecord
 from specbound_controller.step_batch import StepBatch
-from specbound_controller.work import record_work
+from specbound_controller.work import step_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class NeverSlowerGuard:
         """is_adaptive: whether each step also pays for a decision and for the full model's signals."""
         self.limits = limits or GuardLimits()
         self.costs = costs
-        self._is_adaptive = is_adaptive
+        self._is_adaptive, self._prices = is_adaptive, StepPrices(costs)
         self._plain_s, with_context = (
             float(costs.seconds(work_vector({1: num_layers}, {1: 1}, 0, context_length, num_decisions=0)))
             for context_length in (0, 1)
@@ -85,9 +85,9 @@ class NeverSlowerGuard:
             self._paused_left -= 1
             self.num_paused_steps += 1
             return
-        work = record_work(record, self._is_adaptive)
+        seconds = step_seconds(record, self._prices, self._is_adaptive)
         plain_s = self.plain_seconds(record.context_length)
-        self._debt_s = max(0.0, self._debt_s + float(self.costs.seconds(work)) - plain_s * record.num_emitted)
+        self._debt_s = max(0.0, self._debt_s + seconds - plain_s * record.num_emitted)
         self._clear_steps = self._clear_steps + 1 if self._debt_s == 0.0 else 0
         if self._debt_s > self._allowed * plain_s:
             self._close()

@@ -6,15 +6,15 @@ iteration: maximising tokens over seconds of a whole run is a renewal-reward pro
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from specbound_controller.actions import Action
-from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_controller.costs import CostTable
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp, sigmoid
-from specbound_controller.work import expected_work_weights
+from specbound_controller.work import single_exit_work
 
 
 class CurveLayout:
@@ -54,7 +54,7 @@ class CurveLayout:
 class StepPolicy:
     """The network with its action grid. Expected tokens and work are linear in the curves it predicts."""
 
-    # R any leading shape, F features, A actions, C curve points (curves x (J + 1)), W work counts
+    # R any leading shape, F features, A actions, C curves, P profiles, J longest width
     def __init__(self, mlp: Mlp, actions: Sequence[Action]) -> None:
         self.mlp = mlp
         self.actions = tuple(actions)
@@ -64,9 +64,12 @@ class StepPolicy:
                 f"the step policy must map {len(FEATURE_NAMES)} features to {self.layout.num_outputs} hazards, "
                 f"got {mlp.num_inputs} to {mlp.num_outputs}"
             )
+        pairs = zip(self.layout.profile_of, self.actions, strict=True)
+        self._places = np.array([profile * (self.layout.longest + 1) + action.width for profile, action in pairs])
 
     def curves(self, features: np.ndarray) -> np.ndarray:
-        """Probabilities that a step gets to j = 0..J, curve after curve. (R, F) -> (R, C) float32"""
+        """Probabilities that a step gets to j = 0..J: of every profile's accepted drafts, then of the tested ones'
+        issued drafts. (R, F) -> (R, C, J + 1) float32"""
         shape = (*features.shape[:-1], self.layout.num_curves)
         hazards = np.empty((*shape, self.layout.longest + 1), dtype=np.float32)
         hazards[..., 0] = 1.0
@@ -76,43 +79,84 @@ class StepPolicy:
         else:  # the same products, row by row slow, all rows together fast
             for j in range(1, self.layout.longest + 1):
                 hazards[..., j] *= hazards[..., j - 1]
-        return hazards.reshape(*features.shape[:-1], -1)
+        return hazards
 
-    def emitted_weights(self) -> np.ndarray:
-        """Weights that turn curves into expected tokens, the bonus token included. (A, C)"""
+    def prices(self, costs: CostTable, num_layers: int) -> "Prices":
+        """What the profiles' drafts cost on one machine."""
+        constant, with_context = (
+            _profile_seconds(self.layout, costs, num_layers, context_length) for context_length in (0, 1)
+        )
+        return Prices(*constant, *(more - less for more, less in zip(with_context, constant, strict=True)))
+
+    def expected(
+        self, features: np.ndarray, context_length: np.ndarray | float, prices: "Prices"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Expected tokens and seconds of every action. (R, F), (R,) -> 2 x (R, A)"""
         layout = self.layout
-        weights = np.zeros((len(self.actions), layout.num_curves, layout.longest + 1))
-        for a, action in enumerate(self.actions):
-            weights[a, layout.profile_of[a], : action.width + 1] = 1.0
-        return weights.reshape(len(self.actions), -1)
+        curves = self.curves(features)
+        accepted = curves[..., : len(layout.profiles), :]
+        drafted = np.ones_like(accepted)  # a fixed draft always gets to its width
+        drafted[..., layout.tested, :] = curves[..., len(layout.profiles) :, :]
+        context = np.asarray(context_length)[..., None, None]
+        seconds = drafted * (prices.last + context * prices.last_per_token)
+        before = drafted[..., :-1] * (prices.onward[:, :-1] + context * prices.onward_per_token[:, :-1])
+        seconds[..., 1:] += np.add.accumulate(before, axis=-1)
+        emitted = np.add.accumulate(accepted, axis=-1)
+        return self._of_actions(emitted), self._of_actions(seconds)
 
-    def work_weights(self, num_layers: int, context_length: int) -> np.ndarray:
-        """Weights that turn curves into expected work. (A, C, W)"""
-        layout = self.layout
-        by_count = expected_work_weights(self.actions, num_layers, context_length)
-        weights = np.zeros((len(self.actions), layout.num_curves, layout.longest + 1, len(WORK_NAMES)))
-        drafted_curve = {profile: len(layout.profiles) + i for i, profile in enumerate(layout.tested)}
-        for a, profile in enumerate(layout.profile_of):
-            if self.actions[a].threshold > 0.0:
-                weights[a, drafted_curve[profile]] = by_count[a]
-            else:  # a fixed draft always gets to its width
-                weights[a, 0, 0] = by_count[a].sum(axis=0)
-        return weights.reshape(len(self.actions), -1, len(WORK_NAMES))
-
-    def prices(self, costs: CostTable, num_layers: int) -> tuple[np.ndarray, np.ndarray]:
-        """Weights that turn curves into seconds: a constant part, and one per token of context. 2 x (A, C)"""
-        constant = costs.seconds(self.work_weights(num_layers, 0))
-        per_token = costs.seconds(self.work_weights(num_layers, 1)) - constant
-        return constant, per_token
+    def _of_actions(self, values: np.ndarray) -> np.ndarray:
+        """Reads each action's profile and width. (R, P, J + 1) -> (R, A)"""
+        chosen: np.ndarray = values.reshape(*values.shape[:-2], -1)[..., self._places]
+        return chosen
 
     def table(
         self, features: np.ndarray, context_lengths: np.ndarray, costs: CostTable, num_layers: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Expected tokens and seconds of every action in many steps. (R, F), (R,) -> 2 x (R, A) float64"""
-        curves = self.curves(features).astype(np.float64)
-        constant, per_token = self.prices(costs, num_layers)
-        seconds = curves @ constant.T + (curves @ per_token.T) * context_lengths[:, None]
-        return curves @ self.emitted_weights().T, seconds
+        emitted, seconds = self.expected(features, context_lengths, self.prices(costs, num_layers))
+        return emitted.astype(np.float64), seconds.astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prices:
+    """Seconds of the profiles' drafts, at context length 0 and more for each token of context.
+
+    With `d_j = P(at least j drafted)` a step of width w costs `sum_{j < w} d_j onward_j + d_w last_w`.
+    """
+
+    onward: np.ndarray
+    """Getting to j drafts and trying for one more, less what getting to j - 1 and trying cost. (P, J + 1)"""
+    last: np.ndarray
+    """Getting to j drafts, the width, beyond the same; plain decoding where j is 0. (P, J + 1)"""
+    onward_per_token: np.ndarray
+    """(P, J + 1)"""
+    last_per_token: np.ndarray
+    """(P, J + 1)"""
+
+
+def _profile_seconds(
+    layout: CurveLayout, costs: CostTable, num_layers: int, context_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`Prices.onward` and `Prices.last` at one context length. 2 x (P, J + 1) float64"""
+    onward, last = (np.empty((len(layout.profiles), layout.longest + 1)) for _ in range(2))
+    for row, profile in enumerate(layout.profiles):
+        is_tested, is_learned = profile.threshold > 0.0, profile.score == "learned"
+
+        def seconds(
+            drafted: int, reads: int, profile: Action = profile, score: tuple[bool, bool] = (is_tested, is_learned)
+        ) -> float:
+            work = single_exit_work(
+                profile.exit_layer, num_layers, drafted, reads, score[0], context_length, is_learned=score[1]
+            )
+            return float(costs.seconds(work))
+
+        # A draft that fails a test at j < width has read the head j + 1 times, a full one `width` times.
+        tried = np.array([seconds(count, count + 1) for count in range(layout.longest + 1)])
+        full = np.array([seconds(count, count) for count in range(layout.longest + 1)])
+        onward[row] = np.diff(tried, prepend=0.0)
+        last[row] = full - np.concatenate(([0.0], tried[:-1]))
+        last[row, 0] = costs.seconds(single_exit_work(0, num_layers, 0, 0, False, context_length))
+    return onward, last
 
 
 def choose(emitted: np.ndarray, seconds: np.ndarray, rho: float) -> np.ndarray:

@@ -1,18 +1,29 @@
-"""Counts of work of a controller's step with a single exit layer, and its expectation over how far the draft gets.
+"""Counts of work of a controller's step: of one that was taken, and of one that drafts at a single exit layer.
 
 A controller's step has two counts that a static one has not: its decision, and one more pass of logit statistics
 for the full model's signals.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
-from specbound_controller.actions import Action
-from specbound_controller.costs import WORK_NAMES, work_vector
+from specbound_controller.costs import StepPrices, work_vector
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.records import StepRecord
+
+
+def step_seconds(record: StepRecord, prices: StepPrices, is_adaptive: bool) -> float:
+    """Modelled seconds of `record_work`, of one step after another."""
+    has_full_signals = is_adaptive and not math.isnan(record.full_confidence)
+    return prices.seconds(
+        record.layer_calls_by_rows,
+        record.head_reads_by_rows,
+        record.num_exit_tests + has_full_signals,
+        record.context_length,
+        num_decisions=int(is_adaptive),
+        num_learned_scores=record.num_learned_scores,
+    )
 
 
 def record_work(record: StepRecord, is_adaptive: bool) -> np.ndarray:
@@ -63,28 +74,3 @@ def single_exit_work(
     num_tests = num_reads * has_head if is_tested else 0
     num_scores = num_reads if is_tested and is_learned else 0
     return work_vector(layer_calls, head_reads, 1 + num_tests, context_length, num_learned_scores=num_scores)
-
-
-def expected_work_weights(actions: Sequence[Action], num_layers: int, context_length: int) -> np.ndarray:
-    """Weights that turn "the draft reached j tokens" probabilities into expected work. (A, J + 1, W)
-
-    With `d_0 = 1` and `d_j = P(at least j drafted)`, expected work is `sum_j d_j * weights[j]`; J is the largest
-    width of the grid, and weights beyond an action's width are zero.
-    """
-    longest = max(action.width for action in actions)
-    weights = np.zeros((len(actions), longest + 1, len(WORK_NAMES)))
-    for a, action in enumerate(actions):
-        is_tested, is_learned = action.threshold > 0.0, action.score == "learned"
-        score = (is_tested, context_length, is_learned)
-
-        def work(
-            drafted: int, reads: int, action: Action = action, score: tuple[bool, int, bool] = score
-        ) -> np.ndarray:
-            return single_exit_work(action.exit_layer, num_layers, drafted, reads, *score)
-
-        # A draft that fails a test at k < width has read the head k + 1 times, a full one `width` times.
-        reached = [work(k, k + 1) for k in range(action.width)] + [work(action.width, action.width)]
-        weights[a, 0] = reached[0]
-        for k in range(1, action.width + 1):
-            weights[a, k] = reached[k] - reached[k - 1]
-    return weights

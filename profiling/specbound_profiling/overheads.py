@@ -17,6 +17,7 @@ from specbound_controller.config import ControllerConfig
 from specbound_controller.controller import Controller, Sample
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.features import FEATURE_NAMES, FeatureState
+from specbound_controller.lookup import ContextLookup
 from specbound_controller.mlp import Mlp
 from specbound_controller.records import StepRecord
 from specbound_controller.score import SIGNAL_NAMES
@@ -27,8 +28,10 @@ NUM_TIMINGS, MIN_TIMINGS = 40, 10
 """Repetitions, and the fewest of them where the model is slow; the median counts."""
 NUM_HIDDEN = 32
 """Hidden units of the stand-in for a controller."""
-TEMPERATURE = 1.3
-"""Of the exit test: with annealing a test needs two passes over the logits."""
+NUM_CONTEXT = 200
+"""Tokens of its context."""
+TEMPERATURE = 1.0
+"""Of the exit test, as learned scores and plain confidence ask for it: annealing takes one more pass."""
 
 
 @torch.inference_mode()
@@ -43,8 +46,10 @@ def overhead_seconds(
     adapter, clock = watch.decoder.adapter, watch.clock
     controller = random_controller(exit_layers, adapter.num_layers)
     logits = torch.randn(1, adapter.vocab_size, device=adapter.device, dtype=adapter.dtype)
-    signals, state = read_signals(logits, exit_layers[0], 0, TEMPERATURE), FeatureState("none")
-    features = state.vector()
+    exit_layer, lookup = exit_layers[-1], ContextLookup()
+    signals, state = read_signals(logits, exit_layer, 0, TEMPERATURE), FeatureState("none")
+    tokens = [number % 7 for number in range(NUM_CONTEXT)]
+    features = state.vector(*lookup.find(tokens)[1:])
     policy = controller.policy(CostTable(dict.fromkeys(WORK_NAMES, 1.0), "none", "", 0.0, 0), "none")
     record = StepRecord(
         9, 3, 2, 3, (1,) * 3, (0.5,) * 3, (0.5,) * 3, (0.5,) * 3, "width", {1: 9}, {1: 4}, 3, 0.5, 1.0, 1.0
@@ -53,12 +58,12 @@ def overhead_seconds(
     def decide() -> None:
         policy.observe(record)
         state.update(record)
-        policy.best_action(state.vector())
+        policy.best_action(state.vector(lookup.find(tokens)[1]))
 
     calls: dict[str, Callable[[], object]] = {
         "arg max": lambda: int(logits.argmax(-1)),
-        "exit_tests": lambda: read_signals(logits, exit_layers[0], 0, TEMPERATURE),
-        "learned_scores": lambda: controller.score(signals, features),
+        "exit_tests": lambda: read_signals(logits, exit_layer, 0, TEMPERATURE),
+        "learned_scores": lambda: (lookup.find(tokens, tokens[:2]), controller.score(signals, features)),
         "decisions": decide,
     }
     seconds: dict[str, list[float]] = {name: [] for name in calls}

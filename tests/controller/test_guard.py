@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from specbound_controller.costs import CostTable, work_vector
+from specbound_controller.costs import CostTable, StepPrices, work_vector
 from specbound_controller.guard import GuardLimits, NeverSlowerGuard
 from specbound_controller.records import StepRecord
+from specbound_controller.work import record_work, step_seconds
 
 EXIT_LAYER, WIDTH, NUM_LAYERS = 4, 4, 12
 
@@ -120,3 +121,13 @@ def test_plain_seconds_grow_with_the_context(costs_of: Callable[..., CostTable])
     guard = NeverSlowerGuard(costs_of(head=2.0, per_context=1e-3), NUM_LAYERS)
     assert guard.plain_seconds(0) == pytest.approx(14e-3)
     assert guard.plain_seconds(1000) == pytest.approx(14e-3 + 12 * 1e-3)
+
+
+def test_price_of_one_step_is_that_of_its_work(
+    record_of: Callable[..., StepRecord], costs_of: Callable[..., CostTable]
+) -> None:
+    costs = costs_of(per_context=1e-4)
+    for record in (step(record_of, 70, 2, is_plain=False), step(record_of, 9, 0, is_plain=True)):
+        for is_adaptive in (False, True):
+            wanted = costs.seconds(record_work(record, is_adaptive))
+            assert step_seconds(record, StepPrices(costs), is_adaptive) == pytest.approx(float(wanted))

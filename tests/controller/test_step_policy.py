@@ -38,31 +38,32 @@ def test_work_of_a_failed_and_of_a_full_draft_by_hand() -> None:
     assert plain["layer_calls_rows_1"] == 12 and plain["head_reads"] == 1
 
 
-def test_expected_tokens_and_work_equal_hand_computation() -> None:
+def test_expected_tokens_and_seconds_equal_hand_computation(costs_of: Callable[..., CostTable]) -> None:
     actions = (PLAIN, Action(2, 1), Action(2, 2), Action(2, 2, 0.5, "learned"))
     hazards = np.array([[0.8, 0.5], [0.7, 0.6], [0.9, 0.4]])  # accepted fixed, accepted tested, drafted tested
     policy = constant_policy(actions, hazards)
-    curves = policy.curves(np.zeros(len(FEATURE_NAMES), dtype=np.float32))
-    np.testing.assert_allclose(curves.reshape(3, 3), [[1, 0.8, 0.4], [1, 0.7, 0.42], [1, 0.9, 0.36]], rtol=1e-6)
-    np.testing.assert_allclose(policy.emitted_weights() @ curves, [1, 1.8, 2.2, 2.12], rtol=1e-6)
-    work = np.einsum("acw,c->aw", policy.work_weights(NUM_LAYERS, 50), curves)
-    np.testing.assert_allclose(work[0], single_exit_work(0, NUM_LAYERS, 0, 0, False, 50), atol=1e-5)
-    np.testing.assert_allclose(work[2], single_exit_work(2, NUM_LAYERS, 2, 2, False, 50), atol=1e-5)
+    features = np.zeros(len(FEATURE_NAMES), dtype=np.float32)
+    wanted = [[1, 0.8, 0.4], [1, 0.7, 0.42], [1, 0.9, 0.36]]
+    np.testing.assert_allclose(policy.curves(features), wanted, rtol=1e-6)
+    costs = costs_of(per_context=1e-4)
+    emitted, seconds = policy.table(features, np.array(50.0), costs, NUM_LAYERS)
+    np.testing.assert_allclose(emitted, [1, 1.8, 2.2, 2.12], rtol=1e-6)
     outcomes = ((0.1, 0, 1), (0.54, 1, 2), (0.36, 2, 2))  # probability, drafted, reads
-    wanted = sum(p * single_exit_work(2, NUM_LAYERS, drafted, reads, True, 50, True) for p, drafted, reads in outcomes)
-    np.testing.assert_allclose(work[3], wanted, atol=1e-5)
+    tested = sum(p * single_exit_work(2, NUM_LAYERS, drafted, reads, True, 50, True) for p, drafted, reads in outcomes)
+    work = [single_exit_work(*step, False, 50) for step in ((0, 12, 0, 0), (2, 12, 1, 1), (2, 12, 2, 2))]
+    np.testing.assert_allclose(seconds, costs.seconds(np.array([*work, tested])), rtol=1e-5)
 
 
-def test_table_prices_the_expected_work(costs_of: Callable[..., CostTable]) -> None:
-    actions = action_grid((2, 4), (1, 2, 4), (0.5,))
+def test_table_of_many_steps_is_that_of_each(costs_of: Callable[..., CostTable]) -> None:
+    actions = action_grid((0, 2, 4), (1, 2, 4), (0.5,))
     rng = np.random.default_rng(0)
     layout = CurveLayout(actions)
     policy = constant_policy(actions, rng.uniform(0.2, 0.9, size=(layout.num_curves, layout.longest)))
     costs = costs_of(per_context=1e-4)
     features = np.zeros((3, len(FEATURE_NAMES)), dtype=np.float32)
     emitted, seconds = policy.table(features, np.array([10.0, 10.0, 400.0]), costs, NUM_LAYERS)
-    work = np.einsum("acw,c->aw", policy.work_weights(NUM_LAYERS, 400), policy.curves(features[0]))
-    np.testing.assert_allclose(seconds[2], costs.seconds(work), rtol=1e-6)
+    one = policy.table(features[0], np.array(400.0), costs, NUM_LAYERS)
+    np.testing.assert_allclose((emitted[2], seconds[2]), one, rtol=1e-6)
     np.testing.assert_array_equal(seconds[0], seconds[1])
     assert (emitted[:, 0] == 1.0).all() and (emitted >= 1.0).all()
 

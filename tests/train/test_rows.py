@@ -15,8 +15,8 @@ from specbound_controller.mlp import Mlp
 from specbound_controller.policy import Policy
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore
-from specbound_controller.step_policy import CurveLayout
-from specbound_controller.work import expected_work_weights, record_work
+from specbound_controller.step_policy import CurveLayout, StepPolicy
+from specbound_controller.work import record_work
 from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.replay import replay
 from specbound_profiling.simulate import simulate_step
@@ -98,18 +98,21 @@ def test_targets_equal_the_step_that_each_action_would_take(
         np.testing.assert_array_equal(known[row], is_next & is_allowed)
 
 
-def test_expected_work_weights_price_the_replayed_step(
+def test_prices_of_the_step_policy_are_those_of_the_replayed_step(
     traces_of: Callable[..., list[PromptTrace]], costs_of: Callable[..., CostTable]
 ) -> None:
-    trace = traces_of(2, 1, 60)[0]
+    """Where the draft is certain to get as far as it did."""
+    trace, costs, layout = traces_of(2, 1, 60)[0], costs_of(), CurveLayout(ACTIONS)
     score, policy = random_score(), RandomPolicy()
     features = np.random.default_rng(0).random(len(FEATURE_NAMES)).astype(np.float32)
     for start in (1, 10, 30):
-        weights = expected_work_weights(ACTIONS, NUM_LAYERS, trace.prompt_length + start)
         for a, action in enumerate(ACTIONS):
             record = simulate_step(trace, start, action.decision({"learned": score}), features, NUM_LAYERS)
-            is_drafted = np.arange(weights.shape[1]) <= record.num_drafted
-            np.testing.assert_allclose(is_drafted @ weights[a], record_work(record, policy.needs_features), atol=1e-9)
+            logits = np.where(np.arange(layout.longest) < record.num_drafted, 60.0, -60.0).astype(np.float32)
+            zeros = [np.zeros(shape, np.float32) for shape in ((1, len(features)), (1,), (layout.num_outputs, 1))]
+            certain = StepPolicy(Mlp(*zeros, np.tile(logits, layout.num_curves)), ACTIONS)
+            _, seconds = certain.table(features, np.array(trace.prompt_length + start), costs, NUM_LAYERS)
+            assert seconds[a] == pytest.approx(costs.seconds(record_work(record, policy.needs_features)), rel=1e-6)
 
 
 def test_score_rows_are_drafts_whose_predecessors_were_accepted(
