@@ -19,6 +19,7 @@ from specbound.generation import load_controller
 from specbound.live import LiveItem, compare_live
 from specbound.loading import load_model
 from specbound.local_costs import given_costs, local_costs
+from specbound.policies import CONTROLLER_NAMES, TunedPolicies, controller_policy
 from specbound.replay_config import ReplayConfig
 from specbound.report import Row, logged_model
 from specbound_controller.actions import WIDTHS, Action, static_grid
@@ -82,6 +83,7 @@ class Level:
     compression: str
     costs: CostTable
     controller: Controller | None
+    tuned: TunedPolicies | None
 
     @property
     def num_layers(self) -> int:
@@ -121,14 +123,17 @@ class Level:
             return StaticPolicy(())
         if name == "static":
             return StaticPolicy(config.exit_layers, config.threshold, config.width, config.alpha, None, config.combine)
+        if name in CONTROLLER_NAMES:
+            return controller_policy(name, self.compression, self.costs, self.controller)
+        if name == "random":
+            return RandomChoice(self.grid, config.seed)
+        if self.tuned is not None:
+            return self.tuned.policy(name, self.compression, self.costs)
         if name == "best_static":
             action = self.actions[self.best_static]
             exits = (action.exit_layer,) if action.width else ()
             return StaticPolicy(exits, action.threshold, action.width, config.alpha, None, action.combine)
-        if name == "random":
-            return RandomChoice(self.grid, config.seed)
-        assert name == "controller" and self.controller is not None  # the config and `replay_log` check it
-        return self.controller.policy(self.costs, self.compression)
+        raise AssertionError(f"the config lets no policy {name!r} pass without a file of policies")
 
     def player(self, name: str) -> Callable[[Sequence[PromptTrace]], ReplayResult]:
         """Replays one policy on some traces after another."""
@@ -146,20 +151,23 @@ def replay_log(config: ReplayConfig, say: Say) -> Replay:
     root = Path(config.log).expanduser()
     log = open_log(root)
     controller = _controller(config, log)
-    names = _policies(config, controller)
-    if "controller" in names and controller is None:
-        raise InputError("policy controller needs --controller, a folder that train-controller wrote")
+    tuned = _tuned(config, log)
+    names = _policies(config, controller, tuned)
+    for name in CONTROLLER_NAMES:
+        if name in names and controller is None:
+            raise InputError(f"policy {name} needs --controller, a folder that train-controller wrote")
     result = Replay(logged_model(root))
     for compression in _levels(config, log):
         costs, source = log_costs(config.costs, log, compression)
-        level = Level(config, log, compression, costs, controller)
+        level = Level(config, log, compression, costs, controller, tuned)
         result.notes.append(f"{compression}: {source}")
         exactness = log.manifest.exactness_of(compression)
         if costs.exactness != exactness:
             result.notes.append(f"{compression}: recorded at exactness {exactness}, priced at {costs.exactness}")
         results = _play(level, names, say)
         result.rows += [row for task in _tasks(results["plain"]) for row in _rows(level, results, names, task)]
-        if "best_static" in names:
+        result.notes += _constants(level, names)
+        if "best_static" in names and tuned is None:
             result.notes.append(
                 f"{compression}: best static, chosen on these same prompts: {level.actions[level.best_static].name}"
             )
@@ -203,6 +211,25 @@ def _controller(config: ReplayConfig, log: StepLog) -> Controller | None:
     return controller
 
 
+def _tuned(config: ReplayConfig, log: StepLog) -> TunedPolicies | None:
+    if config.policies is None:
+        return None
+    tuned = TunedPolicies.load(config.policies)
+    tuned.check_model(log.manifest.model_fingerprint, log.manifest.num_layers)
+    return tuned
+
+
+def _constants(level: Level, names: Sequence[str]) -> list[str]:
+    """One line for each policy of the file of policies, and one that says what it was tuned on."""
+    tuned = level.tuned
+    if tuned is None:
+        return []
+    is_same = tuned.file.prompts_hash == level.log.manifest.prompts_hash
+    lines = [f"{level.compression}: policies were tuned on {'these same' if is_same else 'other'} prompts"]
+    own = [name for name in names if name in tuned.names and name != "plain"]
+    return lines + [f"{level.compression}: {name}: {tuned.describe(name, level.compression)}" for name in own]
+
+
 def _levels(config: ReplayConfig, log: StepLog) -> tuple[str, ...]:
     """The compression levels to replay. Raises InputError where one was not recorded."""
     recorded = log.manifest.compressions
@@ -213,11 +240,12 @@ def _levels(config: ReplayConfig, log: StepLog) -> tuple[str, ...]:
     return levels
 
 
-def _policies(config: ReplayConfig, controller: Controller | None) -> tuple[str, ...]:
+def _policies(config: ReplayConfig, controller: Controller | None, tuned: TunedPolicies | None) -> tuple[str, ...]:
     """The policies to show, in order; plain decoding always is."""
     if config.policy == "auto":
+        of_file = () if tuned is None else tuned.names
         adaptive = () if controller is None else ("controller",)
-        return ("plain", "best_static", *adaptive, *ORACLES)
+        return tuple(dict.fromkeys(("plain", "best_static", *of_file, *adaptive, *ORACLES)))
     return tuple(dict.fromkeys(("plain", *config.policy)))
 
 

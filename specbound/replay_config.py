@@ -4,10 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from specbound.config import require_at_least, require_one_of
+from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError
 
-REPLAYED_POLICIES = ("plain", "static", "best_static", "controller", "random", "oracle", "oracle_grid")
+TUNED_POLICIES = ("best_static_annealed", *BASELINES)
+"""Those that need a file of settings."""
+REPLAYED_POLICIES = (
+    *("plain", "static", "best_static", "best_static_learned", "controller"),
+    *TUNED_POLICIES,
+    *("random", "oracle", "oracle_grid"),
+)
 """Policies that `specbound replay` knows; `specbound.replay` says what they are."""
 
 
@@ -22,9 +29,13 @@ class ReplayConfig:
     """What work costs: log (the log's own table), auto (the log's where it is from this machine, else one that was
     measured here before, else one measured now, about 30 s), or a costs.json."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
-    """One or several of plain, static (the action given below), best_static (the fastest fixed action, searched on this
-    log), controller, random (another action at every step), oracle and oracle_grid (clairvoyant: the limit). auto: all
-    but static and random."""
+    """One or several of plain, static (the action given below), best_static (the fastest fixed action: that of the file
+    of policies, else searched on this log), controller, best_static_learned (its score at one fixed action), random
+    (another action at every step), oracle and oracle_grid (clairvoyant: the limit), and from the file of policies
+    best_static_annealed, layerskip, draft_verify, svip, gammatune, hf_heuristic, logistic, speckv, speckv_causal, ucb.
+    auto: plain, best_static, all of the file where there is one, the controller, both limits."""
+    policies: str | None = None
+    """File that specbound tune wrote: the settings of the policies of the literature, and of best_static."""
     controller: str | None = None
     """demo, a folder that train-controller wrote, or none. By default demo for a log of the demo model only."""
     compression: Literal["auto"] | tuple[str, ...] = "auto"
@@ -74,6 +85,9 @@ class ReplayConfig:
             raise InputError("policy and compression must name at least one, got none")
         if "static" in self.policy and not self.exit_layers:
             raise InputError("policy static needs exit_layers, and takes width, threshold and alpha")
+        for policy in () if self.policies is not None else TUNED_POLICIES:
+            if policy in self.policy:
+                raise InputError(f"policy {policy} needs policies, a file that specbound tune wrote")
         if self.exit_layers and "static" not in self.policy:
             raise InputError(f"exit_layers belong to the policy static, got policy {self.policy!r}")
         require_one_of(("token", "product"), combine=self.combine)

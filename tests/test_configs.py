@@ -1,16 +1,22 @@
 """Every shipped YAML loads into the config class of its stage."""
 
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 from specbound.cli.parsing import parse_config
 from specbound.config import shipped_config
+from specbound_train.config import TrainConfig
 
 CONFIG_CLASSES = {
     "profile.yaml": "specbound_profiling.config:ProfileConfig",
     "train.yaml": "specbound_train.config:TrainConfig",
+    "train_without_compression.yaml": "specbound_train.config:TrainConfig",
+    "train_one_level.yaml": "specbound_train.config:TrainConfig",
+    "tune.yaml": "specbound_train.tuning_config:TuneConfig",
     "replay.yaml": "specbound.replay_config:ReplayConfig",
     "report.yaml": "specbound_profiling.report.config:ReportConfig",
     "sensitivity.yaml": "specbound.studies_config:SensitivityConfig",
@@ -18,6 +24,7 @@ CONFIG_CLASSES = {
     "generate.yaml": "specbound.config:GenerateConfig",
     "verify.yaml": "specbound.config:VerifyConfig",
     "evaluate.yaml": "specbound.evaluate_config:EvaluateConfig",
+    "bench.yaml": "specbound.bench.config:BenchConfig",
     "demo.yaml": "specbound.config:DemoConfig",
     "demo_quick.yaml": "specbound.config:DemoConfig",
     "demo_full.yaml": "specbound.config:DemoConfig",
@@ -33,6 +40,14 @@ def test_no_yaml_is_left_out() -> None:
 def test_yaml_loads(name: str) -> None:
     module, config_class = CONFIG_CLASSES[name].split(":")
     parse_config(getattr(import_module(module), config_class), name, ["--config", str(FOLDER / name)])
+
+
+def test_training_yaml_spells_out_the_defaults() -> None:
+    """So that a default that changes later does not change what was published."""
+    options = ["--config", str(FOLDER / "train.yaml")]
+    assert parse_config(TrainConfig, "train", options) == TrainConfig(log="runs/log", out="runs/controller")
+    left_out = {field.name for field in fields(TrainConfig)} - set(yaml.safe_load((FOLDER / "train.yaml").read_text()))
+    assert left_out == {"overwrite", "resume"}
 
 
 def test_shipped_config_is_found_in_a_checkout() -> None:

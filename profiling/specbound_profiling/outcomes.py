@@ -20,14 +20,13 @@ from specbound_controller.errors import InputError
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore, ExitSignals
-from specbound_controller.score import SIGNAL_NAMES
+from specbound_profiling.exit_signals import position_scores
 from specbound_profiling.trace import PromptTrace, interpolate_confidence
 
 SignalsAt = tuple[Callable[[int, int, int, float], ExitSignals], int]
 """A trace's way to read an exit's signals, and the row to read them at."""
 
 _NOT_PENDING = np.iinfo(np.int16).max
-_DRAFT_INDEX = SIGNAL_NAMES.index("draft_index")
 
 
 class TraceBatch:
@@ -94,27 +93,6 @@ class TraceBatch:
                 yield from ((trace.branch_signals, row) for row in range(num_rows))
 
         return self._scores(score, exit_layers, num_layers, self.branches.confidence_at, rows)
-
-    def position_scores(
-        self, score: SignalScore, exit_layers: Sequence[int], longest: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A score that reads the draft index, without features: along the draft of a step that begins at each row, and
-        at the rows of the branches. (N, J, E) and (M, J, E) float64"""
-        from specbound_profiling.single_exit import exit_signals  # which plays batches, and so imports this module
-
-        found = [trace.branches for trace in self.traces if trace.branches is not None]
-        parts = [exit_signals(sources, self.exit_layers) for sources in (self.traces, found) if sources]
-        signals = np.concatenate(parts)
-        values = np.full((len(signals), longest, len(self.exit_layers)), np.nan)
-        no_features, layers = np.empty((len(signals), 0)), np.empty(len(signals), dtype=np.int64)
-        for draft_index in range(longest):
-            signals[..., _DRAFT_INDEX] = draft_index
-            for exit_layer in exit_layers:
-                index, layers[:] = self.exit_index(exit_layer), exit_layer
-                values[:, draft_index, index] = score.probabilities_at(signals[:, index], layers, no_features)
-        steps = np.arange(longest)
-        rows = np.minimum(np.arange(self.num_rows)[:, None] + steps, self.last_row[:, None])
-        return values[rows, steps], values[self.num_rows :]
 
     def _scores(
         self,
@@ -217,7 +195,7 @@ def step_outcomes(
     if scores is None and tested:
         assert decision.score is not None  # Decision checks it
         if isinstance(decision.score, SignalScore):
-            scores, branch_scores = batch.position_scores(decision.score, tested, decision.w_max)
+            scores, branch_scores = position_scores(batch, decision.score, tested, decision.w_max)
         else:
             scores = batch.scores(decision.score, tested, num_layers)
             branch_scores = batch.branch_scores(decision.score, tested, num_layers)

@@ -14,12 +14,13 @@ import numpy as np
 
 from specbound_controller.baselines.signal_score import SignalScore
 from specbound_controller.costs import WORK_NAMES, CostTable, row_shares
-from specbound_controller.lookup import LOOKUP_EXIT, lookup_length
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore
-from specbound_controller.score import SIGNAL_NAMES, signal_array
+from specbound_controller.score import SIGNAL_NAMES
 from specbound_controller.step_batch import StepBatch
 from specbound_profiling.drafting import Drafting
+from specbound_profiling.exit_signals import exit_signals
 from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.trace import Branches, PromptTrace
 
@@ -223,38 +224,6 @@ def _works(
     row_calls = shallow + deep * (drafted + 1)
     columns = [row_calls * context_length / 1000.0, reads + 1, reads + drafted + 1, tests, learned]
     return np.column_stack([calls, *columns, np.zeros(len(reads)), np.ones(len(reads))])
-
-
-def exit_signals(sources: Sequence[PromptTrace] | Sequence[Branches], exit_layers: Sequence[int]) -> np.ndarray:
-    """What a learned score reads at every row of some traces or branches, draft index 0. (rows, E, S) float32"""
-
-    def column(name: str) -> np.ndarray:
-        return np.concatenate([getattr(source, name) for source in sources])
-
-    confidence = column("confidence")
-    return signal_array(
-        confidence,
-        column("entropy_nats"),
-        column("margin"),
-        column("noised_margin"),
-        column("draft_probability"),
-        np.zeros_like(confidence),
-        *_lookup_signals(column("draft_token"), confidence, exit_layers),
-    )
-
-
-def _lookup_signals(
-    draft_token: np.ndarray, confidence: np.ndarray, exit_layers: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Agreement of each exit with the context, and the length of the match; zeros where it was not recorded. 2 x (N, E)
-
-    draft_token, confidence: (N, E)
-    """
-    if exit_layers[0] != LOOKUP_EXIT:
-        return np.zeros(draft_token.shape), np.zeros(draft_token.shape)
-    length = np.broadcast_to(lookup_length(confidence[:, :1]), draft_token.shape)
-    agreement = np.where(draft_token == draft_token[:, :1], 1, -1) * (length > 0)
-    return agreement, length
 
 
 def with_policy_work(work: np.ndarray, wants_full_signals: np.ndarray, is_adaptive: bool) -> np.ndarray:

@@ -31,6 +31,14 @@ def tiny_log(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> 
     return root / "log"
 
 
+@pytest.fixture(scope="session")
+def tiny_policies(tiny_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Policies tuned on the log."""
+    path = tmp_path_factory.mktemp("tiny-policies") / "policies.json"
+    assert main(("tune", "--log", str(tiny_log), "--out", str(path))) == 0
+    return path
+
+
 def made_up_costs(loaded: "LoadedModel", *_: object, **__: object) -> CostTable:
     """Prices like a small model's on a CPU: more rows cost little more."""
     seconds = dict.fromkeys(WORK_NAMES, 1e-5)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from specbound.replay_config import REPLAYED_POLICIES
+from specbound.replay_config import REPLAYED_POLICIES, TUNED_POLICIES
 from specbound_profiling.log import StepLog, open_log
 from specbound_profiling.trace import PromptTrace
 
@@ -27,7 +27,8 @@ def report_of(run: Run, tmp_path: Path, *argv: str) -> dict[str, Any]:
 
 
 def test_every_policy_has_a_row_for_each_level_and_kind_of_content(run: Run, tiny_log: Path, tmp_path: Path) -> None:
-    names = [name for name in REPLAYED_POLICIES if name != "controller"]
+    own = (*TUNED_POLICIES, "best_static_learned", "controller")
+    names = [name for name in REPLAYED_POLICIES if name not in own]
     report = report_of(
         run, tmp_path, "--log", str(tiny_log), "--policy", ",".join(names), "--exit-layers", "1,3", "--threshold", "0.2"
     )
@@ -48,6 +49,56 @@ def test_every_policy_has_a_row_for_each_level_and_kind_of_content(run: Run, tin
         )
     assert all(row["simulated"] for row in report["rows"])
     assert report["rows"][-1]["exactness"] == "bitwise"  # bf16 was recorded so
+
+
+def test_policies_of_the_literature_are_replayed_as_they_were_tuned(
+    run: Run, tiny_log: Path, tiny_policies: Path, tmp_path: Path
+) -> None:
+    report = report_of(run, tmp_path, "--log", str(tiny_log), "--policies", str(tiny_policies))
+    names = ["plain", "best_static", "best_static_annealed", *TUNED_POLICIES[1:], "oracle_grid", "oracle"]
+    assert [row["method"] for row in report["rows"][-len(names) :]] == names
+    content = json.loads(tiny_policies.read_text())
+    for level in ("none", "bf16"):
+        tuned = content["levels"][level]
+        rows = {r["method"]: r for r in report["rows"] if (r["compression"], r["task"]) == (level, "all")}
+        assert rows["plain"]["tokens_per_second"] == pytest.approx(tuned["plain_tokens_per_second"])
+        for name, entry in tuned["policies"].items():  # what was found in tuning is what the replay says
+            assert rows[name]["tokens_per_second"] == pytest.approx(entry["tokens_per_second"]), name
+    notes = [note for note in report["notes"] if note.startswith("none: ")]
+    assert any(note.startswith("none: svip: exit_layer ") and "the best of 108 settings" in note for note in notes)
+    assert "none: policies were tuned on these same prompts" in notes
+    assert not any("best static, chosen on these same" in note for note in notes)
+
+
+def test_live_decoding_follows_tuned_policies(run: Run, tiny_log: Path, tiny_policies: Path, tmp_path: Path) -> None:
+    options = (
+        "--policy",
+        "gammatune,hf_heuristic",
+        "--policies",
+        str(tiny_policies),
+        "--compression",
+        "none",
+        "--live",
+        "3",
+    )
+    items = report_of(run, tmp_path, "--log", str(tiny_log), *options)["live"]
+    counted = [item for item in items if item["item"] in ("tokens per step", "layer calls per token")]
+    assert len(counted) == 6 and all(item["replayed"] == item["live"] for item in counted)
+
+
+def test_policies_of_another_model_or_level_are_refused(
+    run: Run, tiny_log: Path, tiny_policies: Path, tmp_path: Path
+) -> None:
+    content = json.loads(tiny_policies.read_text())
+    for change, message in (
+        ({"model_fingerprint": "0" * 64}, "tuned for the model with fingerprint 0000"),
+        ({"num_layers": 5}, "tuned for a model of 5 layers, got one of 4"),
+        ({"levels": {"bf16": content["levels"]["bf16"]}}, "policies were tuned for bf16, got compression 'none'"),
+    ):
+        path = tmp_path / "changed.json"
+        path.write_text(json.dumps({**content, **change}))
+        code, _, err = run("replay", "--log", str(tiny_log), "--policies", str(path), "--policy", "svip")
+        assert code == 2 and message in err.splitlines()[-1]
 
 
 def test_table_names_policies_and_says_which_action_was_best(run: Run, tiny_log: Path) -> None:
@@ -167,6 +218,7 @@ def test_json_on_standard_output_leaves_the_table_out(run: Run, tiny_log: Path) 
         (("--log", "x", "--speckv", "y"), "only one of them"),
         (("--log", "x", "--policy", "best"), "policy must be one of plain, static"),
         (("--log", "x", "--policy", "static"), "policy static needs exit_layers"),
+        (("--log", "x", "--policy", "svip"), "policy svip needs policies, a file that specbound tune wrote"),
         (("--log", "x", "--exit-layers", "2"), "exit_layers belong to the policy static"),
         (("--log", "x", "--compression", "int3"), "compression must be one of"),
         (("--log", "x", "--save-steps"), "save_steps keeps live steps, and needs live"),
@@ -187,6 +239,8 @@ def test_bad_input_is_one_line(run: Run, argv: tuple[str, ...], message: str) ->
     ("argv", "message"),
     [
         (("--policy", "controller"), "needs --controller"),
+        (("--policy", "best_static_learned"), "needs --controller"),
+        (("--policies", "nowhere.json"), "tuned policies nowhere.json cannot be read"),
         (("--policy", "controller", "--controller", "demo"), "trained for a model of 16 layers, got one of 4"),
         (("--compression", "nf4"), "compression must be one of the log's none, bf16"),
         (("--policy", "static", "--exit-layers", "9"), "exit_layer must be one of the log's (1, 2, 3), got 9"),

@@ -9,8 +9,8 @@ from specbound_controller.baselines.lengths import GammaTuneSettings, HeuristicS
 from specbound_controller.baselines.svip import SvipSettings
 from specbound_controller.baselines.ucb import UcbSettings
 
-SVIP_ROOTS = (0.3, 0.6, 0.9, 1.2, 1.5, 1.8)
-"""Entropies of 0.1 to 3.2 nats."""
+SVIP_ROOTS = (0.3, 0.6, 1.0, 1.4, 1.8, 2.3)
+"""Entropies of 0.1 to 5.3 nats."""
 DRAFT_LENGTHS = ((1, 2), (1, 2, 3, 4), (2, 4, 6, 8))
 """Lengths that SpecKV may choose from; the last ones are the paper's."""
 LOGISTIC_WIDTHS = (2, 4, 8)
@@ -23,7 +23,7 @@ def svip_candidates(exit_layers: Sequence[int]) -> list[SvipSettings]:
 
 def draft_verify_candidates(exit_layers: Sequence[int]) -> list[DraftVerifySettings]:
     """Targets and steps around the paper's 0.9 and 0.01, which was made for outputs ten times as long."""
-    values = product(exit_layers, (2, 4, 8), (0.2, 0.4, 0.6), (0.6, 0.9), (0.01, 0.1))
+    values = product(exit_layers, (2, 4, 8), (0.1, 0.3, 0.6), (0.6, 0.9), (0.01, 0.1))
     return [DraftVerifySettings(*each) for each in values]
 
 

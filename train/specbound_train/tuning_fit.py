@@ -15,13 +15,15 @@ from specbound_controller.actions import WIDTHS
 from specbound_controller.baselines.logistic import NUM_INPUTS
 from specbound_controller.baselines.speckv import SIGNALS, SpecKVSettings, predictor_inputs
 from specbound_controller.mlp import standardised
+from specbound_profiling.exit_signals import exit_signals
 from specbound_profiling.outcomes import TraceBatch
-from specbound_profiling.single_exit import exit_signals
 
 MIN_ROWS = 50
 """Fewest tokens that a draft position has a regression of its own on; of the rarer outcome, a fifth of it."""
 MAX_SPECKV_ROWS = 6000
-"""Steps that its predictor is fitted on, about as many as the paper's 5,112."""
+"""Steps that its predictor is fitted on, about as many as the paper's 5,112; fewer on a small log."""
+STEPS_PER_POSITION = 2
+"""Random steps drawn for each position of a log, at most."""
 HIDDEN_UNITS = 16
 
 
@@ -88,10 +90,9 @@ def speckv_settings(
 
     batches: compression level and its traces. is_causal: whether it is fitted on signals of the step before.
     """
+    num_rows = min(MAX_SPECKV_ROWS, STEPS_PER_POSITION * sum(batch.num_rows for _, batch in batches)) // len(batches)
     parts = [
-        _speckv_steps(
-            batch, batch.exit_index(exit_layer), compression, is_causal, MAX_SPECKV_ROWS // len(batches), seed
-        )
+        _speckv_steps(batch, batch.exit_index(exit_layer), compression, is_causal, num_rows, seed)
         for compression, batch in batches
     ]
     inputs = np.concatenate([part.inputs for part in parts]).astype(np.float64)
