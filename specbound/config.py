@@ -82,7 +82,8 @@ class GenerateConfig(SamplingConfig):
     model: str = "demo"
     """demo, a folder, or a Hugging Face name."""
     controller: str | None = None
-    """demo, a folder that train-controller wrote, or none: plain decoding. By default demo for the demo model only."""
+    """demo, a folder that train-controller wrote, a Hugging Face name, or none: plain decoding. By default demo for the
+    demo model only."""
     compression: str = "none"
     """How the weights are held: none, bf16, fp16, int8 or nf4."""
     costs: str = "auto"
@@ -151,7 +152,8 @@ class VerifyConfig(SamplingConfig):
     num_prompts: int = 8
     """Prompts to decode, spread over the kinds of content, at least 1."""
     controller: str | None = None
-    """demo, a folder that train-controller wrote, or none. By default demo for the demo model only."""
+    """demo, a folder that train-controller wrote, a Hugging Face name, or none. By default demo for the demo model
+    only."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
     """Who drafts, one or several: controller, static (thresholds on annealed confidence), layerskip (a fixed draft),
     random (other exits, thresholds and widths at every step). auto: the controller, or layerskip without one, and

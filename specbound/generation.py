@@ -193,7 +193,11 @@ class Conversation:
 
 
 def load_controller(name: str) -> Controller | None:
-    """`demo`, a folder, or `none`. Raises InputError where the folder holds no controller."""
+    """`demo`, a folder, a Hugging Face name, or `none`. Raises InputError where no controller is there."""
     if name == "none":
         return None
-    return Controller.load(demo_controller_dir() if name == "demo" else Path(name).expanduser())
+    if name == "demo":
+        return Controller.load(demo_controller_dir())
+    from specbound.hub import is_hub_name, pull_controller
+
+    return pull_controller(name) if is_hub_name(name) else Controller.load(Path(name).expanduser())

@@ -29,6 +29,9 @@ CONFIG_FILE = "config.json"
 MAX_SAMPLE_ROWS = 5000
 """Most rows of the sample that a controller carries."""
 
+MAX_VALUE = 1e9
+"""Largest weight of a network and value of the sample: with larger ones float32 arithmetic could overflow."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -53,8 +56,9 @@ class Sample:
             )
         if self.weights.shape != (num_rows,) or not (self.weights > 0).all():
             raise ValueError(f"sample weights must be {num_rows} positive numbers")
-        if not np.isfinite(self.features).all() or not np.isfinite(self.weights).all():
-            raise ValueError("sample must be finite")
+        for name, array in (("features", self.features), ("weights", self.weights)):
+            if array.dtype != np.float32 or not (np.abs(array) <= MAX_VALUE).all():
+                raise ValueError(f"sample {name} must be float32 and within {MAX_VALUE:g}")
 
     @property
     def context_lengths(self) -> np.ndarray:
@@ -81,6 +85,11 @@ class Controller:
 
     def __post_init__(self) -> None:
         config = self.config
+        for name, mlp in (("score", self.score_mlp), ("step", self.step_mlp)):
+            if any((np.abs(array) > MAX_VALUE).any() for array in mlp.arrays("").values()):
+                raise ValueError(f"weights of the {name} network must be within {MAX_VALUE:g}")
+            if config.without_compression and mlp.weight1[:, is_compression_input(mlp.num_inputs)].any():
+                raise ValueError(f"the {name} network must not look at the compression level, as the config says")
         score = LearnedScore(self.score_mlp, config.exit_layers, config.slopes, config.offsets)
         object.__setattr__(self, "score", score)
         object.__setattr__(self, "step_policy", StepPolicy(self.step_mlp, config.actions))
@@ -186,6 +195,12 @@ class Controller:
             )
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder / WEIGHTS_FILE} holds no weights for this config: {_reason(error)}") from error
+
+
+def is_compression_input(num_inputs: int) -> np.ndarray:
+    """Which inputs of a network, whose last ones are the step features, say the compression level. (I,) bool"""
+    is_named = [name.startswith("compression_") for name in FEATURE_NAMES]
+    return np.array([False] * (num_inputs - len(is_named)) + is_named)
 
 
 def _read(folder: Path, name: str) -> bytes:

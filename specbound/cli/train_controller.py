@@ -1,5 +1,6 @@
 """`specbound train-controller`: parse, train, print."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from specbound_train.config import TrainConfig
 class TrainCommand(TrainConfig):
     """Fits a controller on a log that specbound profile wrote: an exit score and a step policy."""
 
+    push_to_hub: str | None = None
+    """Put the controller with its model card on the Hugging Face Hub under this name, such as user/controller."""
     json: str | None = None
     """File for the replayed speeds as JSON; - is standard output, where the text is left out."""
 
@@ -20,13 +23,20 @@ def run(argv: Sequence[str]) -> None:
     config = parse_config(TrainCommand, "train-controller", argv)
     from specbound.cli.edge import set_up
     from specbound.report import build_report, check_destination, logged_model, modelled_rows, write_report
+    from specbound_controller.controller import Controller
     from specbound_train.train import train_controller
 
     check_destination(config.json)
     set_up()
+    if config.push_to_hub is not None:
+        from specbound.hub import check_push, push_controller
+
+        check_push(config.push_to_hub)
     summary = train_controller(config)
     if config.json != "-":
         print(summary)
+    if config.push_to_hub is not None:
+        print(f"pushed: {push_controller(Controller.load(summary.out), config.push_to_hub)}", file=sys.stderr)
     if config.json is None:
         return
     rows = []

@@ -1,6 +1,8 @@
 """Splits by prompt, and logs with too little in them."""
 
+import weakref
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,15 @@ import pytest
 
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
-from specbound_profiling.log import open_log
+from specbound_profiling.log import StepLog, open_log
 from specbound_profiling.trace import PromptTrace
 from specbound_train.data import load_levels, split_prompts
+
+
+class HeldTrace(PromptTrace):
+    """A trace that can be counted while it is held."""
+
+    __slots__ = ("__weakref__",)
 
 
 def test_no_prompt_stands_on_two_sides_and_kinds_are_spread() -> None:
@@ -45,6 +53,50 @@ def test_a_prompt_is_on_the_same_side_at_every_level(
     for part in ("training", "validation"):
         assert [t.prompt_id for t in getattr(none, part)] == [t.prompt_id for t in getattr(int8, part)]
     assert none.num_positions == 8 * 19
+
+
+def test_of_a_large_log_the_same_random_prompts_are_read_at_every_level(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+) -> None:
+    levels = {"none": traces_of(0, 40, 20), "int8": traces_of(0, 40, 25, compression="int8")}
+    log = open_log(log_of(tmp_path / "log", levels, costs_of()))
+
+    def ids(seed: int) -> list[list[str]]:
+        found = load_levels(log, 0.25, seed, max_positions=500)
+        return [sorted(trace.prompt_id for trace in data.training + data.validation) for data in found]
+
+    none, int8 = ids(0)
+    assert none == int8 and len(none) == 10  # 250 positions a level: as many prompts of 25 as fit
+    assert ids(0)[0] == none and ids(1)[0] != none
+    chosen = np.concatenate([[int(name.split("-")[1]) for name in ids(seed)[0]] for seed in range(40)])
+    assert abs(chosen.mean() - 19.5) < 3 * 11.5 / np.sqrt(len(chosen))  # no shard is preferred
+    assert load_levels(log, 0.25, 0, max_positions=2 * 40 * 25)[0].num_positions == 40 * 19
+
+
+def test_no_more_than_the_sample_and_one_shard_is_held(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = open_log(log_of(tmp_path / "log", {"none": traces_of(0, 64, 20)}, costs_of()))
+    alive: weakref.WeakSet[PromptTrace] = weakref.WeakSet()
+    most, read = 0, StepLog._read_shard
+
+    def counted(self: StepLog, compression: str, shard: int) -> list[HeldTrace]:
+        nonlocal most
+        traces = [HeldTrace(**{f.name: getattr(t, f.name) for f in fields(t)}) for t in read(self, compression, shard)]
+        alive.update(traces)
+        most = max(most, len(alive))
+        return traces
+
+    monkeypatch.setattr(StepLog, "_read_shard", counted)
+    load_levels(log, 0.25, 0, max_positions=200)
+    assert most <= 10 + 2 * 8  # the sample, a shard, and the one before it that is still named
 
 
 @pytest.mark.parametrize(("num_prompts", "num_positions"), [(2, 60), (8, 4)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from specbound_controller.mlp import sigmoid
+from specbound_controller.mlp import Mlp, sigmoid
 from specbound_train.modules import FitSettings, Perceptron, Rows, average, fit, fit_folds
 
 SETTINGS = FitSettings(hidden_units=8, epochs=20, learning_rate=1e-2, weight_decay=1e-2, seed=0)
@@ -19,6 +19,10 @@ def rows_of(seed: int, num_rows: int = 1500) -> Rows:
     targets = np.stack((first, rng.random(num_rows) < 0.3), axis=1)
     is_known = rng.random(targets.shape) < 0.75
     return Rows(inputs, np.where(is_known, targets, ~targets), is_known)
+
+
+def fit_one(fold: int, rows: Rows, tune: Rows, settings: FitSettings) -> Mlp:
+    return fit(rows, tune, settings, None)
 
 
 def test_fit_learns_what_is_there_and_no_more() -> None:
@@ -83,7 +87,7 @@ def test_each_fold_is_fitted_without_its_own_rows() -> None:
     rows, folds = rows_of(0, 600), np.arange(600) % 3
     settings = FitSettings(6, 1, 1e-2, 0.0, 0, patience=100)
     turned = Rows(rows.inputs, np.where(folds[:, None] == 1, ~rows.targets, rows.targets), rows.is_known)
-    plain, changed = (fit_folds(part, folds, settings, lambda fold: None) for part in (rows, turned))
+    plain, changed = (fit_folds(part, folds, settings, fit_one) for part in (rows, turned))
     np.testing.assert_array_equal(plain[1].weight1, changed[1].weight1)
     assert not np.array_equal(plain[0].weight1, changed[0].weight1)
     assert [mlp.weight1.shape[0] for mlp in plain] == [2, 2, 2]
@@ -91,6 +95,6 @@ def test_each_fold_is_fitted_without_its_own_rows() -> None:
 
 def test_average_is_the_mean_of_the_logits() -> None:
     rows = rows_of(0, 300)
-    mlps = fit_folds(rows, np.arange(300) % 3, FitSettings(6, 1, 1e-2, 0.0, 0), lambda fold: None)
+    mlps = fit_folds(rows, np.arange(300) % 3, FitSettings(6, 1, 1e-2, 0.0, 0), fit_one)
     wanted = np.mean([mlp(rows.inputs) for mlp in mlps], axis=0)
     np.testing.assert_allclose(average(mlps)(rows.inputs), wanted, atol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 from specbound_controller.controller import CONFIG_FILE, WEIGHTS_FILE, Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError, MissingExtraError
+from specbound_controller.features import FEATURE_NAMES
 from specbound_profiling.log import open_log
 from specbound_profiling.replay import replay
 from specbound_profiling.trace import PromptTrace
@@ -20,7 +21,14 @@ from specbound_train.data import load_levels
 from specbound_train.summary import TrainSummary
 from specbound_train.train import train_controller
 
-SMALL = {"epochs": 2, "max_rounds": 1, "hidden_units": 8, "score_hidden_units": 8, "widths": (1, 2, 4)}
+SMALL = {
+    "epochs": 2,
+    "max_rounds": 1,
+    "hidden_units": 8,
+    "score_hidden_units": 8,
+    "widths": (1, 2, 4),
+    "report": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,7 @@ def test_trained_controller_loads_and_names_its_model(trained: tuple[Path, Train
     assert controller.config.prompts_hash == manifest.prompts_hash
     assert controller.config.costs.keys() == {"none"}
     assert 1 <= len(controller.sample.features) <= 5000
-    assert sorted(path.name for path in trained[0].iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+    assert sorted(path.name for path in trained[0].iterdir()) == ["README.md", CONFIG_FILE, WEIGHTS_FILE, "report"]
 
 
 def test_summary_says_what_the_saved_controller_does(trained: tuple[Path, TrainSummary], log_dir: Path) -> None:
@@ -110,6 +118,47 @@ def test_two_compression_levels_train_one_controller(
     assert Controller.load(tmp_path / "out").config.compressions == ("none", "int8")
 
 
+def test_chosen_levels_of_a_log_train_a_controller_of_their_own(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+) -> None:
+    levels = {level: traces_of(0, 6, 30, compression=level) for level in ("none", "int8", "nf4")}
+    log = log_of(tmp_path / "log", levels, costs_of())
+    config = TrainConfig(log=str(log), out=str(tmp_path / "out"), compression=("int8",), **SMALL)  # type: ignore[arg-type]
+    assert [level.compression for level in train_controller(config).levels] == ["int8"]
+    loaded = Controller.load(tmp_path / "out")
+    assert loaded.config.compressions == ("int8",) and loaded.config.costs.keys() == {"int8"}
+    with pytest.raises(InputError, match="compression must be one of the log's none, int8, nf4, got 'bf16'"):
+        train_controller(replace(config, out=str(tmp_path / "other"), compression=("bf16",)))
+
+
+def test_without_compression_the_networks_decide_the_same_at_every_level(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+) -> None:
+    """One level drafts well and one badly, so that a network that is told the level makes a difference of it."""
+    bad = [replace(t, is_accepted=t.is_accepted & (t.tokens % 3 == 0)[:, None]) for t in traces_of(0, 8, 40, "int8")]
+    log = log_of(tmp_path / "log", {"none": traces_of(0, 8, 40), "int8": bad}, costs_of())
+    curves = {}
+    for without in (False, True):
+        out = tmp_path / f"without-{without}"
+        changes = {**SMALL, "epochs": 10, "without_compression": without}
+        train_controller(TrainConfig(log=str(log), out=str(out), **changes))  # type: ignore[arg-type]
+        controller = Controller.load(out)
+        assert controller.config.without_compression == without
+        columns = [FEATURE_NAMES.index(f"compression_{level}") for level in ("none", "int8")]
+        features = np.repeat(controller.sample.features[:1], 2, axis=0)
+        features[:, columns] = np.eye(2)
+        curves[without] = controller.step_policy.curves(features)
+        assert (controller.step_mlp.weight1[:, columns] == 0).all() == without
+    np.testing.assert_array_equal(curves[True][0], curves[True][1])
+    assert np.abs(curves[False][0] - curves[False][1]).max() > 0.01
+
+
 def test_smallest_log_that_is_accepted_trains(
     tmp_path: Path,
     traces_of: Callable[..., list[PromptTrace]],
@@ -133,14 +182,6 @@ def test_folder_that_is_no_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="log must be a folder that specbound profile wrote"):
         train_controller(TrainConfig(log=str(tmp_path), out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
-
-
-def test_csv_logger_writes_a_loss_curve_for_every_fit(small_log_dir: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    train_controller(TrainConfig(log=str(small_log_dir), out=str(out), logger="csv", **SMALL))  # type: ignore[arg-type]
-    for name in ("exit_score_fold0", "step_policy_1_fold3"):
-        header, *lines = next((out / "logs" / name).rglob("metrics.csv")).read_text().splitlines()
-        assert "tune_loss" in header and "train_loss" in header and lines
 
 
 def test_missing_extra_is_named_with_the_command(

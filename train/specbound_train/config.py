@@ -4,10 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from specbound_controller.actions import THRESHOLDS, WIDTHS
+from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError
 
 LOGS_FOLDER = "logs"
-"""Where the loss curves of a run lie, below its folder."""
+"""Where the loggers' files of a run lie, below its folder."""
+REPORT_FOLDER = "report"
+"""Where the report of a run lies."""
+CARD_FILE = "README.md"
+"""The model card."""
+UNFINISHED_FOLDER = "unfinished"
+"""Where a run keeps its finished fits until it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +27,15 @@ class TrainConfig:
     """Folder for the controller; one that holds a controller already is refused unless overwrite is on."""
     overwrite: bool = False
     """Replace a controller that stands in the folder."""
+    resume: bool = True
+    """Go on with a run that was killed in this folder: fits that it finished are not done again. Off begins anew."""
+    compression: Literal["auto"] | tuple[str, ...] = "auto"
+    """Compression levels of the log to train on, one controller for all of them; auto: all."""
+    without_compression: bool = False
+    """Train networks that are not told the compression level (an ablation); costs stay those of each level."""
+    max_positions: int = 400_000
+    """Most generated tokens to train on, over all levels, at least 1,000: of a larger log a random choice of the
+    prompts is taken, shard by shard, so that memory does not grow with the log."""
     hidden_units: int = 32
     """Hidden units of the step policy, 1 to 256."""
     score_hidden_units: int = 16
@@ -43,7 +59,10 @@ class TrainConfig:
     seed: int = 0
     """Seed of the split, the random actions and the weights; the same seed gives the same controller."""
     logger: Literal["none", "csv", "tensorboard", "wandb"] = "none"
-    """Where the loss curves go: nowhere, or below the folder's logs/; wandb runs offline unless you are logged in."""
+    """Where the loss curves go as well: nowhere, or below the folder's logs/; wandb is offline unless you are logged
+    in."""
+    report: bool = True
+    """Write report/ into the folder: loss curves, importance of the features, chosen widths (some seconds)."""
 
     def __post_init__(self) -> None:
         bounds = {
@@ -52,10 +71,16 @@ class TrainConfig:
             "epochs": (1, 10_000),
             "max_rounds": (1, 20),
             "validation_share": (0.05, 0.5),
+            "max_positions": (1000, 10**12),
         }
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} must be in [{low}, {high}], got {getattr(self, name)}")
+        if not self.compression or len(set(self.compression)) != len(self.compression):
+            raise InputError(f"compression must be auto or name different levels, got {self.compression}")
+        for level in () if self.compression == "auto" else self.compression:
+            if level not in COMPRESSIONS:
+                raise InputError(f"compression must be auto or among {', '.join(COMPRESSIONS)}, got {level!r}")
         if not 0.0 < self.exploration <= 1.0:
             raise InputError(f"exploration must be in (0, 1], got {self.exploration}")
         if not 0.0 < self.learning_rate <= 1.0 or not 0.0 <= self.weight_decay <= 10.0:

@@ -1,7 +1,8 @@
-"""Reads a step log and splits it by prompt. Knows no network."""
+"""Reads a step log, as much of it as memory allows, and splits it by prompt. Knows no network."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,18 +40,31 @@ class LevelData:
         return sum(trace.num_positions - 1 for trace in self.training + self.validation)
 
 
-def load_levels(log: StepLog, validation_share: float, seed: int) -> list[LevelData]:
-    """All compression levels of a log; a prompt is on the same side of the split at every level.
+def load_levels(
+    log: StepLog,
+    validation_share: float,
+    seed: int,
+    compressions: Sequence[str] | None = None,
+    max_positions: int | None = None,
+) -> list[LevelData]:
+    """Compression levels of a log; a prompt is on the same side of the split at every level.
+
+    Args:
+        compressions: Levels to read; None takes all of the log.
+        max_positions: Most generated tokens over all levels; None takes all. Of a larger log the same random choice of
+            the prompts is taken at every level; no more than it and one shard are held at a time.
 
     Raises:
-        InputError: too few prompts or positions, or no cost table for a level.
+        InputError: too few prompts or positions, a level that the log does not hold, or no cost table for one.
     """
-    by_level = {level: log.traces(level) for level in log.manifest.compressions}
+    chosen = tuple(log.manifest.compressions) if compressions is None else tuple(compressions)
+    for level in chosen:
+        if level in log.manifest.compressions and level not in log.costs:
+            raise InputError(f"log {log.root} has no cost table for {level}; profile again to measure one")
+    by_level = _sampled(log, chosen, seed, max_positions)
     for level, traces in by_level.items():
         check_enough(traces, level, str(log.root))
         by_level[level] = [trace for trace in traces if trace.num_positions > 1]  # the others hold no step
-        if level not in log.costs:
-            raise InputError(f"log {log.root} has no cost table for {level}; profile again to measure one")
     tasks = {trace.prompt_id: trace.task for traces in by_level.values() for trace in traces}
     folds, validation = split_prompts(tasks, validation_share, seed)
     levels = []
@@ -68,6 +82,41 @@ def load_levels(log: StepLog, validation_share: float, seed: int) -> list[LevelD
     return levels
 
 
+def _sampled(
+    log: StepLog, compressions: Sequence[str], seed: int, max_positions: int | None
+) -> dict[str, list[PromptTrace]]:
+    """Level -> traces of the prompts with the smallest random keys that fit, in the order of the log."""
+    by_level: dict[str, list[PromptTrace]] = {}
+    border = 1.0  # prompts with larger keys are left out, at all levels
+    for level in compressions:
+        kept: list[PromptTrace] = []
+        for shard in log.iter_shards(level):
+            kept += [trace for trace in shard if _key(trace.prompt_id, seed) < border]
+            if max_positions is not None:
+                border = min(border, _border(kept, seed, max_positions / len(compressions)))
+                kept = [trace for trace in kept if _key(trace.prompt_id, seed) < border]
+        by_level[level] = kept
+    return {
+        level: [trace for trace in traces if _key(trace.prompt_id, seed) < border] for level, traces in by_level.items()
+    }
+
+
+def _border(traces: Sequence[PromptTrace], seed: int, max_positions: float) -> float:
+    """The smallest random key that no longer fits; 1 where all fit."""
+    num_positions = 0
+    for key, count in sorted((_key(trace.prompt_id, seed), trace.num_positions) for trace in traces):
+        num_positions += count
+        if num_positions > max_positions:
+            return key
+    return 1.0
+
+
+def _key(prompt_id: str, seed: int) -> float:
+    """A random number in [0, 1) that depends on the prompt and the seed alone, the same for every level."""
+    digest = hashlib.sha256(f"{seed}:{prompt_id}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
 def check_enough(traces: Sequence[PromptTrace], level: str, origin: str) -> None:
     """Raises InputError, with counts, where a level holds too little to train on."""
     num_prompts = len({trace.prompt_id for trace in traces if trace.num_positions > 1})
@@ -79,7 +128,7 @@ def check_enough(traces: Sequence[PromptTrace], level: str, origin: str) -> None
         )
 
 
-def split_prompts(tasks: dict[str, str], validation_share: float, seed: int) -> tuple[dict[str, int], set[str]]:
+def split_prompts(tasks: Mapping[str, str], validation_share: float, seed: int) -> tuple[dict[str, int], set[str]]:
     """Training prompt -> fold, and the validation prompts; by kind of content where there are enough of each."""
     prompts = sorted(tasks)
     num_validation = max(1, round(validation_share * len(prompts)))

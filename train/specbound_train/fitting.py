@@ -5,37 +5,33 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from math import ceil, isnan
+from math import isnan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.loggers import Logger
 
 from specbound_controller.actions import Action, action_grid
 from specbound_controller.config import ControllerConfig
-from specbound_controller.controller import MAX_SAMPLE_ROWS, Controller, Sample
-from specbound_controller.mlp import Mlp
-from specbound_controller.policy import AnnealedConfidence
-from specbound_controller.records import Decision, StepRecord
+from specbound_controller.controller import Controller, Sample, is_compression_input
+from specbound_controller.mlp import Mlp, sigmoid
 from specbound_controller.score import LearnedScore
 from specbound_controller.step_policy import CurveLayout
 from specbound_profiling.annealing import fit_alpha
 from specbound_profiling.best_static import best_static_action
 from specbound_profiling.log import StepLog
-from specbound_profiling.outcomes import TraceBatch
-from specbound_profiling.trace import PromptTrace
 from specbound_train.calibration import ExitFit, fit_measures, platt
+from specbound_train.collecting import at_most, first_steps, replay_training, sample_of
 from specbound_train.compare import judge
 from specbound_train.config import TrainConfig
 from specbound_train.data import LevelData, load_levels
-from specbound_train.loggers import finish, make_logger
-from specbound_train.modules import FitSettings, Rows, average, fit_folds
+from specbound_train.finished_fits import FinishedFits
+from specbound_train.loggers import make_logger
+from specbound_train.modules import FitSettings, LossCurve, Rows, average, fit_folds
 from specbound_train.rows import (
     CurveRows,
-    ExploringPolicy,
     ScoreRows,
     StepRows,
-    collect_steps,
     concatenate_curve_rows,
     concatenate_score_rows,
     curve_rows,
@@ -43,11 +39,10 @@ from specbound_train.rows import (
 )
 from specbound_train.summary import TrainSummary
 
-WANTED_ROWS = 4000
-"""Steps that the first collection aims at; a small log is replayed several times with other random actions."""
-MAX_PASSES = 8
-MAX_SCORE_ROWS = 300_000
-"""Most draft tokens that the exit score is fitted on; a random choice of more."""
+MAX_SCORE_STEPS = 16_000
+"""Most steps whose drafts the exit score is fitted on; a random choice of more. Each holds several drafts per exit."""
+MAX_ROUND_STEPS = 40_000
+"""Most steps of one round that the step policy is fitted on; a random choice of more."""
 STABLE = 0.005
 """Relative change of the replayed speed below which collecting ends."""
 
@@ -64,6 +59,7 @@ class _Run:
     alpha: float
     statics: dict[str, Action]
     """Compression level -> best static action on its training prompts."""
+    fits: FinishedFits
 
     @property
     def num_layers(self) -> int:
@@ -75,67 +71,84 @@ class _Run:
 
     def fit(self, name: str, rows: Rows, folds: np.ndarray, hidden_units: int) -> tuple[Mlp, ...]:
         """One perceptron for each fold, fitted without it."""
-        loggers: list[Logger | None] = []
+        if self.config.without_compression:  # an input that never varies gets no weight
+            rows = replace(rows, inputs=np.where(is_compression_input(rows.inputs.shape[1]), 0.0, rows.inputs))
 
-        def logger_of(fold: int) -> Logger | None:
-            for logger in loggers[-1:]:
-                finish(logger)
-            loggers.append(make_logger(self.config.logger, self.config.out, f"{name}_fold{fold}"))
-            return loggers[-1]
+        def fit_one(fold: int, own: Rows, tune: Rows, settings: FitSettings) -> Mlp:
+            full_name = f"{name}_fold{fold}"
+            return self.fits.fit(
+                full_name, own, tune, settings, lambda: make_logger(self.config.logger, self.config.out, full_name)
+            )
 
-        mlps = fit_folds(rows, folds, self.settings(hidden_units), logger_of)
-        finish(loggers[-1])
-        return mlps
+        return fit_folds(rows, folds, self.settings(hidden_units), fit_one)
+
+    def first_steps(self, is_training: bool) -> list[StepRows]:
+        """Steps of the best static actions with random ones between, of all levels."""
+        steps = []
+        for index, data in enumerate(self.levels):
+            traces = data.training if is_training else data.validation
+            folds = data.folds if is_training else np.zeros(len(traces), dtype=np.int64)
+            steps += first_steps(
+                data,
+                traces,
+                folds,
+                self.statics[data.compression],
+                self.actions,
+                self.alpha,
+                self.num_layers,
+                self.config.exploration,
+                (self.config.seed, index),
+            )
+        return steps
 
 
-class _FixedPolicy:
-    """Always the same decision."""
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedController:
+    """A controller, and what its report is made of."""
 
-    needs_features = needs_full_signals = True
-
-    def __init__(self, decision: Decision) -> None:
-        self._decision = decision
-
-    def reset(self) -> None:
-        pass
-
-    def decide(self, features: np.ndarray | None) -> Decision:
-        return self._decision
-
-    def observe(self, record: StepRecord) -> None:
-        pass
+    controller: Controller
+    summary: TrainSummary
+    """With the wall time left at 0."""
+    levels: tuple[LevelData, ...]
+    steps: list[StepRows]
+    """Steps of the last round on the training prompts."""
+    curves: dict[str, LossCurve]
+    """Name of a fit -> its losses."""
 
 
-def fit_controller(config: TrainConfig, log: StepLog) -> tuple[Controller, TrainSummary]:
-    """The controller, and the summary with the wall time left at 0."""
-    run = _prepare(config, log)
-    steps = [
-        part for index, data in enumerate(run.levels) for part in _first_steps(run, index, data.training, data.folds)
-    ]
+def fit_controller(config: TrainConfig, log: StepLog, fits: FinishedFits) -> FittedController:
+    """Trains on a log. fits: what an earlier, killed run has finished is not done again."""
+    run = _prepare(config, log, fits)
+    steps = run.first_steps(is_training=True)
     scores = _fit_scores(run, steps)
-    controller, num_rows, num_rounds = _fit_step_policy(run, scores, steps)
+    step_policy = _fit_step_policy(run, scores, steps)
+    controller = step_policy.controller
     levels = tuple(
         judge(data, controller, run.statics[data.compression], run.layout.longest, config.seed) for data in run.levels
     )
     static = {level.compression: level.played_action for level in levels if level.played_action is not None}
     summary = TrainSummary(
         out=config.out,
-        num_prompts=log.manifest.num_prompts,
+        model=_bare_name(log.manifest.model),
+        prompts=_bare_name(log.manifest.prompts),
+        num_prompts=len({trace.prompt_id for data in run.levels for trace in data.training + data.validation}),
         num_positions=sum(data.num_positions for data in run.levels),
-        num_rows=num_rows,
-        num_rounds=num_rounds,
+        num_rows=step_policy.num_rows,
+        num_rounds=step_policy.num_rounds,
         num_actions=len(run.actions),
         alpha=run.alpha,
         exits=_judge_score(run, scores.deployed),
         levels=levels,
         seconds=0.0,
     )
-    kept = {name: value for name, value in _without_nan(asdict(summary)).items() if name not in ("out", "seconds")}
-    return replace(controller, config=replace(controller.config, static_actions=static, summary=kept)), summary
+    kept = {name: value for name, value in without_nan(asdict(summary)).items() if name not in ("out", "seconds")}
+    saved = replace(controller, config=replace(controller.config, static_actions=static, summary=kept))
+    return FittedController(saved, summary, run.levels, step_policy.steps, fits.curves)
 
 
-def _prepare(config: TrainConfig, log: StepLog) -> _Run:
-    levels = tuple(load_levels(log, config.validation_share, config.seed))
+def _prepare(config: TrainConfig, log: StepLog, fits: FinishedFits) -> _Run:
+    chosen = None if config.compression == "auto" else config.compression
+    levels = tuple(load_levels(log, config.validation_share, config.seed, chosen, config.max_positions))
     num_layers = log.manifest.num_layers
     actions = action_grid(log.manifest.exit_layers, config.widths, config.thresholds)
     alpha = fit_alpha([trace for data in levels for trace in data.training], num_layers)
@@ -145,27 +158,7 @@ def _prepare(config: TrainConfig, log: StepLog) -> _Run:
         )
         for data in levels
     }
-    return _Run(config, log, levels, actions, CurveLayout(actions), alpha, statics)
-
-
-def _first_steps(run: _Run, index: int, traces: tuple[PromptTrace, ...], folds: np.ndarray) -> list[StepRows]:
-    """Steps of a level's best static action with random ones between, on some prompts."""
-    data = run.levels[index]
-    annealed = {"annealed": AnnealedConfidence(run.alpha)}
-    # Before there is a learned score, annealed confidence tests in its place.
-    grid = [
-        (replace(action, score="annealed") if action.score == "learned" else action).decision(annealed)
-        for action in run.actions
-    ]
-    batch = TraceBatch(traces)
-    passes = min(MAX_PASSES, max(1, ceil(2 * WANTED_ROWS / max(1, data.num_positions))))
-    base = _FixedPolicy(run.statics[data.compression].decision(annealed))
-    steps = []
-    for number in range(passes):
-        rng = np.random.default_rng((run.config.seed, index, len(traces), number))
-        policy = ExploringPolicy(base, grid, run.config.exploration, rng)
-        steps.append(collect_steps(batch, folds, policy, data.costs, run.num_layers, data.compression)[0])
-    return steps
+    return _Run(config, log, levels, actions, CurveLayout(actions), alpha, statics, fits)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,7 +171,8 @@ class _Scores:
 
 def _fit_scores(run: _Run, steps: Sequence[StepRows]) -> _Scores:
     """Exit scores, calibrated for each exit layer on rows that their networks have not seen."""
-    rows = _at_most(concatenate_score_rows([score_rows(part, run.layout.longest) for part in steps]), run.config.seed)
+    chosen_steps = at_most(steps, MAX_SCORE_STEPS, run.config.seed)
+    rows = concatenate_score_rows([score_rows(part, run.layout.longest) for part in chosen_steps])
     mlps = run.fit("exit_score", _score_targets(rows), rows.folds, run.config.score_hidden_units)
     logits = np.empty(len(rows))
     for fold, mlp in enumerate(mlps):
@@ -196,27 +190,30 @@ def _score_targets(rows: ScoreRows) -> Rows:
     return Rows(rows.inputs, targets, np.ones_like(targets))
 
 
-def _at_most(rows: ScoreRows, seed: int) -> ScoreRows:
-    if len(rows) <= MAX_SCORE_ROWS:
-        return rows
-    return rows.subset(np.sort(np.random.default_rng(seed).choice(len(rows), MAX_SCORE_ROWS, replace=False)))
+@dataclass(frozen=True, slots=True, eq=False)
+class _StepPolicyFit:
+    """The fastest controller of all rounds."""
+
+    controller: Controller
+    num_rows: int
+    """Of the last fit."""
+    num_rounds: int
+    steps: list[StepRows]
+    """Of the last replay."""
 
 
-def _fit_step_policy(run: _Run, scores: _Scores, steps: list[StepRows]) -> tuple[Controller, int, int]:
-    """Fits, replays, adds the replayed steps and fits again, until the replayed speed is stable: the fastest of them.
-
-    Returns the controller, the number of rows of the last fit, and the number of rounds.
-    """
+def _fit_step_policy(run: _Run, scores: _Scores, steps: list[StepRows]) -> _StepPolicyFit:
+    """Fits, replays, adds the replayed steps and fits again, until the replayed speed is stable: the fastest one."""
     rows = _targets(run, scores, steps)
-    sample = _sample(steps, run.config.seed)
+    sample = sample_of(steps, run.config.seed)
     speeds: list[float] = []
     best: Controller | None = None
     for number in range(1, run.config.max_rounds + 1):
         targets = Rows(rows.features, rows.is_reached, rows.is_known)
         mlps = run.fit(f"step_policy_{number}", targets, rows.folds, run.config.hidden_units)
         by_fold = [_controller(run, score, mlp, sample) for score, mlp in zip(scores.by_fold, mlps, strict=True)]
-        speed, steps = _replay_training(run, by_fold)
-        sample = _sample(steps, run.config.seed)
+        speed, steps = replay_training(run.levels, by_fold, run.num_layers)
+        sample = sample_of(steps, run.config.seed)
         if not speeds or speed > max(speeds):
             best = _controller(run, scores.deployed, average(mlps), sample)
         speeds.append(speed)
@@ -224,11 +221,12 @@ def _fit_step_policy(run: _Run, scores: _Scores, steps: list[StepRows]) -> tuple
             break
         rows = concatenate_curve_rows([rows, _targets(run, scores, steps)])
     assert best is not None  # max_rounds is at least 1
-    return best, len(rows), len(speeds)
+    return _StepPolicyFit(best, len(rows), len(speeds), steps)
 
 
 def _targets(run: _Run, scores: _Scores, steps: Sequence[StepRows]) -> CurveRows:
-    return concatenate_curve_rows([curve_rows(part, run.layout, scores.by_fold, run.num_layers) for part in steps])
+    chosen = at_most(steps, MAX_ROUND_STEPS, run.config.seed)
+    return concatenate_curve_rows([curve_rows(part, run.layout, scores.by_fold, run.num_layers) for part in chosen])
 
 
 def _controller(run: _Run, score: LearnedScore, mlp: Mlp, sample: Sample) -> Controller:
@@ -237,7 +235,7 @@ def _controller(run: _Run, score: LearnedScore, mlp: Mlp, sample: Sample) -> Con
         exit_layers=tuple(manifest.exit_layers),
         num_layers=manifest.num_layers,
         model_fingerprint=manifest.model_fingerprint,
-        compressions=tuple(manifest.compressions),
+        compressions=tuple(data.compression for data in run.levels),
         actions=run.actions,
         alpha=run.alpha,
         slopes=score.slopes,
@@ -245,58 +243,28 @@ def _controller(run: _Run, score: LearnedScore, mlp: Mlp, sample: Sample) -> Con
         costs={data.compression: data.costs for data in run.levels},
         prompts_hash=manifest.prompts_hash,
         seed=run.config.seed,
+        without_compression=run.config.without_compression,
         versions=_versions(),
     )
     return Controller(config, score.mlp, mlp, sample)
 
 
-def _replay_training(run: _Run, by_fold: Sequence[Controller]) -> tuple[float, list[StepRows]]:
-    """Replayed tokens per second on the training prompts, and the steps taken, without the guard.
-
-    Each prompt is decoded by the controller that was fitted without its fold, so that the speed is no promise of
-    networks that know the prompts.
-    """
-    num_tokens, seconds = 0.0, 0.0
-    steps = []
-    for data in run.levels:
-        for fold, controller in enumerate(by_fold):
-            traces = [trace for trace, own in zip(data.training, data.folds, strict=True) if own == fold]
-            if not traces:  # a prompt may end at once at one level and not at another
-                continue
-            batch = TraceBatch(traces)
-            folds = np.full(len(batch.traces), fold)
-            policy = controller.policy(data.costs, data.compression, guard=False)
-            rows, result = collect_steps(batch, folds, policy, data.costs, run.num_layers, data.compression)
-            steps.append(rows)
-            num_tokens += float(result.num_tokens.sum())
-            seconds += float(result.seconds.sum())
-    return num_tokens / seconds, steps
-
-
-def _sample(steps: Sequence[StepRows], seed: int) -> Sample:
-    """At most `MAX_SAMPLE_ROWS` of the steps, each standing for equally many."""
-    features = np.concatenate([part.features for part in steps])
-    num_rows = min(len(features), MAX_SAMPLE_ROWS)
-    chosen = np.sort(np.random.default_rng(seed).choice(len(features), num_rows, replace=False))
-    weight = len(features) / num_rows
-    return Sample(features[chosen], np.full(num_rows, weight, dtype=np.float32))
-
-
 def _judge_score(run: _Run, score: LearnedScore) -> tuple[ExitFit, ...]:
     """Calibration of the exit score on the validation prompts, along steps of the best static action."""
-    steps = [
-        part
-        for index, data in enumerate(run.levels)
-        for part in _first_steps(run, index, data.validation, np.zeros(len(data.validation), dtype=np.int64))
-    ]
+    steps = at_most(run.first_steps(is_training=False), MAX_SCORE_STEPS, run.config.seed)
     rows = concatenate_score_rows([score_rows(part, run.layout.longest) for part in steps])
     logits = score.mlp(rows.inputs)[:, 0].astype(np.float64)
     fits = []
     for index, exit_layer in enumerate(score.exit_layers):
         chosen = rows.exit_index == index
-        probability = 0.5 * (np.tanh(0.5 * (score.slopes[index] * logits[chosen] + score.offsets[index])) + 1.0)
+        probability = sigmoid(score.slopes[index] * logits[chosen] + score.offsets[index])
         fits.append(fit_measures(exit_layer, probability, rows.confidence[chosen], rows.is_accepted[chosen]))
     return tuple(fits)
+
+
+def _bare_name(name: str) -> str:
+    """What to call a model or prompts elsewhere: a path says nothing there but its last part."""
+    return Path(name).name if name.startswith(("/", "~", ".")) or name.count("/") > 1 else name
 
 
 def _versions() -> dict[str, str]:
@@ -309,10 +277,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The same with nan replaced by None, which JSON can say."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and isnan(value) else value

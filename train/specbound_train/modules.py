@@ -1,24 +1,29 @@
 """The tiny perceptrons of a controller as Lightning trains them: binary targets, some of them unknown.
 
-Knows no traces and no policies; arrays in, a numpy `Mlp` out.
+Knows no traces, no policies and no files; arrays in, a numpy `Mlp` out.
 """
 
 import copy
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from specbound_controller.mlp import Mlp, standardised
+
+MAX_BATCH_ROWS = 1024
+"""Rows of one optimiser step: with the bound on the steps, what bounds the time of a fit on a large log."""
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -49,7 +54,7 @@ class FitSettings:
     learning_rate: float
     weight_decay: float
     seed: int
-    max_steps: int = 1500
+    max_steps: int = 640
     """Most optimiser steps; large logs need fewer passes."""
     patience: int = 8
     """Epochs without a better held-out loss after which a fit ends."""
@@ -78,18 +83,21 @@ class Perceptron(lightning.LightningModule):
         logits: Tensor = self.output(hidden)
         return logits
 
-    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Mean negative log-likelihood of the known targets, nats."""
-        inputs, targets, is_known = batch
-        losses = nn.functional.binary_cross_entropy_with_logits(self(inputs), targets, reduction="none")
-        return (losses * is_known).sum() / is_known.sum().clamp(min=1.0)
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean negative log-likelihood of the known targets, nats. batch: inputs, and +1, -1 or 0 (unknown)."""
+        inputs, signs = batch
+        num_known = torch.count_nonzero(signs)
+        # An unknown target gives log(1/2) whatever the logit, and no gradient: half the time of a masked loss.
+        log_likelihood = nn.functional.logsigmoid(signs * self(inputs)).sum()
+        of_unknown = math.log(0.5) * (signs.numel() - num_known)
+        return (of_unknown - log_likelihood) / num_known.clamp(min=1)
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         loss = self.loss(batch)
         self.log("train_loss", loss)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         loss = self.loss(batch)
         self.tune_loss = float(loss)
         self.log("tune_loss", loss)
@@ -112,49 +120,87 @@ class Perceptron(lightning.LightningModule):
 
 
 class _KeepBest(lightning.Callback):
-    """Keeps the weights with the least held-out loss, and ends a fit that no longer improves."""
+    """Keeps the weights with the least held-out loss, those before the first step included.
 
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
-        self._best_loss, self._since = math.inf, 0
+    In memory: Lightning's ModelCheckpoint would write pickles, and a fit is too short to be worth a file.
+    """
+
+    def __init__(self) -> None:
+        self._best_loss = math.inf
         self._best: dict[str, Tensor] = {}
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, Perceptron)
         if module.tune_loss < self._best_loss:
-            self._best_loss, self._since = module.tune_loss, 0
+            self._best_loss = module.tune_loss
             self._best = copy.deepcopy(module.state_dict())
-        else:
-            self._since += 1
-            trainer.should_stop = self._since >= self._patience
 
     def restore(self, module: Perceptron) -> None:
         if self._best:
             module.load_state_dict(self._best)
 
 
+class LossCurve(lightning.Callback):
+    """The losses of one fit, epoch by epoch; entry 0 is the constant fit, whose training loss is not known."""
+
+    def __init__(self, train_loss: Sequence[float] = (), tune_loss: Sequence[float] = ()) -> None:
+        self.train_loss, self.tune_loss = list(train_loss), list(tune_loss)
+        self._batch_losses: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        self._batch_losses.append(float(outputs["loss"]))
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, Perceptron)
+        losses, self._batch_losses = self._batch_losses, []
+        self.train_loss.append(float(np.mean(losses)) if losses else math.nan)
+        self.tune_loss.append(module.tune_loss)
+
+
 class _Batches:
     """Shuffled batches from memory, the same for the same seed."""
 
     def __init__(self, rows: Rows, batch_rows: int, seed: int) -> None:
-        self._tensors = tuple(
-            torch.from_numpy(np.ascontiguousarray(array)) for array in (rows.inputs, rows.targets, rows.is_known)
-        )
+        signs = np.where(rows.targets, np.int8(1), np.int8(-1)) * rows.is_known
+        self._inputs, self._signs = (torch.from_numpy(np.ascontiguousarray(array)) for array in (rows.inputs, signs))
         self._batch_rows, self._rng = batch_rows, np.random.default_rng(seed)
 
     def __len__(self) -> int:
-        return -(-len(self._tensors[0]) // self._batch_rows)
+        return -(-len(self._inputs) // self._batch_rows)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        order = torch.from_numpy(self._rng.permutation(len(self._tensors[0])))
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.from_numpy(self._rng.permutation(len(self._inputs)))
         for chosen in order.split(self._batch_rows):
-            yield tuple(tensor[chosen].float() for tensor in self._tensors)
+            yield self._inputs[chosen], self._signs[chosen]
 
 
-def fit(rows: Rows, tune: Rows, settings: FitSettings, logger: Logger | None) -> Mlp:
+class RowsModule(lightning.LightningDataModule):
+    """The rows of one fit: shuffled batches to fit on, and one batch of held-out rows that says when to stop."""
+
+    def __init__(self, rows: Rows, tune: Rows, seed: int) -> None:
+        super().__init__()
+        self._batches = _Batches(rows, min(MAX_BATCH_ROWS, max(32, len(rows.inputs) // 16)), seed)
+        self._held_out = _Batches(tune, max(1, len(tune.inputs)), 0)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self._batches)
+
+    def train_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:
+        return self._batches
+
+    def val_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:
+        return self._held_out
+
+
+def fit(
+    rows: Rows, tune: Rows, settings: FitSettings, logger: Logger | None, callbacks: Sequence[lightning.Callback] = ()
+) -> Mlp:
     """Fits a perceptron on `rows` and keeps the weights that are best on `tune`; the constant fit is a candidate."""
-    batches = _Batches(rows, min(4096, max(32, len(rows.inputs) // 16)), settings.seed)
-    epochs = min(settings.epochs, math.ceil(settings.max_steps / len(batches)))
+    data = RowsModule(rows, tune, settings.seed)
+    epochs = min(settings.epochs, math.ceil(settings.max_steps / data.batches_per_epoch))
     scaler = StandardScaler().fit(rows.inputs.astype(np.float64))
     is_constant = scaler.var_ < 1e-12
     scale = np.where(is_constant, 0.0, 1.0 / scaler.scale_)
@@ -165,45 +211,44 @@ def fit(rows: Rows, tune: Rows, settings: FitSettings, logger: Logger | None) ->
             torch.from_numpy(scale).float(),
             torch.from_numpy(_base_logits(rows)).float(),
             settings,
-            epochs * len(batches),
+            epochs * data.batches_per_epoch,
         )
-        keeper = _KeepBest(settings.patience)
+        keeper = _KeepBest()
         trainer = lightning.Trainer(
             accelerator="cpu",
             devices=1,
             max_epochs=epochs,
             logger=logger or False,
-            callbacks=[keeper],
+            callbacks=[keeper, EarlyStopping("tune_loss", min_delta=0.0, patience=settings.patience), *callbacks],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             log_every_n_steps=10,
             num_sanity_val_steps=-1,  # judges the constant fit before the first step
         )
-        held_out = _Batches(tune, max(1, len(tune.inputs)), 0)
-        trainer.fit(module, batches, held_out)
+        trainer.fit(module, datamodule=data)
     keeper.restore(module)
     return module.to_numpy()
 
 
 def fit_folds(
-    rows: Rows, folds: np.ndarray, settings: FitSettings, loggers: Callable[[int], Logger | None]
+    rows: Rows, folds: np.ndarray, settings: FitSettings, fit_one: Callable[[int, Rows, Rows, FitSettings], Mlp]
 ) -> tuple[Mlp, ...]:
     """For each fold, a perceptron that was fitted on the others, with its weights kept by the loss on that fold.
 
     Args:
         folds: Fold of each row, 0 to K - 1. (R,)
         settings: Of all K together: each gets its share of the hidden units.
-        loggers: Fold -> its logger.
+        fit_one: Fits one of them; takes the fold, the rows to fit on, those to hold out, and its settings.
     """
     num_folds = int(folds.max()) + 1
     share = replace(settings, hidden_units=max(1, settings.hidden_units // num_folds))
     return tuple(
-        fit(
+        fit_one(
+            fold,
             rows.subset(folds != fold),
             rows.subset(folds == fold),
             replace(share, seed=settings.seed * num_folds + fold),
-            loggers(fold),
         )
         for fold in range(num_folds)
     )

@@ -13,7 +13,12 @@ class TrainSummary:
 
     out: str
     """Folder of the controller."""
+    model: str
+    """Name of the profiled model; of a path the last part."""
+    prompts: str
+    """Name of the profiled prompts; of a path the last part."""
     num_prompts: int
+    """Prompts trained on and judged with, those without a step left out."""
     num_positions: int
     """Tokens that steps emit, over all prompts and compression levels."""
     num_rows: int

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from specbound_controller.controller import WEIGHTS_FILE
 from specbound_controller.errors import InputError, MissingExtraError
-from specbound_train.config import LOGS_FOLDER, TrainConfig
+from specbound_train.config import CARD_FILE, LOGS_FOLDER, REPORT_FOLDER, UNFINISHED_FOLDER, TrainConfig
 
 if TYPE_CHECKING:
     from specbound_train.summary import TrainSummary
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 def train_controller(config: TrainConfig) -> "TrainSummary":
     """Trains a controller on the log and saves it; returns what a reader should know of it.
+
+    A run that is killed leaves the fits that it has finished, and the same call goes on after them; it ends with the
+    same controller.
 
     Raises:
         InputError: no log, not enough data, or an output folder that must not be written to.
@@ -26,14 +29,22 @@ def train_controller(config: TrainConfig) -> "TrainSummary":
     _check_extras(config)
     folder = _check_out(config)
     from specbound_profiling.log import open_log
+    from specbound_train.card import controller_card
+    from specbound_train.finished_fits import FinishedFits
     from specbound_train.fitting import fit_controller
+    from specbound_train.training_report import write_report
 
     log = open_log(config.log)
     _make_folder(folder)
     config = replace(config, out=str(folder))
-    controller, summary = fit_controller(config, log)
-    controller.save(config.out)
-    return replace(summary, seconds=time.perf_counter() - started)
+    fits = FinishedFits(folder, config.resume)
+    fitted = fit_controller(config, log, fits)
+    if config.report:
+        write_report(fitted, config.seed, folder / REPORT_FOLDER)
+    (folder / CARD_FILE).write_text(controller_card(fitted.controller.config), encoding="utf-8")
+    fitted.controller.save(folder)
+    fits.remove()
+    return replace(fitted.summary, seconds=time.perf_counter() - started)
 
 
 def _check_extras(config: TrainConfig) -> None:
@@ -50,7 +61,10 @@ def _check_out(config: TrainConfig) -> Path:
     folder = Path(config.out).expanduser()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out must be a folder, got the file {folder}")
-    found = sorted(p.name for p in folder.iterdir() if p.name != LOGS_FOLDER) if folder.exists() else []
+    leavings = {LOGS_FOLDER, UNFINISHED_FOLDER}  # of a run that was killed
+    if folder.exists() and (folder / UNFINISHED_FOLDER).is_dir() and not (folder / WEIGHTS_FILE).exists():
+        leavings |= {REPORT_FOLDER, CARD_FILE}
+    found = sorted(p.name for p in folder.iterdir() if p.name not in leavings) if folder.exists() else []
     is_controller = (folder / WEIGHTS_FILE).exists()
     if found and config.overwrite and not is_controller:
         raise InputError(f"overwrite only replaces a controller, got {folder} with {', '.join(found[:3])}")

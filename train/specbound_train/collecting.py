@@ -1,0 +1,136 @@
+"""Where a training run's steps come from: replays of a level's prompts, in parts of bounded size.
+
+Everything that is computed for a part (signals, outcomes of all actions) is gone before the next one's turn, so that
+memory does not follow the number of positions.
+"""
+
+# R rows (steps), F features
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import ceil
+
+import numpy as np
+
+from specbound_controller.actions import Action
+from specbound_controller.controller import MAX_SAMPLE_ROWS, Controller, Sample
+from specbound_controller.policy import AnnealedConfidence
+from specbound_controller.records import Decision, StepRecord
+from specbound_profiling.outcomes import TraceBatch
+from specbound_profiling.trace import PromptTrace
+from specbound_train.data import LevelData
+from specbound_train.rows import ExploringPolicy, StepRows, collect_steps
+
+WANTED_ROWS = 4000
+"""Steps that the first collection aims at; a small log is replayed several times with other random actions."""
+MAX_PASSES = 8
+PART_POSITIONS = 16_384
+"""About so many positions are replayed and turned into rows at a time."""
+
+
+class _FixedPolicy:
+    """Always the same decision."""
+
+    needs_features = needs_full_signals = True
+
+    def __init__(self, decision: Decision) -> None:
+        self._decision = decision
+
+    def reset(self) -> None:
+        pass
+
+    def decide(self, features: np.ndarray | None) -> Decision:
+        return self._decision
+
+    def observe(self, record: StepRecord) -> None:
+        pass
+
+
+def first_steps(
+    data: LevelData,
+    traces: Sequence[PromptTrace],
+    folds: np.ndarray,
+    static_action: Action,
+    actions: Sequence[Action],
+    alpha: float,
+    num_layers: int,
+    exploration: float,
+    seed: Sequence[int],
+) -> list[StepRows]:
+    """Steps of a level's best static action with random ones of the grid between, on some of its prompts.
+
+    Args:
+        folds: Fold of each of the traces.
+        exploration: Share of random actions.
+        seed: Of the random actions.
+    """
+    annealed = {"annealed": AnnealedConfidence(alpha)}
+    # Before there is a learned score, annealed confidence tests in its place.
+    grid = [
+        (replace(action, score="annealed") if action.score == "learned" else action).decision(annealed)
+        for action in actions
+    ]
+    passes = min(MAX_PASSES, max(1, ceil(2 * WANTED_ROWS / max(1, data.num_positions))))
+    base = _FixedPolicy(static_action.decision(annealed))
+    steps = []
+    for number in range(passes):
+        policy = ExploringPolicy(base, grid, exploration, np.random.default_rng((*seed, len(traces), number)))
+        for batch, own in _parts(traces, folds):
+            steps.append(collect_steps(batch, own, policy, data.costs, num_layers, data.compression)[0])
+    return steps
+
+
+def replay_training(
+    levels: Sequence[LevelData], by_fold: Sequence[Controller], num_layers: int
+) -> tuple[float, list[StepRows]]:
+    """Replayed tokens per second on the training prompts, and the steps taken, without the guard.
+
+    Each prompt is decoded by the controller that was fitted without its fold, so that the speed is no promise of
+    networks that know the prompts.
+    """
+    num_tokens, seconds = 0.0, 0.0
+    steps = []
+    for data in levels:
+        for fold, controller in enumerate(by_fold):
+            policy = controller.policy(data.costs, data.compression, guard=False)
+            traces = [trace for trace, own in zip(data.training, data.folds, strict=True) if own == fold]
+            for batch, own in _parts(traces, np.full(len(traces), fold)):
+                rows, result = collect_steps(batch, own, policy, data.costs, num_layers, data.compression)
+                steps.append(rows)
+                num_tokens += float(result.num_tokens.sum())
+                seconds += float(result.seconds.sum())
+    return num_tokens / seconds, steps
+
+
+def sample_of(steps: Sequence[StepRows], seed: int) -> Sample:
+    """At most `MAX_SAMPLE_ROWS` of the steps, each standing for equally many."""
+    features = np.concatenate([part.features for part in steps])
+    num_rows = min(len(features), MAX_SAMPLE_ROWS)
+    chosen = np.sort(np.random.default_rng(seed).choice(len(features), num_rows, replace=False))
+    weight = len(features) / num_rows
+    return Sample(features[chosen], np.full(num_rows, weight, dtype=np.float32))
+
+
+def at_most(steps: Sequence[StepRows], num_steps: int, seed: int) -> list[StepRows]:
+    """A random choice of so many steps where there are more, part by part in the same order."""
+    total = sum(map(len, steps))
+    if total <= num_steps:
+        return list(steps)
+    chosen = np.zeros(total, dtype=bool)
+    chosen[np.random.default_rng(seed).choice(total, num_steps, replace=False)] = True
+    kept = np.split(chosen, np.cumsum([len(part) for part in steps])[:-1])
+    return [
+        StepRows(part.batch, part.rows[own], part.features[own], part.folds[own])
+        for part, own in zip(steps, kept, strict=True)
+        if own.any()
+    ]
+
+
+def _parts(traces: Sequence[PromptTrace], folds: np.ndarray) -> Iterator[tuple[TraceBatch, np.ndarray]]:
+    """Traces of about `PART_POSITIONS` positions together, in order, with their folds."""
+    first, num_positions = 0, 0
+    for index, trace in enumerate(traces):
+        num_positions += trace.num_positions
+        if num_positions >= PART_POSITIONS or index == len(traces) - 1:
+            yield TraceBatch(traces[first : index + 1]), folds[first : index + 1]
+            first, num_positions = index + 1, 0
