@@ -66,7 +66,8 @@ def map_figure(exits: Sequence[int], speedups: Sequence[Sequence[float]]) -> Fig
     values = np.array(speedups)
     image = axes.imshow(values, aspect="auto", cmap="viridis", origin="lower")
     for (row, column), value in np.ndenumerate(values):
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white")
+        colour = "black" if value > (values.min() + 2 * values.max()) / 3 else "white"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
     axes.set_yticks(range(len(exits)), [str(e) for e in exits])
     axes.set_xticks(range(values.shape[1]))
     axes.set_xlabel("width", fontsize=9)

@@ -41,7 +41,7 @@ def without_speedups(rows: Sequence[BenchRow]) -> list[BenchRow]:
 
 def breakdowns_by_label(levels: Sequence[Level]) -> dict[str, Breakdown]:
     """Where time goes, of all levels and draft lengths together."""
-    found = {}
+    found: dict[str, Breakdown] = {}
     for level in levels:
         mark = "" if level.exactness == "token" else f" ({level.exactness})"
         place = f", {level.prompts[0].task}" if level.is_synthetic else ""

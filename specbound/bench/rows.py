@@ -76,7 +76,8 @@ class Level:
 
     def _row(self, method: str, task: str) -> BenchRow:
         indices = [i for i, prompt in enumerate(self.prompts) if task in ("all", prompt.task)]
-        timings, seen = ([each[method][i] for i in indices] for each in (self.timings, self.observations))
+        timings = [self.timings[method][i] for i in indices]
+        seen = [self.observations[method][i] for i in indices]
         total = sum((observation.stats for observation in seen), DecodeStats())
         tokens, seconds = _arrays(timings)
         speed = speed_ratio(tokens, seconds, *_arrays([self.timings[self.reference][i] for i in indices]), self.seed)

@@ -5,6 +5,8 @@ Random models of a tiny shape, one thing varied at a time; all points of an axis
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from specbound_controller.policy import StaticPolicy
 from specbound_profiling.best_static import static_seconds
 from specbound_profiling.record import Recorder, RecordSettings
 from specbound_profiling.stopwatch import step_clock
-from specbound_profiling.trace import PromptTrace
+from specbound_profiling.synthetic import synthetic_traces
 
 VALUES = {
     "context": (64, 128, 256, 512, 1024, 2048, 4096),
@@ -30,12 +32,16 @@ VALUES = {
     "prompts": (2, 4, 8, 16, 32),
 }
 """Axis -> its points."""
+SHAPE = SHAPE_SIZES["tiny"]
+"""What does not vary."""
 NUM_ROUNDS = 3
 NUM_STEPS = 16
-"""Steps of a point whose median counts."""
+"""Most steps of a point whose median counts."""
 CONTEXT = 64
 """Prompt tokens where context does not vary."""
 RECORDED_TOKENS = 24
+REPLAYED = 64
+"""Prompts that are replayed for each one that is profiled."""
 EXIT_LAYER, WIDTH = 2, 4
 """The fixed draft where width does not vary."""
 
@@ -78,14 +84,13 @@ def measure_scaling(axes: Sequence[str], seed: int, say: Say) -> list[Series]:
     return found
 
 
-def _model(seed: int, **sizes: int) -> ModelAdapter:
-    shape: Shape = replace(SHAPE_SIZES["tiny"], **sizes)
+def _model(seed: int, shape: Shape = SHAPE) -> ModelAdapter:
     return ModelAdapter(model_of(shape, torch.device("cpu"), torch.float32, seed))
 
 
 def _prompt(length: int, seed: int) -> Tensor:
     """(1, T)"""
-    return torch.randint(1024, (1, length), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(SHAPE.vocab_size, (1, length), generator=torch.Generator().manual_seed(seed))
 
 
 def _step_seconds(adapter: ModelAdapter, ids: Tensor, width: int) -> Callable[[], float]:
@@ -94,10 +99,13 @@ def _step_seconds(adapter: ModelAdapter, ids: Tensor, width: int) -> Callable[[]
     decoder, clock = SpecBoundDecoder(adapter.model, policy, record_steps=False), step_clock(adapter.device)
 
     def measure() -> float:
-        marks: list[float] = []
-        limit = (width + 1) * (NUM_STEPS + 2)  # no draft is shortened by the end
-        decoder.decode([ids], max_new_tokens=limit, on_step=lambda record, row: marks.append(clock()))
-        return float(np.median(np.diff(marks[: NUM_STEPS + 1])))
+        marks: list[tuple[int, float]] = []
+        limit = NUM_STEPS + 2 * width  # at least the first steps draft in full, whatever is accepted
+        decoder.decode(
+            [ids], max_new_tokens=limit, on_step=lambda record, row: marks.append((record.num_drafted, clock()))
+        )
+        steps = [after - before for (_, before), (drafted, after) in pairwise(marks) if drafted == width]
+        return float(np.median(steps))
 
     return measure
 
@@ -120,14 +128,15 @@ def _width(seed: int) -> list[Point]:
 def _layers(seed: int) -> list[Point]:
     ids = _prompt(CONTEXT, seed)
     return [
-        ("plain, per token", count, _step_seconds(_model(seed, num_layers=count), ids, 0)) for count in VALUES["layers"]
+        ("plain, per token", count, _step_seconds(_model(seed, replace(SHAPE, num_layers=count)), ids, 0))
+        for count in VALUES["layers"]
     ]
 
 
 def _vocabulary(seed: int) -> list[Point]:
     ids = _prompt(CONTEXT, seed)
     return [
-        ("plain, per token", size, _step_seconds(_model(seed, vocab_size=size), ids, 0))
+        ("plain, per token", size, _step_seconds(_model(seed, replace(SHAPE, vocab_size=size)), ids, 0))
         for size in VALUES["vocabulary"]
     ]
 
@@ -136,8 +145,7 @@ def _prompts(seed: int) -> list[Point]:
     adapter = _model(seed)
     recorder = Recorder(adapter, RecordSettings((1, EXIT_LAYER, 4), RECORDED_TOKENS, eos_token_ids=()))
     clock, costs = step_clock(adapter.device), CostTable(dict.fromkeys(WORK_NAMES, 1e-5), "none", "made up", 0.0, 30)
-    most = max(VALUES["prompts"])
-    traces = [recorder.record(_prompt(CONTEXT, seed + i), i) for i in range(most)]
+    traces = synthetic_traces(max(VALUES["prompts"]) * REPLAYED, RECORDED_TOKENS, (1, EXIT_LAYER, 4), seed)
     grid = [StaticPolicy((e,), t, w).decide(None) for e in (1, EXIT_LAYER) for t in (0.0, 0.3) for w in (1, 2, 4, 8)]
 
     def profile(count: int) -> float:
@@ -146,15 +154,14 @@ def _prompts(seed: int) -> list[Point]:
             recorder.record(_prompt(CONTEXT, seed + index), index)
         return clock() - started
 
-    def replay(chosen: list[PromptTrace]) -> float:
+    def replay(count: int) -> float:
         started = clock()
-        static_seconds(chosen, costs, grid, adapter.num_layers)
+        static_seconds(traces[:count], costs, grid, adapter.num_layers)
         return clock() - started
 
-    return [
-        *(("profile", count, lambda count=count: profile(count)) for count in VALUES["prompts"]),
-        *(("replay", count, lambda count=count: replay(traces[:count])) for count in VALUES["prompts"]),
-    ]
+    counts = VALUES["prompts"]
+    profiled: list[Point] = [("profile", count, partial(profile, count)) for count in counts]
+    return profiled + [("replay", count, partial(replay, count)) for count in (REPLAYED * count for count in counts)]
 
 
 POINTS: dict[str, Callable[[int], list[Point]]] = {

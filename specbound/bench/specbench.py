@@ -105,14 +105,14 @@ def items_of(
 
     sampling: arguments of the decoder that choose the tokens; every further turn's seed is one higher.
     """
-    items = []
+    items: list[Item] = []
     for question in questions:
         said: list[str] = []
         for number, turn in enumerate(question.turns):
             said.append(turn)
             name = str(question.question_id) if len(question.turns) == 1 else f"{question.question_id}/{number + 1}"
             ids = _ids(name, question, said, loaded, adapter, max_new_tokens)
-            prompt = TimedPrompt(name, question.task, ids, max_new_tokens, for_prompt(sampling, len(items)))
+            prompt = TimedPrompt(name, question.task, ids, max_new_tokens, for_prompt(dict(sampling), len(items)))
             tokens = plain(prompt)
             cut = loop_cut(tokens)
             prompt = prompt if cut is None else replace(prompt, max_new_tokens=cut)

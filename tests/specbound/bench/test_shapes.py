@@ -63,6 +63,7 @@ def test_a_scaling_axis_is_measured_point_by_point(monkeypatch: pytest.MonkeyPat
     profile, replay = scaling.measure_scaling(("prompts",), 0, said.append)
     assert said == ["scaling: prompts"] and (profile.name, replay.name) == ("profile", "replay")
     assert profile.values == (1, 2, 4) and profile.seconds[2] > profile.seconds[0] > 0.0
+    assert replay.values == (64, 128, 256) and replay.seconds[2] > replay.seconds[0] > 0.0
 
 
 def test_steps_of_every_width_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
