@@ -9,6 +9,7 @@ from specbound_profiling.report.config import ReportConfig
 
 if TYPE_CHECKING:
     from specbound.calibration_report import CalibrationReport
+    from specbound_profiling.report.records import LivePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,18 @@ def _print(result: "CalibrationReport") -> None:
                 soft_wrap=True,
             )
         for live in level.live:
-            drafts = live.drafts
-            console.print(
-                f"{level.compression}, live, {live.policy}: {live.num_prompts} prompts, "
-                f"{live.tokens_per_step:.2f} tokens per step; {drafts.num_scored} drafts that a score let pass: mean "
-                f"score {drafts.score:.3f}, accepted {drafts.scored_acceptance:.3f}, ECE {drafts.measures.ece:.3f}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            console.print(f"{level.compression}, live, {_live_line(live)}", highlight=False, soft_wrap=True)
     console.print(f"page: {result.files[0]}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _live_line(live: "LivePolicy") -> str:
+    drafts = live.drafts
+    scored = (
+        f"{drafts.num_scored} drafts that a score let pass: mean score {drafts.score:.3f}, accepted "
+        f"{drafts.scored_acceptance:.3f}, ECE {drafts.measures.ece:.3f}"
+    )
+    unscored = f"{drafts.num_judged} drafts without a score: accepted {drafts.acceptance:.3f}"
+    return (
+        f"{live.policy}: {live.num_prompts} prompts, {live.tokens_per_step:.2f} tokens per step; "
+        f"{scored if drafts.num_scored else unscored}"
+    )

@@ -109,7 +109,7 @@ def _annealing(level: LevelCalibration) -> str:
         layers = ", ".join(map(str, at_edge))
         text += (
             f" The own temperature of exit {layers} lies at the edge of the log's grid, {low:g} to {high:g} "
-            "(marked *): the best one may lie beyond; profile with wider --temperatures to find it."
+            "(marked *): the best one may lie beyond; profile with a wider grid to find it."
         )
     below = [e for e, t in level.own_temperatures.items() if t < 1.0]
     if below or (low >= 1.0 and any(level.own_temperatures[e] <= low for e in at_edge)):
@@ -212,10 +212,11 @@ def _table(groups: Sequence[tuple[str, int]], names: Sequence[str], rows: Sequen
     spans = "".join(f'<th class="group" colspan="{width}">{_text(name)}</th>' for name, width in groups)
     starts = {sum(width for _, width in groups[:i]) for i in range(1, len(groups))}
     tall = "tall" if groups else ""
-    heads = [
-        f'<th class="{"first" if i in starts else ""}"><span class="{tall if i else ""}">{_text(name)}</span></th>'
-        for i, name in enumerate(names)
-    ]
+    of_text = {i for i, cell in enumerate(rows[0] if rows else ()) if cell.startswith('<td class="text"')}
+    heads = []
+    for i, name in enumerate(names):
+        kind = "first" if i in starts else "text" if i in of_text else ""
+        heads.append(f'<th class="{kind}"><span class="{tall if i else ""}">{_text(name)}</span></th>')
     body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
     top = f"<tr>{spans}</tr>" if groups else ""
     return (

@@ -14,6 +14,7 @@ from specbound_profiling.report.records import Bin, ExitCalibration, LevelCalibr
 SCORE_STYLES = {
     "annealed": {"color": "#f2c063", "linewidth": 3.5},
     "plain": {"color": "#c1440e", "marker": "o", "linewidth": 1.1},
+    "temperature": {"color": "#7b4fa3", "marker": "s", "linewidth": 1.1},
     "logistic": {"color": "#2f6f9f", "marker": "^", "linewidth": 1.1},
     "isotonic": {"color": "#3a8f5c", "marker": "v", "linewidth": 1.1},
 }
@@ -90,7 +91,7 @@ def groups_figure(groups: Mapping[str, Sequence[ExitCalibration]]) -> Figure:
         error.plot(layers, _errors(exits, "logistic"), linestyle=":", **style)
     acceptance.set_ylabel("share accepted", fontsize=9)
     acceptance.set_ylim(0, 1.02)
-    error.set_ylabel("calibration error: plain (line), logistic (dots)", fontsize=9)
+    error.set_ylabel("ECE: plain (line), logistic (dots)", fontsize=9)
     error.set_ylim(bottom=0)
     for axes in (acceptance, error):
         axes.set_xlabel("exit layer", fontsize=9)
