@@ -91,7 +91,7 @@ def _decoder(config: ReportConfig, log: StepLog) -> Decode | None:
     vocabulary = len(tokenizer)
 
     def decode(ids: Sequence[int]) -> str:
-        known = [i for i in ids if i < vocabulary]  # a head may be wider than the tokenizer
+        known = [i for i in ids if 0 <= i < vocabulary]  # a head may be wider than the tokenizer
         return str(tokenizer.decode(known, clean_up_tokenization_spaces=False))
 
     return decode

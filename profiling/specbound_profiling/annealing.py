@@ -24,6 +24,11 @@ def label_nll_sums(traces: Sequence[PromptTrace]) -> np.ndarray:
     return np.asarray(np.sum(sums, axis=0))
 
 
+def annealed_temperature(alpha: float, exit_layer: int, num_layers: int) -> float:
+    """`T_e` of annealing; 1 for a lookup, which has no logits to divide."""
+    return 1.0 if exit_layer == LOOKUP_EXIT else AnnealedConfidence(alpha).temperature(exit_layer, num_layers)
+
+
 def largest_alpha(exit_layers: Sequence[int], temperatures: Sequence[float], num_layers: int) -> float:
     """The largest strength of annealing whose every layer temperature lies within a grid."""
     return (temperatures[-1] - 1.0) / (1.0 - min(e for e in exit_layers if e != LOOKUP_EXIT) / num_layers)

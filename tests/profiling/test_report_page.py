@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from specbound_controller.lookup import NO_TOKEN
 from specbound_profiling.report.page import NO_EXIT_COLOUR, LevelSection, build_page, exit_colour
 from specbound_profiling.report.plots import acceptance_figure, groups_figure, png, reliability_figure
 from specbound_profiling.report.records import SCORE_NAMES, Bin, ExitCalibration, LevelCalibration, Measures
@@ -218,6 +219,23 @@ def test_token_data_holds_the_numbers_of_the_trace(page: str, trace: PromptTrace
             assert entropy == pytest.approx(trace.entropy_nats[p, e], abs=1e-4)
             assert annealed < confidence and bool(agrees) == trace.is_accepted[p, e]
             assert text == decode([int(trace.draft_token[p, e])])
+
+
+def test_a_lookup_that_finds_nothing_drafts_nothing_and_is_not_annealed(trace: PromptTrace) -> None:
+    tokens = trace.draft_token.copy()
+    tokens[1, 0] = NO_TOKEN
+    tokens[2, 0] = trace.tokens[2]
+    looked_up = replace(trace, exit_layers=(0, 2, 3), draft_token=tokens)
+
+    def strict(ids: Sequence[int]) -> str:
+        assert min(ids, default=0) >= 0
+        return decode(ids)
+
+    [prompt] = view_level([looked_up], 1.5, NUM_LAYERS, 1, strict).prompts  # exit 0 would want temperature 2.5
+    assert [token.drafts[0][0] for token in prompt.tokens][1] == ""
+    for p, token in enumerate(prompt.tokens):
+        _, confidence, annealed, *_ = token.drafts[0]
+        assert annealed == confidence == pytest.approx(trace.confidence[p, 0])
 
 
 def test_text_of_a_token_depends_on_what_stands_before_it() -> None:

@@ -65,6 +65,21 @@ def test_an_alpha_that_is_asked_for_is_judged_instead(overconfident: list[Prompt
         calibrate(overconfident[:20], overconfident[20:], NUM_LAYERS, alpha=3.0)
 
 
+def test_a_lookup_has_no_temperature(overconfident: list[PromptTrace]) -> None:
+    """Exit layer 0 has no logits: nan in `label_nll_at`, one confidence for all temperatures."""
+    looked_up = []
+    for trace in overconfident:
+        nll, confidence = trace.label_nll_at.copy(), trace.confidence_at.copy()
+        nll[:, 0], confidence[:, 0] = np.nan, trace.confidence[:, :1]
+        layers = (0, *trace.exit_layers[1:])
+        looked_up.append(replace(trace, exit_layers=layers, label_nll_at=nll, confidence_at=confidence))
+    level = calibrate(looked_up[:20], looked_up[20:], NUM_LAYERS)
+    assert level.annealed_temperatures[0] == level.own_temperatures[0] == 1.0 and 0 not in level.exits_at_edge
+    first, *others = level.of_task("all")
+    assert first.measures["annealed"] == first.measures["temperature"] == first.measures["plain"]
+    assert level.alpha == pytest.approx(0.8, abs=0.1) and others
+
+
 def test_judging_prompts_are_not_fitted_on(overconfident: list[PromptTrace]) -> None:
     fitted, judged = overconfident[:20], overconfident[20:]
     flipped = [replace(t, is_accepted=~t.is_accepted, label_nll_at=t.label_nll_at[::-1] * 7) for t in judged]

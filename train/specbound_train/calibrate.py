@@ -12,8 +12,7 @@ import numpy as np
 
 from specbound_controller.errors import InputError
 from specbound_controller.mlp import sigmoid
-from specbound_controller.policy import AnnealedConfidence
-from specbound_profiling.annealing import fit_alpha, fit_temperatures, largest_alpha
+from specbound_profiling.annealing import annealed_temperature, fit_alpha, fit_temperatures, largest_alpha
 from specbound_profiling.report.records import SCORE_NAMES, ExitCalibration, LevelCalibration
 from specbound_profiling.trace import PromptTrace, interpolate_confidence
 from specbound_train.calibration import equal_bins, fit_isotonic, measures, platt
@@ -75,7 +74,7 @@ def calibrate(
     exit_layers, temperatures = fitted[0].exit_layers, fitted[0].temperatures
     likely, own = fit_alpha(fitted, num_layers), fit_temperatures(fitted)
     alpha = likely if alpha is None else alpha
-    annealed = [AnnealedConfidence(alpha).temperature(exit_layer, num_layers) for exit_layer in exit_layers]
+    annealed = [annealed_temperature(alpha, exit_layer, num_layers) for exit_layer in exit_layers]
     fit_rows, rows = _Rows.of(fitted), _Rows.of(judged)
     scores = [_scores(fit_rows, rows, e, annealed[e], own[e], temperatures) for e in range(len(exit_layers))]
     tasks = ("all", *dict.fromkeys(trace.task for trace in judged if trace.task != "all"))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specbound_controller.policy import AnnealedConfidence
+from specbound_controller.lookup import NO_TOKEN
+from specbound_profiling.annealing import annealed_temperature
 from specbound_profiling.trace import PromptTrace, interpolate_confidence
 
 WINDOW = 8
@@ -89,25 +90,23 @@ def _spread(traces: Sequence[PromptTrace], count: int) -> list[PromptTrace]:
     return [traces[index] for index in sorted(index for _, index in sorted(ranked)[:count])]
 
 
+def _draft_text(before: list[int], token: int, decode: Decode | None) -> str:
+    """What an exit drafts; nothing where a lookup finds nothing."""
+    return "" if token == NO_TOKEN else token_text(before, token, decode)
+
+
 def _view(trace: PromptTrace, alpha: float, num_layers: int, decode: Decode | None) -> ViewedPrompt:
     exits, first, tokens = range(len(trace.exit_layers)), first_agreeing(trace), trace.tokens.tolist()
+    wanted = [annealed_temperature(alpha, exit_layer, num_layers) for exit_layer in trace.exit_layers]
     annealed = np.stack(
-        [
-            interpolate_confidence(
-                trace.confidence_at[:, e],
-                trace.temperatures,
-                AnnealedConfidence(alpha).temperature(trace.exit_layers[e], num_layers),
-            )
-            for e in exits
-        ],
-        axis=1,
+        [interpolate_confidence(trace.confidence_at[:, e], trace.temperatures, wanted[e]) for e in exits], axis=1
     )
     viewed = []
     for p, token in enumerate(tokens):
         before = tokens[max(0, p - WINDOW) : p]
         drafts = tuple(
             (
-                token_text(before, int(trace.draft_token[p, e]), decode),
+                _draft_text(before, int(trace.draft_token[p, e]), decode),
                 float(trace.confidence[p, e]),
                 float(annealed[p, e]),
                 float(trace.entropy_nats[p, e]),
