@@ -108,7 +108,7 @@ class TunedPolicies:
         """The constants of a policy in one line; weights are only counted."""
         tuned = self.tuned(name, compression)
         parts = [_constant(key, value) for key, value in asdict(tuned.settings).items()]  # type: ignore[call-overload]
-        return f"{', '.join(parts)}; the best of {tuned.num_candidates} settings on {self.file.num_prompts} prompts"
+        return f"{', '.join(filter(None, parts))}; the best of {tuned.num_candidates} settings on {self.file.num_prompts} prompts"
 
 
 def controller_policy(name: str, compression: str, costs: CostTable, controller: Controller | None) -> Policy:
@@ -147,12 +147,13 @@ def learned_action(controller: Controller, compression: str, costs: CostTable) -
 
 
 def _constant(name: str, value: object) -> str:
+    """A constant in words; empty where there is nothing to say."""
     if isinstance(value, dict):
         return Action(**value).name
-    if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-        return f"{name} {' '.join(Action(**each).name for each in value)}"
-    if isinstance(value, list | tuple) and (name.startswith(("weight", "bias")) or len(value) > 8):
-        return f"{len(value)} {name}"
-    if isinstance(value, list | tuple):
-        return f"{name} {' '.join(_constant('', each).strip() for each in value)}"
-    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+    if not isinstance(value, list | tuple):
+        return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+    if not value or name.startswith("bias"):
+        return ""
+    if isinstance(value[0], list | tuple):
+        return f"{len(value)} x {len(value[0])} {name}"
+    return f"{name} {' '.join(_constant('', each).strip() for each in value)}"

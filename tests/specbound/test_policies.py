@@ -113,7 +113,9 @@ def test_learned_action_is_the_fastest_on_the_sample_of_its_level() -> None:
 def test_constants_are_said_in_one_line(tuned: TunedPolicies) -> None:
     line = tuned.describe("best_static", "none")
     assert line == "exit2_width4_annealed0.5, alpha 0.25; the best of 7 settings on 60 prompts"
-    assert tuned.describe("logistic", "none").startswith("exit_layer 2, 9 weights, speedup 1.25, context_length 60;")
+    assert tuned.describe("logistic", "none").startswith(
+        "exit_layer 2, 9 x 6 weights, speedup 1.25, context_length 60;"
+    )
 
 
 @pytest.mark.parametrize(
