@@ -13,6 +13,7 @@ from specbound.bench.efficiency import PARTS, REST, Breakdown, per_step_ms
 from specbound.bench.rows import BenchRow
 from specbound.bench.scaling import Series
 from specbound.bench.tables import label
+from specbound_controller.lookup import LOOKUP_EXIT
 
 _GREY = "#888888"
 
@@ -68,7 +69,7 @@ def map_figure(exits: Sequence[int], speedups: Sequence[Sequence[float]]) -> Fig
     for (row, column), value in np.ndenumerate(values):
         colour = "black" if value > (values.min() + 2 * values.max()) / 3 else "white"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set_yticks(range(len(exits)), [str(e) for e in exits])
+    axes.set_yticks(range(len(exits)), [str(e) if e != LOOKUP_EXIT else "lookup" for e in exits])
     axes.set_xticks(range(values.shape[1]))
     axes.set_xlabel("width", fontsize=9)
     axes.set_ylabel("exit layer", fontsize=9)

@@ -16,6 +16,7 @@ from specbound.decoding.adapter import ModelAdapter
 from specbound.loading import LoadedModel
 from specbound.measure import ContentionProbe, Method, TimedPrompt, time_methods
 from specbound_controller.costs import CostTable
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.best_static import static_seconds
 from specbound_profiling.record import Recorder, RecordSettings
@@ -30,6 +31,8 @@ GRID_KINDS = {
     "prompt_lookup": "prompt_lookup",
 }
 """Method -> who drafts."""
+ANY_LOOKUP = 1e-6
+"""Threshold that every lookup clears that finds something."""
 MAX_WIDTH = 8
 """Longest draft that the tuning prompts' roll-outs and the map of exits and widths know."""
 
@@ -119,10 +122,14 @@ def record_tuning(
 def speedup_map(
     traces: Sequence[PromptTrace], costs: CostTable, num_layers: int
 ) -> tuple[tuple[int, ...], list[list[float]]]:
-    """Replayed speedup of fixed drafts over plain decoding: exit layers, and rows of widths 0 to `MAX_WIDTH`. (E, K)"""
+    """Replayed speedup of drafts without a test over plain decoding: exit layers, rows of widths from 0 on. (E, K)
+
+    A lookup, which has no layer, drafts wherever it finds something.
+    """
     exits = traces[0].exit_layers
     plain = StaticPolicy(()).decide(None)
-    fixed = [StaticPolicy((e,), 0.0, w).decide(None) for e in exits for w in range(1, MAX_WIDTH + 1)]
+    thresholds = {e: ANY_LOOKUP if e == LOOKUP_EXIT else 0.0 for e in exits}
+    fixed = [StaticPolicy((e,), thresholds[e], w).decide(None) for e in exits for w in range(1, MAX_WIDTH + 1)]
     seconds = static_seconds(traces, costs, [plain, *fixed], num_layers)
     speedups = (seconds[0] / seconds[1:]).reshape(len(exits), MAX_WIDTH)
     return exits, [[1.0, *row] for row in speedups.tolist()]
