@@ -108,7 +108,8 @@ class TunedPolicies:
         """The constants of a policy in one line; weights are only counted."""
         tuned = self.tuned(name, compression)
         parts = [_constant(key, value) for key, value in asdict(tuned.settings).items()]  # type: ignore[call-overload]
-        return f"{', '.join(filter(None, parts))}; the best of {tuned.num_candidates} settings on {self.file.num_prompts} prompts"
+        constants = ", ".join(filter(None, parts))
+        return f"{constants}; the best of {tuned.num_candidates} settings on {self.file.num_prompts} prompts"
 
 
 def controller_policy(name: str, compression: str, costs: CostTable, controller: Controller | None) -> Policy:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 HEADINGS = (
     "tokens\nper s",
-    "tokens\nper step",
+    "tokens\na step",
     "accept.\nrate",
-    "layer calls\nper token",
+    "layers\nper token",
     "speedup",
     "oracle's\ngain",
     "estimated\n± s.e.",
@@ -71,9 +71,9 @@ def _print_level(console: "Console", compression: str, rows: Sequence["ReplayedR
         header_style="bold",
     )
     table.add_column("content", no_wrap=True)
-    table.add_column("policy", no_wrap=True)
+    table.add_column("policy", max_width=13)
     for heading in HEADINGS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for task, of_task in groupby(rows, key=lambda row: row.task):
         for index, row in enumerate(of_task):
             table.add_row(task if index == 0 else "", row.method.replace("_", " "), *_cells(row))
