@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from specbound.bench import scaling
+from specbound.bench.observe import peak_memory
 from specbound.bench.shapes import SHAPE_SIZES, Damping, find_scale, random_model
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound_controller.errors import InputError
@@ -70,3 +71,12 @@ def test_steps_of_every_width_are_timed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(scaling.VALUES, "width", (0, 2, 8))
     (series,) = scaling.measure_scaling(("width",), 0, lambda line: None)
     assert series.seconds[2] > series.seconds[0] > 0.0
+
+
+@pytest.mark.gpu
+def test_a_shape_on_a_gpu_is_bf16_and_its_memory_is_seen() -> None:
+    device = torch.device("cuda")
+    with peak_memory(device) as peak:
+        model = random_model("small", device, 0)
+    assert model.dtype == torch.bfloat16 and model.device.type == "cuda"
+    assert (peak() or 0) >= 2 * SHAPE_SIZES["small"].num_parameters
