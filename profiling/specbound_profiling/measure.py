@@ -71,9 +71,10 @@ class RandomPolicy:
         rng, kind = self._rng, self._rng.random()
         if kind < PLAIN_SHARE:
             return Decision(0)
+        if kind > 1.0 - WIDE_SHARE:  # without a test, which would end most of them long before
+            exit_layer = int(rng.choice([e for e in self._exit_layers if e != LOOKUP_EXIT]))
+            return Decision(int(rng.integers(max(WIDTHS) + 1, WIDEST, endpoint=True)), {exit_layer: 0.0})
         width = int(rng.choice(WIDTHS))
-        if kind > 1.0 - WIDE_SHARE:
-            width = int(rng.integers(max(WIDTHS) + 1, WIDEST, endpoint=True))
         num_exits = min(len(self._exit_layers), 2 if rng.random() < TWO_EXITS_SHARE else 1)
         exits = sorted(rng.choice(self._exit_layers, size=num_exits, replace=False).tolist())
         thresholds = {e: float(rng.choice((0.0, 0.0, *THRESHOLDS))) for e in exits}

@@ -210,7 +210,8 @@ def interpolate_confidence(
 ) -> np.ndarray:
     """Confidence at any temperature of the grid's range, linear in the logarithm. (..., K) -> (...)
 
-    Exact at grid points; between two that stand 0.1 apart the error is below 0.002.
+    Exact at grid points; between two that stand 0.1 apart it is off by less than 0.005 from temperature 1 on, and by
+    less than 0.01 from 0.5 on (the demonstration model's exits).
 
     Raises:
         InputError: the temperature lies outside the grid.
