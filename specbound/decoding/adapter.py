@@ -17,6 +17,7 @@ from specbound.decoding.lean import (
     PROBE_ROWS,
     PROBE_TOLERANCE,
     LeanLayer,
+    is_bare,
     is_lean,
     lean_norm,
     lean_projection,
@@ -113,6 +114,8 @@ class ModelAdapter:
             self._lean = []
         self._normalise = lean_norm(self.final_norm) if self._lean else self.final_norm
         self._project = lean_projection(self.head) if self._lean else self.head
+        is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
+        self._embeds_rows = is_table and self.position_table is None
 
     @torch.inference_mode()
     def _compare_lean(self) -> bool:
@@ -173,6 +176,13 @@ class ModelAdapter:
         end = position + token_ids.shape[1]
         self._extend_positions(end)
         return self._embed(token_ids, self._positions[:, position:end])
+
+    def embed_token(self, token: int, position: int) -> Tensor:
+        """Hidden state before the first layer of one token. (1, 1, D), which may be a view of the embedding."""
+        if not self._embeds_rows:
+            return self.embed(torch.tensor([[token]], device=self.device), position)
+        self._extend_positions(position + 1)
+        return self.embedding.weight[token : token + 1].unsqueeze(0)  # no operation, and no copy to a device
 
     def embed_rows(self, token_ids: Tensor, positions: Sequence[int]) -> Tensor:
         """Hidden states before the first layer of one token per row, each at its own position. (B,) -> (B, 1, D)"""
@@ -317,11 +327,12 @@ class ModelAdapter:
 
     def _mask(self, kind: str, position: int, num_new: int, group: int) -> Tensor | None:
         """Additive mask (1, 1, n, visible keys), or None where the kernel needs none. Each row comes `group` times."""
+        if num_new == 1:
+            return None  # one query sees all the keys it is given
         window = self._window(kind)
         keys = visible_keys(position, num_new, window)
-        uses_sdpa = self.config._attn_implementation == "sdpa"  # the user may switch it between two calls
-        if num_new == 1 or (uses_sdpa and position == 0 and (window is None or num_new <= window)):
-            return None  # one query sees all the keys it is given; sdpa is causal by itself from position 0
+        if position == 0 and (window is None or num_new <= window) and self.config._attn_implementation == "sdpa":
+            return None  # sdpa is causal by itself from position 0; the user may switch kernels between two calls
         if num_new > MAX_MASK_TABLE_ROWS:
             return causal_mask(num_new, keys, window, self.dtype, self.device)[None, None]
         table = self._masks.get((kind, num_new, group))

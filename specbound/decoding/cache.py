@@ -201,7 +201,8 @@ class DecodeCache(Cache):
     def truncate(self, length: int, row: int = 0) -> None:
         """Rolls every layer of one row back to `length` tokens."""
         for layer in self.layers:
-            layer.truncate(row, length)
+            if layer.lengths[row] != length:
+                layer.truncate(row, length)
 
     def lengths(self, row: int = 0) -> list[int]:
         """Tokens that each layer holds for one row. (L,)"""

@@ -17,7 +17,7 @@ from specbound.decoding.batch import BatchRunner
 from specbound.decoding.cache import DecodeCache
 from specbound.decoding.request import Batch, Request
 from specbound.decoding.sequence import Sequence
-from specbound.decoding.signals import logit_statistics
+from specbound.decoding.signals import row_statistics
 from specbound.decoding.stats import DecodeStats
 from specbound.decoding.step import Draft, StepRunner
 from specbound_controller.features import FeatureState
@@ -165,9 +165,7 @@ def step_record(
     draft: Draft, num_accepted: int, num_emitted: int, context_length: int, full_row: Tensor | None, started: float
 ) -> StepRecord:
     """The record of a finished step."""
-    full = [math.nan] * 3
-    if full_row is not None:
-        full = torch.cat(logit_statistics(full_row)[1:]).tolist()
+    full = row_statistics(full_row)[1:] if full_row is not None else (math.nan,) * 3
     return StepRecord(
         context_length=context_length,
         num_drafted=draft.num_drafted,

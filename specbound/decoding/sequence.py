@@ -12,6 +12,7 @@ from transformers.generation import logits_process
 
 from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
 from specbound.decoding.request import Request
+from specbound.decoding.signals import best_tokens
 from specbound.decoding.step import Draft, DraftChoice
 from specbound_controller.lookup import ContextLookup
 
@@ -101,12 +102,12 @@ class Sequence:
                 break
         return emitted, num_accepted
 
-    def draft_token(self, logits: Tensor, drafted: list[int]) -> Tensor:
-        """The token of `choose_draft` alone, for a draft that nobody tests. (1, V) -> (1,) int64"""
+    def draft_token(self, logits: Tensor, drafted: list[int]) -> int:
+        """The token of `choose_draft` alone, for a draft that nobody tests. logits: (1, V)"""
         if self._drafts_most_probable:
-            return logits.argmax(-1)
+            return best_tokens(logits)[0]
         _, noised, token_ids = self._draft_scores(logits, drafted)
-        return token_ids[noised.argmax(-1, keepdim=True)]
+        return int(token_ids[noised.argmax()])
 
     def choose_draft(self, logits: Tensor, drafted: list[int]) -> DraftChoice | None:
         """The token that an exit drafts after `drafted`, chosen as at verification; None for the most probable one.
@@ -149,7 +150,7 @@ class Sequence:
         if logits.dtype == torch.float64:
             logits = logits.float()  # as transformers does before it chooses
         if self._is_argmax:
-            yield from logits.argmax(-1).tolist()
+            yield from best_tokens(logits)
             return
         for row in range(logits.shape[0]):
             scores = self._processed(self.request.processors, logits[row : row + 1], [])

@@ -4,6 +4,7 @@ Knows the adapter and one decision; knows nothing of policies, stopping rules or
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
-from specbound.decoding.signals import logit_statistics, tempered_confidence
+from specbound.decoding.signals import logit_statistics, row_statistics, tempered_confidence
 from specbound_controller.errors import InputError
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, lookup_confidence
 from specbound_controller.records import Decision, ExitSignals
@@ -54,8 +55,8 @@ class DraftChooser(Protocol):
     def eos_token_ids(self) -> frozenset[int]:
         """Tokens after which drafting makes no sense."""
 
-    def draft_token(self, logits: Tensor, drafted: list[int]) -> Tensor:
-        """The token after `drafted` by an exit's logits (1, V), without its signals: (1,) int64."""
+    def draft_token(self, logits: Tensor, drafted: list[int]) -> int:
+        """The token after `drafted` by an exit's logits (1, V), without its signals."""
 
     def choose_draft(self, logits: Tensor, drafted: list[int]) -> DraftChoice | None:
         """The token after `drafted` by an exit's logits (1, V); None for the most probable one."""
@@ -110,7 +111,7 @@ class Draft:
         """Tests one exit of the newest token on its logits (1, V); where it clears, its token joins the draft."""
         self.work.add_head(1)
         if threshold <= 0:
-            self._add(int(self.chooser.draft_token(logits, self.tokens[1:])), exit_layer, math.nan, None)
+            self._add(self.chooser.draft_token(logits, self.tokens[1:]), exit_layer, math.nan, None)
             return True
         score_of = self.decision.score
         assert score_of is not None  # Decision checks it
@@ -190,8 +191,7 @@ class StepRunner:
 
     def _start_token(self, draft: Draft) -> None:
         """Embeds the newest pending token; its layers have not run yet."""
-        token = torch.tensor([[draft.tokens[-1]]], device=self.adapter.device)
-        draft.hidden.append(self.adapter.embed(token, draft.position + draft.num_drafted))
+        draft.hidden.append(self.adapter.embed_token(draft.tokens[-1], draft.position + draft.num_drafted))
         draft.depths.append(0)
 
     def _find_exit(self, draft: Draft, exits: tuple[tuple[int, float], ...]) -> bool:
@@ -214,11 +214,11 @@ class StepRunner:
         while first > 0 and draft.depths[first - 1] < target:
             first -= 1
         rows = draft.hidden[first:]
-        hidden = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
-        hidden = self._run(draft, hidden, depth, target, first)
-        for offset in range(len(rows)):
-            draft.hidden[first + offset] = hidden[:, offset : offset + 1]
-            draft.depths[first + offset] = target
+        if len(rows) == 1:
+            draft.hidden[first] = self._run(draft, rows[0], depth, target, first)
+        else:
+            draft.hidden[first:] = self._run(draft, torch.cat(rows, dim=1), depth, target, first).split(1, dim=1)
+        draft.depths[first:] = [target] * len(rows)
 
     def _run(self, draft: Draft, hidden: Tensor, first: int, last: int, index: int) -> Tensor:
         draft.work.add_layers(hidden.shape[1], last - first)
@@ -257,13 +257,10 @@ def read_signals(
         choice: the draft token where it is not simply the most probable one.
         lookup: what the context says (`DraftChooser.look_up`), where the score reads it.
     """
-    statistics = logit_statistics(logits)
-    annealed = statistics.confidence if temperature == 1.0 else tempered_confidence(logits, temperature)
-    if choice is None:
-        choice = DraftChoice(statistics.top_token, statistics.margin, statistics.confidence)
-    parts = (statistics.confidence, annealed, statistics.entropy_nats, statistics.margin, *choice)
-    values = torch.cat([part.double() for part in parts]).tolist()
-    confidence, annealed_confidence, entropy, margin, token, noised_margin, probability = values
+    read = _host_signals if logits.device.type == "cpu" else _device_signals
+    confidence, annealed_confidence, entropy, margin, token, noised_margin, probability = read(
+        logits, temperature, choice
+    )
     lookup_token, lookup_length = (NO_TOKEN, 0) if lookup is None else lookup
     return ExitSignals(
         exit_layer=exit_layer,
@@ -278,3 +275,22 @@ def read_signals(
         lookup_token=lookup_token,
         lookup_length=lookup_length,
     )
+
+
+def _host_signals(logits: Tensor, temperature: float, choice: DraftChoice | None) -> Sequence[float]:
+    """Confidence, annealed confidence, entropy, margin, token, noised margin, probability. logits: (1, V)"""
+    own = row_statistics(logits)
+    annealed = own.confidence if temperature == 1.0 else float(tempered_confidence(logits, temperature))
+    chosen = (own.top_token, own.margin, own.confidence) if choice is None else map(float, choice)
+    return (own.confidence, annealed, own.entropy_nats, own.margin, *chosen)
+
+
+def _device_signals(logits: Tensor, temperature: float, choice: DraftChoice | None) -> Sequence[float]:
+    """The same in one transfer to the host."""
+    own = logit_statistics(logits)
+    annealed = own.confidence if temperature == 1.0 else tempered_confidence(logits, temperature)
+    if choice is None:
+        choice = DraftChoice(own.top_token, own.margin, own.confidence)
+    parts = (own.confidence, annealed, own.entropy_nats, own.margin, *choice)
+    values: list[float] = torch.cat([part.double() for part in parts]).tolist()
+    return values
