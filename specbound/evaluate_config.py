@@ -60,7 +60,7 @@ class EvaluateConfig(SamplingConfig):
     or a log's costs.json."""
     w_max: int = 8
     """Longest draft that the oracles may issue, at least 1."""
-    rounds: int = 2
+    rounds: int = 3
     """Times that every method decodes every prompt; medians count. At least 1."""
     decision_prompts: int = 6
     """Prompts that policies decode once more with a stopwatch inside, for the time that decisions take; 0 leaves it

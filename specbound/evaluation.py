@@ -6,7 +6,7 @@ Knows no model: what was decoded comes in as timings, what was replayed as total
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class EvaluatedRow(Row):
     """In the slowest round."""
     tokens_per_second_high: float = math.nan
     """In the fastest round."""
+    speed_over_fastest: float = math.nan
+    """Tokens per second over those of the fastest plain decoding on any kernels, whose tokens may differ."""
     share_of_oracle_gain: float = math.nan
     """(speedup - 1) over (the oracle's speedup - 1)."""
     regret_to_oracle: float = math.nan
@@ -40,6 +42,10 @@ class EvaluatedRow(Row):
     """Seconds in the policy and in exit scores, per step; measured on runs of their own."""
     num_differing_tokens: int = 0
     """Places where the outputs are not plain decoding's, those that follow from a first difference included."""
+
+    def without_speedup(self) -> Self:
+        """The same row where no speed may be compared."""
+        return replace(Row.without_speedup(self), speed_over_fastest=math.nan)  # super() knows no class with slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +100,23 @@ class Evaluation:
 
     def tokens_per_second(self, method: str) -> float:
         """Over all prompts."""
-        indices = self.indices("all")
-        return float(self.tokens(method, indices).sum() / self.seconds(method, indices).sum())
+        return self.speed(method, self.indices("all"))
 
     @property
     def reference(self) -> str:
         """What speedups are over: plain decoding, or on the same kernels transformers' generate where it is faster."""
         is_peer = "transformers" in self.timings and self.exactness == "token"
         return max(("plain", "transformers") if is_peer else ("plain",), key=self.tokens_per_second)
+
+    @property
+    def fastest_plain(self) -> str:
+        """The fastest of plain decoding and transformers' generate on any kernels."""
+        names = [name for name in ("plain", PLAIN_AT_TOKEN, "transformers") if name in self.timings]
+        return max(names, key=self.tokens_per_second)
+
+    def speed(self, method: str, indices: Sequence[int]) -> float:
+        """Tokens per second on some prompts."""
+        return float(self.tokens(method, indices).sum() / self.seconds(method, indices).sum())
 
     def speed_ratio(self, method: str, other: str, indices: Sequence[int]) -> SpeedRatio:
         """One method's tokens per second over another's on some prompts."""
@@ -115,8 +130,8 @@ class Evaluation:
     def _timed_row(self, method: str, task: str) -> EvaluatedRow:
         indices = self.indices(task)
         timings = [self.timings[method][i] for i in indices]
-        seconds, tokens = self.seconds(method, indices), self.tokens(method, indices)
-        rounds = tokens.sum() / np.array([timing.runs_s for timing in timings]).sum(axis=0)
+        num_tokens = self.tokens(method, indices).sum()
+        rounds = num_tokens / np.array([timing.runs_s for timing in timings]).sum(axis=0)
         ids = {self.prompts[i].prompt_id for i in indices}
         differing = [d for d in self.differences if d.method == method and d.prompt_id in ids]
         plain = [self.timings["plain"][i] for i in indices]
@@ -128,13 +143,14 @@ class Evaluation:
             compression=self.compression,
             task=task,
             num_prompts=len(indices),
-            num_tokens=int(tokens.sum()),
-            tokens_per_second=float(tokens.sum() / seconds.sum()),
+            num_tokens=int(num_tokens),
+            tokens_per_second=self.speed(method, indices),
             outputs_equal=all(a == b for a, b in pairs) and not differing if is_comparable else None,
             num_near_ties=sum(d.is_near_tie for d in differing),
             exactness="token" if is_on_own_kernels else self.exactness,
             tokens_per_second_low=float(rounds.min()),
             tokens_per_second_high=float(rounds.max()),
+            speed_over_fastest=self.speed(method, indices) / self.speed(self.fastest_plain, indices),
             num_differing_tokens=sum(num_differing_tokens(a, b) for a, b in pairs) if is_comparable else 0,
         )
         counts = [timing.stats for timing in timings]
@@ -186,7 +202,7 @@ class Evaluation:
             share = float(of_task.seconds.sum()) / modelled if modelled else 1.0  # prefill yields one token
             seconds = self.prefill_seconds(indices) + share * self.decode_seconds(indices)
             tokens = self.tokens("plain", indices).sum()
-            reference = self.tokens(self.reference, indices).sum() / self.seconds(self.reference, indices).sum()
+            speed = float(tokens / seconds)
             rows.append(
                 EvaluatedRow(
                     method=method,
@@ -194,11 +210,12 @@ class Evaluation:
                     task=task,
                     num_prompts=len(indices),
                     num_tokens=int(tokens),
-                    tokens_per_second=float(tokens / seconds),
+                    tokens_per_second=speed,
                     tokens_per_step=of_task.tokens_per_step,
                     acceptance_rate=of_task.acceptance_rate,
                     layer_calls_per_token=of_task.layer_calls_per_token,
-                    speedup=float(tokens / seconds / reference),
+                    speedup=speed / self.speed(self.reference, indices),
+                    speed_over_fastest=speed / self.speed(self.fastest_plain, indices),
                     exactness=self.exactness,
                     simulated=True,
                 )
