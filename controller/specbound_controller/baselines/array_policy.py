@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specbound_controller.costs import WORK_NAMES
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.step_batch import Choices, StepBatch
 from specbound_controller.work import record_work
 
 _ONLY = np.zeros(1, dtype=np.int64)
 """The rows of a batch of one."""
+_NO_WORK = np.zeros((1, len(WORK_NAMES)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +31,7 @@ class Taken:
     context_length: np.ndarray
     """Committed tokens before each step. (R,)"""
     work: np.ndarray
-    """(R, W)"""
+    """(R, W), for policies with `needs_work`; others may find zeros."""
 
 
 class ArrayPolicy(ABC):
@@ -37,6 +39,8 @@ class ArrayPolicy(ABC):
 
     needs_features = False
     needs_full_signals = False
+    needs_work = False
+    """Whether `learn` reads the steps' work; live decoding counts it for those only."""
     decisions: Sequence[Decision]
     """All that it may choose."""
 
@@ -64,7 +68,8 @@ class ArrayPolicy(ABC):
         """Sees what the step did."""
         counts = (record.num_drafted, record.num_accepted, record.num_emitted, record.context_length)
         drafted, accepted, emitted, context = (np.array([count]) for count in counts)
-        self.learn(_ONLY, Taken(drafted, accepted, emitted, context, record_work(record, self.needs_features)[None]))
+        work = record_work(record, self.needs_features)[None] if self.needs_work else _NO_WORK
+        self.learn(_ONLY, Taken(drafted, accepted, emitted, context, work))
 
     def decide_batch(self, features: np.ndarray | None, rows: np.ndarray) -> Choices:
         """The decisions for the steps that some sequences begin."""

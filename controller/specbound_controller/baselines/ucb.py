@@ -22,6 +22,8 @@ class UpperConfidenceBandit(ArrayPolicy):
     some steps of that speed. Every prompt begins anew.
     """
 
+    needs_work = True
+
     def __init__(self, settings: "UcbSettings", situation: Situation) -> None:
         self._settings, self._situation = settings, situation
         scores = {"annealed": AnnealedConfidence(settings.alpha)}
