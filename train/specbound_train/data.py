@@ -3,7 +3,8 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -11,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_profiling.log import StepLog
-from specbound_profiling.trace import PromptTrace
+from specbound_profiling.trace import Branches, PromptTrace
 
 MIN_PROMPTS = 3
 """Fewest prompts to train on: two to fit and to end the fits, one to judge."""
@@ -91,14 +92,29 @@ def _sampled(
     for level in compressions:
         kept: list[PromptTrace] = []
         for shard in log.iter_shards(level):
-            kept += [trace for trace in shard if _key(trace.prompt_id, seed) < border]
+            chosen = [trace for trace in shard if _key(trace.prompt_id, seed) < border]
             if max_positions is not None:
-                border = min(border, _border(kept, seed, max_positions / len(compressions)))
+                border = min(border, _border(kept + chosen, seed, max_positions / len(compressions)))
                 kept = [trace for trace in kept if _key(trace.prompt_id, seed) < border]
+                chosen = [_copied(trace) for trace in chosen if _key(trace.prompt_id, seed) < border]
+            kept += chosen
         by_level[level] = kept
     return {
         level: [trace for trace in traces if _key(trace.prompt_id, seed) < border] for level, traces in by_level.items()
     }
+
+
+def _copied(trace: PromptTrace) -> PromptTrace:
+    """The trace with arrays of its own: as it is read, one prompt's arrays keep those of its whole shard."""
+
+    def own(value: Any) -> Any:
+        return value.copy() if isinstance(value, np.ndarray) else value
+
+    changes = {field.name: own(getattr(trace, field.name)) for field in fields(trace) if field.init}
+    if trace.branches is not None:
+        branches = trace.branches
+        changes["branches"] = Branches(**{f.name: own(getattr(branches, f.name)) for f in fields(branches) if f.init})
+    return PromptTrace(**changes)
 
 
 def _border(traces: Sequence[PromptTrace], seed: int, max_positions: float) -> float:
