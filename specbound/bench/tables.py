@@ -35,7 +35,7 @@ def label(row: BenchRow) -> str:
 def cells(row: BenchRow) -> list[str]:
     """One row in the order of `COLUMNS`."""
     is_unclaimed = math.isnan(row.speedup) and not math.isnan(row.speed_ratio)
-    interval = "–" if math.isnan(row.speedup_low) else f"{row.speedup_low:.2f} to {row.speedup_high:.2f}"
+    interval = "–" if math.isnan(row.speedup_low) else f"{row.speedup_low:.2f}–{row.speedup_high:.2f}"
     memory = "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:.0f}"
     return [
         _number(row.tokens_per_second, 1),
@@ -57,7 +57,7 @@ def totals_table(rows: Sequence[BenchRow]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("method", no_wrap=True)
     for index in NARROW:
-        table.add_column(_heading(index), justify="right")
+        table.add_column(_heading(index), justify="right", no_wrap=True)
     for row in rows:
         if row.task == "all":
             own = cells(row)
@@ -117,7 +117,7 @@ def shapes_table(rows: Sequence[BenchRow]) -> Table:
     for name in ("draft", "method"):
         table.add_column(name, no_wrap=True)
     for index in NARROW:
-        table.add_column(_heading(index), justify="right")
+        table.add_column(_heading(index), justify="right", no_wrap=True)
     for row in rows:
         own = cells(row)
         table.add_row(row.task, label(row).removesuffix(", synthetic"), *(own[index] for index in NARROW))

@@ -85,7 +85,7 @@ def tune_transformers(
             tuned.notes.append(f"{name} is left out: {type(error).__name__}: {' '.join(str(error).split())[:120]}")
             continue
         tuned.methods.append(best)
-        chosen = f"best of {len(grid)} settings on the tuning prompts" if len(grid) > 1 else "as transformers has it"
+        chosen = f"best of {len(grid)} settings on the tuning prompts" if len(grid) > 1 else "the one setting"
         tuned.notes.append(f"{name}: {best.setting}, {chosen}")
     return tuned
 
