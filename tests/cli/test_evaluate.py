@@ -117,7 +117,7 @@ def test_the_training_prompts_are_named_as_such(
         (("--policy", "best_static", "--controller", "none"), "best_static needs --policies"),
         (("--json", "/no/such/folder/x.json"), "--json must name a file in a folder that exists"),
         (("--compression", "int3"), "compression must be one of"),
-        (("--policies", "nowhere.json"), "nowhere.json"),
+        (("--controller", "none", "--policies", "nowhere.json"), "nowhere.json"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_decoded(run: Run, options: tuple[str, ...], message: str) -> None:

@@ -1,18 +1,16 @@
 """Where the policies of an evaluation come from."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from specbound.assets import demo_controller_dir
 from specbound.evaluate_config import EVALUATED_POLICIES, FIXED_POLICIES, EvaluateConfig
 from specbound.evaluate_policies import Sources, stored_static
 from specbound.policies import POLICY_NAMES
-from specbound_controller.actions import Action
-from specbound_controller.controller import Controller
+from specbound_controller.actions import Action, action_grid
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
@@ -20,13 +18,25 @@ from specbound_controller.policy import StaticPolicy
 COSTS = CostTable(dict.fromkeys(WORK_NAMES, 1e-4), "none", "made up", 0.0, 30)
 
 
-@pytest.fixture(scope="module")
-def controller() -> Controller:
-    return Controller.load(demo_controller_dir())
+@pytest.fixture
+def controller(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What an evaluation reads of a controller trained on fp32."""
+    monkeypatch.setattr("specbound.evaluate_policies.controller_policy", lambda name, *arguments: StaticPolicy((1,)))
+    monkeypatch.setattr("specbound.evaluate_policies.learned_action", lambda *arguments: Action(1, 2, 0.5, "learned"))
+    return with_summary({})
 
 
-def with_summary(controller: Controller, summary: Mapping[str, Any], **changes: Any) -> Controller:
-    return replace(controller, config=replace(controller.config, summary=summary, **changes))
+def with_summary(summary: Mapping[str, Any], static_actions: Mapping[str, Action] | None = None) -> Any:
+    return SimpleNamespace(
+        config=SimpleNamespace(
+            exit_layers=(1, 2, 3),
+            compressions=("none",),
+            actions=action_grid((1, 2, 3)),
+            alpha=0.5,
+            static_actions=static_actions or {},
+            summary=summary,
+        )
+    )
 
 
 def summary(**actions: str) -> dict[str, Any]:
@@ -38,16 +48,17 @@ def test_every_policy_but_plain_decoding_can_be_asked_for() -> None:
     assert EVALUATED_POLICIES[: len(FIXED_POLICIES)] == FIXED_POLICIES
 
 
-def test_the_setting_of_training_is_found_by_its_name(controller: Controller) -> None:
-    stored = with_summary(controller, summary(none="exit3_width6_annealed0.3_token"))
+def test_the_setting_of_training_is_found_by_its_name() -> None:
+    stored = with_summary(summary(none="exit3_width6_annealed0.3_token"))
     assert stored_static(stored, "none") == Action(3, 6, 0.3, "annealed", "token")
     assert stored_static(stored, "int8") == Action(3, 6, 0.3, "annealed", "token")  # the level that stands in
-    assert stored_static(with_summary(controller, {}), "none") is None
-    assert stored_static(with_summary(controller, summary(none="exit99_width1")), "none") is None
+    assert stored_static(with_summary({}), "none") is None
+    assert stored_static(with_summary(summary(none="exit99_width1")), "none") is None
 
 
-def test_without_a_file_there_are_the_policies_of_the_controller(controller: Controller) -> None:
-    stored = with_summary(controller, summary(none="exit2_width4"), static_actions={"none": Action(3, 1)})
+@pytest.mark.usefixtures("controller")
+def test_without_a_file_there_are_the_policies_of_the_controller() -> None:
+    stored = with_summary(summary(none="exit2_width4"), static_actions={"none": Action(3, 1)})
     sources = Sources.open(EvaluateConfig(), stored)
     choice = sources.choose("none", COSTS)
     assert list(choice.policies) == ["best_static", "best_static_learned", "controller"]
@@ -71,7 +82,7 @@ def test_without_anything_there_is_nothing() -> None:
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_decoded(
-    controller: Controller, arguments: dict[str, Any], message: str
+    controller: Any, arguments: dict[str, Any], message: str
 ) -> None:
     config = EvaluateConfig(**arguments)
     with pytest.raises(InputError, match=message):
@@ -96,7 +107,7 @@ def test_bad_options_are_refused_in_one_line(arguments: dict[str, Any], message:
 
 
 def test_the_fixed_settings_of_a_log_are_the_fastest_on_it(
-    controller: Controller, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    controller: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Seconds are made up: the grid's seventh action is fastest, its last annealed one among those that test."""
 
