@@ -153,6 +153,7 @@ HEAVY = (
         ["--help"],
         ["profile", "--help"],
         ["train-controller", "--help"],
+        ["tune", "--help"],
         ["replay", "--help"],
         ["report", "--help"],
         ["sensitivity", "--help"],
