@@ -113,6 +113,24 @@ def test_log_without_enough_data_is_refused(
     assert not (tmp_path / "controller" / "config.json").exists()
 
 
+def test_evaluate_compares_the_trained_controller_with_the_setting_of_its_training(
+    chain: dict[str, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "evaluate.json"
+    argv = ("evaluate", "--model", str(chain["model"]), "--controller", str(chain["controller"]), "--rounds", "1")
+    prompts = ("--prompts", str(chain["prompts"]), "--num-prompts", "5", "--max-new-tokens", "10", "--allow-noise")
+    assert main((*argv, *prompts, "--costs", str(chain["log"]), "--json", str(file))) == 0
+    report = json.loads(file.read_text())
+    totals = {row["method"]: row for row in report["rows"] if row["task"] == "all"}
+    assert totals["controller"]["outputs_equal"] and totals["controller"]["decision_s_per_step"] > 0
+    found = {each["other"]: each for each in report["comparisons"] if each["task"] == "all"}
+    assert set(found) == {"plain", "best_static", "best_static_learned"}
+    speeds = totals["controller"]["tokens_per_second"] / totals["best_static"]["tokens_per_second"]
+    assert found["best_static"]["ratio"] == pytest.approx(speeds)
+    assert found["plain"]["low"] <= found["plain"]["ratio"] <= found["plain"]["high"]
+    assert any("trained on, so it is flattered" in note for note in report["notes"])  # the very same prompts
+
+
 def test_demo_prints_every_method_and_writes_the_rows(
     chain: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
