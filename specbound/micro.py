@@ -5,7 +5,6 @@ quartile where it says so. Set OMP_NUM_THREADS=1 and keep the machine quiet.
 """
 
 import resource
-import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -21,9 +20,11 @@ from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.noise import gumbel_noise
 from specbound.decoding.request import Request, greedy_twin
 from specbound.decoding.sequence import Sequence as DecodedSequence
-from specbound.loading import LoadedModel, load_model
+from specbound.loading import load_model
+from specbound.micro_decoder import attention, cache, overhead, signals
 from specbound.micro_replay import replay
 from specbound.micro_rollouts import rollouts
+from specbound.micro_timing import demo_prompts, interleaved
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.log import LogWriter
 from specbound_profiling.loops import LOOP_NGRAM
@@ -48,7 +49,7 @@ def noise(vocab_sizes: Sequence[int] = (4096, 32768, 131072), num_rounds: int = 
         token_ids = torch.arange(size)
         top = scores.masked_fill(scores < scores.topk(50).values[:, -1:], -torch.inf)
 
-        medians = _interleaved(
+        medians = interleaved(
             {
                 "noise": partial(gumbel_noise, 0, 7, token_ids),
                 "choice": partial(_choose, scores),
@@ -84,7 +85,7 @@ def coupling(
     shared, with noise of its own (the sum of p q), drafting the exit's most probable token (p of it), and the most that
     any way to draft could reach (the sum of min(p, q), which the accept rule of speculative sampling attains).
     """
-    loaded, prompts = _prompts(model, num_prompts, max_new_tokens)
+    loaded, prompts = demo_prompts(model, num_prompts, max_new_tokens)
     decoder = SpecBoundDecoder(greedy_twin(loaded.model, has_end=False))
     totals = torch.zeros(len(exit_layers), 4, dtype=torch.float64)
     num_positions = 0
@@ -134,7 +135,7 @@ def batches(
     num_rounds: int = 5,
 ) -> None:
     """Tokens per second of a batch: transformers' generate, plain decoding in our loop, a fixed draft."""
-    loaded, prompts = _prompts(model, max(sizes), max_new_tokens)
+    loaded, prompts = demo_prompts(model, max(sizes), max_new_tokens)
     twin = greedy_twin(loaded.model, has_end=False)
     twin.generation_config.pad_token_id = 0
     plain = SpecBoundDecoder(twin, record_steps=False)
@@ -148,7 +149,7 @@ def batches(
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": max_new_tokens}
-        seconds = _interleaved(
+        seconds = interleaved(
             {
                 "transformers": partial(twin.generate, **inputs),
                 "plain": partial(plain.generate, **inputs),
@@ -176,14 +177,14 @@ def exactness(
     print("| compression | plain, token | plain, bitwise | draft, token | draft, bitwise | draft / plain, bitwise |")
     print("|---|---|---|---|---|---|")
     for compression in compressions:
-        loaded, prompts = _prompts(model, num_prompts, max_new_tokens, compression)
+        loaded, prompts = demo_prompts(model, num_prompts, max_new_tokens, compression)
         twin = greedy_twin(loaded.model, has_end=False)
         calls = {}
         for policy_name, policy in (("plain", None), ("draft", StaticPolicy((exit_layer,), 0.0, width))):
             for level in ("token", "bitwise"):
                 decoder = SpecBoundDecoder(twin, policy, compression, record_steps=False, exactness=level)
                 calls[policy_name, level] = partial(_decode_all, decoder, prompts, max_new_tokens)
-        seconds = _interleaved(calls, num_rounds)
+        seconds = interleaved(calls, num_rounds)
         speeds = {name: len(prompts) * max_new_tokens / each for name, each in seconds.items()}
         ratio = speeds["draft", "bitwise"] / speeds["plain", "bitwise"]
         print(
@@ -200,7 +201,7 @@ def _decode_all(decoder: SpecBoundDecoder, prompts: Sequence[Tensor], max_new_to
 
 def long_run(model: str = "demo", exit_layer: int = 2, width: int = 2, room: int = 0) -> None:
     """Milliseconds per token and cache size as the context grows to the model's maximum length."""
-    loaded, prompts = _prompts(model, 1, 8)
+    loaded, prompts = demo_prompts(model, 1, 8)
     decoder = SpecBoundDecoder(
         greedy_twin(loaded.model, has_end=False), StaticPolicy((exit_layer,), 0.0, width), record_steps=False
     )
@@ -243,7 +244,7 @@ def recording(
     header = ["compression", "exactness", "tokens", "plain", "recording", *(f"roll-outs {r:g}" for r in rollout_rates)]
     print(f"| {' | '.join(header)} |\n{'|---' * len(header)}|")
     for compression in compressions:
-        loaded, prompts = _prompts(model, num_prompts, max_new_tokens, compression)
+        loaded, prompts = demo_prompts(model, num_prompts, max_new_tokens, compression)
         level = "token" if compression == "none" else "bitwise"
         plain = SpecBoundDecoder(greedy_twin(loaded.model), None, compression, record_steps=False, exactness=level)
         for is_sampled in (False, True):
@@ -257,7 +258,7 @@ def recording(
             }
             for rate in (0.0, *rollout_rates):
                 calls[f"{rate:g}"] = partial(_record_all, recorder, prompts, RolloutSettings(rate, 8))
-            first, *others = _interleaved(calls, num_rounds, step_clock(plain.adapter.device)).values()
+            first, *others = interleaved(calls, num_rounds, step_clock(plain.adapter.device)).values()
             cells = [compression, level, "sampled" if is_sampled else "greedy", f"{sum(lengths) / first:.0f} tokens/s"]
             print(f"| {' | '.join([*cells, *(f'{each / first:.2f}x' for each in others)])} |", flush=True)
 
@@ -303,30 +304,6 @@ def recording_memory(model: str = "demo", max_new_tokens: int = 32, sizes: Seque
             print(f"| {size} | {pages * resource.getpagesize() / 2**20:.0f} MiB |", flush=True)
 
 
-def _interleaved(
-    calls: Mapping[K, Callable[[], object]], num_rounds: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[K, float]:
-    """Median seconds of each call, one after the other, again and again, each once before the clock counts."""
-    for call in calls.values():
-        call()
-    seconds: dict[K, list[float]] = {name: [] for name in calls}
-    for _ in range(num_rounds):
-        for name, call in calls.items():
-            started = clock()
-            call()
-            seconds[name].append(clock() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def _prompts(
-    model: str, num_prompts: int, max_new_tokens: int, compression: str = "none"
-) -> tuple[LoadedModel, list[Tensor]]:
-    """A model and evaluation prompts of the demonstration, (1, T) each."""
-    loaded = load_model(model, compression)
-    texts = load_prompts("demo:evaluate", num_prompts)
-    return loaded, tokenize_prompts(texts, loaded, ModelAdapter(loaded.model), max_new_tokens)
-
-
 MEASUREMENTS: dict[str, Any] = {
     "noise": noise,
     "coupling": coupling,
@@ -337,6 +314,10 @@ MEASUREMENTS: dict[str, Any] = {
     "recording-memory": recording_memory,
     "rollouts": rollouts,
     "replay": replay,
+    "overhead": overhead,
+    "signals": signals,
+    "attention": attention,
+    "cache": cache,
 }
 
 if __name__ == "__main__":

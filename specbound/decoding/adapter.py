@@ -6,6 +6,7 @@ Knows nothing of drafts and policies. Never changes the model, its config or its
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ class ModelAdapter:
         self._normalise = lean_norm(self.final_norm) if self._lean else self.final_norm
         self._project = lean_projection(self.head) if self._lean else self.head
         is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
-        self._embeds_rows = is_table and self.position_table is None
+        self._embedding_rows: Any = self.embedding.weight if is_table and self.position_table is None else None
 
     @torch.inference_mode()
     def _compare_lean(self) -> bool:
@@ -179,10 +180,10 @@ class ModelAdapter:
 
     def embed_token(self, token: int, position: int) -> Tensor:
         """Hidden state before the first layer of one token. (1, 1, D), which may be a view of the embedding."""
-        if not self._embeds_rows:
+        if self._embedding_rows is None:
             return self.embed(torch.tensor([[token]], device=self.device), position)
         self._extend_positions(position + 1)
-        return self.embedding.weight[token : token + 1].unsqueeze(0)  # no operation, and no copy to a device
+        return self._embedding_rows[token : token + 1].unsqueeze(0)  # no operation, and no copy to a device
 
     def embed_rows(self, token_ids: Tensor, positions: Sequence[int]) -> Tensor:
         """Hidden states before the first layer of one token per row, each at its own position. (B,) -> (B, 1, D)"""
@@ -211,7 +212,7 @@ class ModelAdapter:
         num_new = hidden.shape[1]
         lean = self._lean if num_new == 1 or (position > 0 and num_new <= MAX_MASK_TABLE_ROWS) else []
         kinds = set(self.kinds[first:last])
-        group = lean[0].group if lean else 1
+        group = lean[0].packed_heads if lean else 1
         masks = {kind: self._mask(kind, position, num_new, group) for kind in kinds}
         if lean:
             tables = self._rows_of(self._lean_tables, position, num_new)
@@ -234,7 +235,7 @@ class ModelAdapter:
         try:
             if not self._lean:
                 return self._run_modules(hidden, first, last, cache, call.positions, tables, masks)
-            group = self._lean[0].group
+            group = self._lean[0].packed_heads
             packed = {kind: mask if mask is None else pack_mask(mask, group) for kind, mask in masks.items()}
             return self._run_lean(hidden, first, last, cache, tables, packed)
         finally:

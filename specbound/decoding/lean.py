@@ -2,7 +2,8 @@
 
 On a CPU a thin layer spends as long between its matrix products as in them. One row gets bitwise what the modules
 give it; several rows share one attention call per key-value head, without the copies of keys and values that
-transformers makes for every query head, and get the same but for rounding. Knows one layer; nothing of drafts.
+transformers makes for every query head, and get the same but for rounding. A row-stable twin's layers keep its
+projections, activations and attention. Knows one layer; nothing of drafts.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from specbound.decoding.cache import DecodeCache
 
@@ -18,6 +20,8 @@ from specbound.decoding.cache import DecodeCache
 
 LEAN_MODULES = tuple(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "mistral", "qwen2", "qwen3"))
 """Where layers of this shape are defined."""
+ROW_STABLE_ATTENTION = "specbound_row_stable"
+"""The attention of row-stable twins, by the name under which transformers knows it."""
 PROBE_POSITION, PROBE_ROWS = 7, 3
 PROBE_TOLERANCE = 256
 """Most difference of several rows from the modules' result, in units of rounding of the largest value."""
@@ -30,8 +34,12 @@ class LeanLayer:
         attention, mlp = layer.self_attn, layer.mlp
         self.index: int = attention.layer_idx
         self.head_width: int = attention.head_dim
-        self.group: int = attention.num_key_value_groups
-        """Query heads of one key-value head."""
+        kernel = attention.config._attn_implementation
+        self.attend = ALL_ATTENTION_FUNCTIONS[kernel] if kernel == ROW_STABLE_ATTENTION else None
+        self.attention = attention
+        self.is_grouped: bool = attention.num_key_value_groups > 1
+        self.packed_heads: int = attention.num_key_value_groups if self.attend is None else 1
+        """Query heads that share a row's place in the mask."""
         self.scaling: float = attention.scaling
         self.attention_norm, self.mlp_norm = lean_norm(layer.input_layernorm), lean_norm(layer.post_attention_layernorm)
         self.query, self.key, self.value, self.output = (
@@ -41,6 +49,8 @@ class LeanLayer:
         self.query_norm = lean_norm(attention.q_norm) if hasattr(attention, "q_norm") else None
         self.key_norm = lean_norm(attention.k_norm) if hasattr(attention, "k_norm") else None
         self.gate, self.up, self.down = (lean_projection(m) for m in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        is_silu = type(mlp.act_fn).__name__ in ("SiLUActivation", "SiLU") and is_bare(mlp.act_fn)
+        self.activate: Callable[[Tensor], Tensor] = silu if is_silu else mlp.act_fn
 
     def __call__(
         self, rows: Tensor, batch_size: int, cos: Tensor, signed_sin: Tensor, mask: Tensor | None, cache: DecodeCache
@@ -48,7 +58,7 @@ class LeanLayer:
         """Runs the layer and appends to its cache. rows: (R, D) -> (R, D).
 
         cos, signed_sin: (1 or B, n, 1, d), as `signed` gives the sine.
-        mask: additive, packed by `pack_mask` (1 or B, 1, n * H/G, K); None where a single token sees all keys.
+        mask: additive, packed by `pack_mask` (1 or B, 1, n * packed_heads, K); None where one token sees all keys.
         """
         width = self.head_width
         heads = (batch_size, rows.shape[0] // batch_size, -1, width)
@@ -61,15 +71,17 @@ class LeanLayer:
         turned = (turned * cos).add_(turned.roll(width // 2, -1).mul_(signed_sin))  # two halves change places
         query, key = torch.split_with_sizes(turned, (num_heads, key.shape[2]), 2)
         keys, values = cache.update(key.transpose(1, 2), self.value(x).view(heads).transpose(1, 2), self.index)
-        if mask is None:  # as transformers calls it
+        if self.attend is not None:
+            seen, _ = self.attend(self.attention, query.transpose(1, 2), keys, values, mask, scaling=self.scaling)
+        elif mask is None:  # as transformers calls it
             seen = scaled_dot_product_attention(
-                query.transpose(1, 2), keys, values, scale=self.scaling, enable_gqa=self.group > 1
+                query.transpose(1, 2), keys, values, scale=self.scaling, enable_gqa=self.is_grouped
             )
         else:
             seen = packed_attention(query, keys, values, mask, self.scaling)
         rows = rows + self.output(seen.reshape(rows.shape[0], num_heads * width))
         x = self.mlp_norm(rows)
-        return self.down(silu(self.gate(x)).mul_(self.up(x))).add_(rows)
+        return self.down(self.activate(self.gate(x)) * self.up(x)) + rows
 
 
 def packed_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
@@ -119,11 +131,11 @@ def is_bare(module: Any) -> bool:
 
 
 def is_lean(layer: Any) -> bool:
-    """Whether a layer has the shape, is as transformers defines it, and lies on the CPU."""
+    """Whether a layer has the shape, is as transformers defines it or row-stable, and lies on the CPU."""
     family = type(layer).__module__
-    if family not in LEAN_MODULES or layer.self_attn.config._attn_implementation != "sdpa":
+    if family not in LEAN_MODULES or layer.self_attn.config._attn_implementation not in ("sdpa", ROW_STABLE_ATTENTION):
         return False
     parts = [layer, layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm]
     is_family = all(type(part).__module__ == family and is_bare(part) for part in parts)
-    is_silu = type(layer.mlp.act_fn).__name__ in ("SiLUActivation", "SiLU") and is_bare(layer.mlp.act_fn)
-    return is_family and is_silu and layer.input_layernorm.weight.device.type == "cpu"
+    is_hooked = any(module._forward_hooks or module._forward_pre_hooks for module in layer.modules())
+    return is_family and not is_hooked and layer.input_layernorm.weight.device.type == "cpu"

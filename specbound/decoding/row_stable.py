@@ -20,11 +20,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from specbound.decoding.adapter import ModelAdapter, name_of
+from specbound.decoding.lean import ROW_STABLE_ATTENTION
 from specbound_controller.errors import UnsupportedModelError
 
 # B sequences, n new tokens, R = B * n rows, H heads, D width of a head, K inputs or keys, N outputs, V vocabulary
 
-ATTENTION_NAME = "specbound_row_stable"
 MAX_BLOCK_ROWS = 8
 """Most rows of one matrix product; from 14 on AVX-512 kernels of fp32 change once more."""
 NUM_PROBES = 4
@@ -51,7 +51,7 @@ def row_stable_model(model: PreTrainedModel) -> PreTrainedModel:
     places = sorted({str(parameter.device) for parameter in model.parameters()})
     if len(places) > 1:
         raise UnsupportedModelError(f"{name_of(model)} is on {', '.join(places)}: bitwise exactness needs one device")
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, row_stable_attention)
+    ALL_ATTENTION_FUNCTIONS.register(ROW_STABLE_ATTENTION, row_stable_attention)
     twin = _Twins(name_of(model)).of(model)
     assert isinstance(twin, PreTrainedModel)  # a copy is of the same class
     return twin
@@ -89,7 +89,7 @@ class _Twins:
         if is_attention:
             twin.__dict__["own_config"] = module.config
             twin.__dict__["config"] = config = copy.copy(module.config)
-            config._attn_implementation = ATTENTION_NAME
+            config._attn_implementation = ROW_STABLE_ATTENTION
         return twin
 
     def _forward_of(self, module: nn.Module) -> Callable[[Tensor], Tensor] | None:

@@ -34,7 +34,7 @@ class RowStatistics(NamedTuple):
 
 def logit_statistics(logits: Tensor) -> LogitStatistics:
     """Confidence, entropy and top-2 margin of each row. logits: (n, V)"""
-    scores = logits.float()
+    scores = logits.detach().float()
     if scores.device.type == "cpu":
         tokens, *values = zip(*_cpu_statistics(scores), strict=True)
         return LogitStatistics(torch.tensor(tokens), *(torch.tensor(column) for column in values))
@@ -48,7 +48,7 @@ def logit_statistics(logits: Tensor) -> LogitStatistics:
 def row_statistics(logits: Tensor) -> RowStatistics:
     """The statistics of one row on the host, in one transfer. logits: (1, V)"""
     if logits.device.type == "cpu":
-        return _cpu_statistics(logits.float())[0]
+        return _cpu_statistics(logits.detach().float())[0]
     token, *values = torch.cat([part.double() for part in logit_statistics(logits)]).tolist()
     return RowStatistics(int(token), *values)
 
@@ -71,7 +71,7 @@ def best_tokens(logits: Tensor) -> list[int]:
     """The most probable token of each row, of equals the first. (n, V) -> n tokens"""
     if logits.device.type != "cpu":
         return logits.argmax(-1).tolist()
-    best: np.ndarray = logits.float().numpy().argmax(-1)  # float keeps order and ties of 16 bits
+    best: np.ndarray = logits.detach().float().numpy().argmax(-1)  # float keeps order and ties of 16 bits
     return best.tolist()
 
 

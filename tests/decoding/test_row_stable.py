@@ -197,6 +197,7 @@ def test_self_test_reaches_past_a_small_sliding_window() -> None:
         return output * (1.5 if late else 1.0), weights
 
     attend.__dict__["forward"] = damaged
+    adapter.refresh()
     with pytest.raises(UnsupportedModelError):
         check_row_stable(adapter)
 
