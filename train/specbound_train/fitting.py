@@ -41,7 +41,7 @@ from specbound_train.summary import TrainSummary
 
 MAX_SCORE_STEPS = 16_000
 """Most steps whose drafts the exit score is fitted on; a random choice of more. Each holds several drafts per exit."""
-MAX_ROUND_STEPS = 40_000
+MAX_ROUND_STEPS = 25_000
 """Most steps of one round that the step policy is fitted on; a random choice of more."""
 STABLE = 0.005
 """Relative change of the replayed speed below which collecting ends."""

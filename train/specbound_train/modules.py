@@ -24,6 +24,8 @@ from specbound_controller.mlp import Mlp, standardised
 
 MAX_BATCH_ROWS = 1024
 """Rows of one optimiser step: with the bound on the steps, what bounds the time of a fit on a large log."""
+MAX_HELD_OUT_ROWS = 8192
+"""Held-out rows that say when a fit ends; a random choice of more."""
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -41,7 +43,7 @@ class Rows:
     """Which targets count. (R, O) bool"""
 
     def subset(self, chosen: np.ndarray) -> "Rows":
-        """Some of the rows. chosen: (R,) bool"""
+        """Some of the rows. chosen: (R,) bool, or indices"""
         return Rows(self.inputs[chosen], self.targets[chosen], self.is_known[chosen])
 
 
@@ -182,6 +184,9 @@ class RowsModule(lightning.LightningDataModule):
     def __init__(self, rows: Rows, tune: Rows, seed: int) -> None:
         super().__init__()
         self._batches = _Batches(rows, min(MAX_BATCH_ROWS, max(32, len(rows.inputs) // 16)), seed)
+        if len(tune.inputs) > MAX_HELD_OUT_ROWS:
+            chosen = np.random.default_rng(seed).choice(len(tune.inputs), MAX_HELD_OUT_ROWS, replace=False)
+            tune = tune.subset(np.sort(chosen))
         self._held_out = _Batches(tune, max(1, len(tune.inputs)), 0)
 
     @property
