@@ -40,7 +40,7 @@ def controller_card(config: ControllerConfig) -> str:
                 "compression levels": ", ".join(config.compressions)
                 + (" (its networks are not told which)" if config.without_compression else ""),
                 "actions": len(config.actions),
-                "parameters' seed": config.seed,
+                "seed of training": config.seed,
                 "versions": ", ".join(f"{name} {version}" for name, version in config.versions.items()) or "–",
             }
         ),

@@ -49,7 +49,7 @@ def importance_png(values: Importance) -> bytes:
         color=_RED,
         ecolor="#888888",
     )
-    right.set_title("step policy: loss gained by shuffling", fontsize=9)
+    right.set_title("step policy: growth of its loss by shuffling", fontsize=9)
     right.set_xlabel("nats per target, validation prompts", fontsize=8)
     for axes in (left, right):
         axes.tick_params(labelsize=7)
