@@ -57,8 +57,11 @@ class FeatureBatch:
         self._steps_since_draft[own] = 0
         self._draft[own] = steps.draft_signals[has_draft]
 
-    def vectors(self, rows: np.ndarray, lookup_length: np.ndarray) -> np.ndarray:
-        """Features of the steps that some sequences begin now. (R,), (R,) -> (R, F) float32"""
+    def vectors(self, rows: np.ndarray, lookups: np.ndarray) -> np.ndarray:
+        """Features of the steps that some sequences begin now. (R,) -> (R, F) float32
+
+        lookups: length, probability and recency of what the context says. (R, 3)
+        """
         fast, slow, context = self._fast[rows], self._slow[rows], self._context[rows]
         features = np.empty((len(rows), len(FEATURE_NAMES)))
         features[:, :7] = self._last[rows]
@@ -72,6 +75,7 @@ class FeatureBatch:
         features[:, 18:23] = self._draft[rows]
         features[:, 23] = np.log1p(context - self._first_context[rows])
         features[:, 24] = np.log1p(context)
-        features[:, 25] = np.log1p(lookup_length)
-        features[:, 26:] = self._compression
+        features[:, 25] = np.log1p(lookups[:, 0])
+        features[:, 26:28] = lookups[:, 1:]
+        features[:, 28:] = self._compression
         return features.astype(np.float32)

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from specbound_controller.compression import COMPRESSIONS
+from specbound_controller.lookup import NOTHING, Lookup
 from specbound_controller.records import StepRecord
 
 FEATURE_NAMES = (
@@ -38,6 +39,8 @@ FEATURE_NAMES = (
     "log_position",
     "log_context_length",
     "log_lookup_length",
+    "lookup_probability",
+    "lookup_recency",
     *(f"compression_{name}" for name in COMPRESSIONS),
 )
 """Names of the step features, in the order of a feature vector. (F,)"""
@@ -99,10 +102,10 @@ class FeatureState:
         self._steps_since_draft = 0
         self._draft = _draft_signals(record)
 
-    def vector(self, lookup_length: int = 0) -> np.ndarray:
+    def vector(self, lookup: Lookup = NOTHING) -> np.ndarray:
         """Features of the step that begins now, in the order of `FEATURE_NAMES`. (F,) float32
 
-        lookup_length: how many of the newest tokens the context matches (`ContextLookup.find`).
+        lookup: what the context says comes next.
         """
         fast, slow = self._fast, self._slow
         return np.array(
@@ -118,7 +121,9 @@ class FeatureState:
                 *self._draft,
                 math.log1p(self._context - self._first_context),
                 math.log1p(self._context),
-                math.log1p(lookup_length),
+                math.log1p(lookup.length),
+                lookup.probability,
+                lookup.recency,
                 *self._compression,
             ),
             dtype=np.float32,

@@ -5,8 +5,9 @@ lookup (Saxena, 2023), n-gram drafting in vLLM; here it is one more exit, with a
 Knows tokens only. One definition for profiling, training and decoding.
 """
 
+import math
 from collections.abc import Sequence
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -18,6 +19,37 @@ MAX_CANDIDATES = 16
 """Earlier places compared at most, the latest first: what a lookup costs does not grow with the context."""
 NO_TOKEN = -1
 """The draft token where nothing was found; no token of a vocabulary."""
+
+
+class Lookup(NamedTuple):
+    """What the context says comes next."""
+
+    token: int
+    """`NO_TOKEN` where it says nothing."""
+    length: int
+    """How many of the newest tokens were matched; 0 where nothing was found."""
+    probability: float
+    """Share of the places looked at that the token followed."""
+    entropy_nats: float
+    """Of what followed at those places."""
+    margin: float
+    """Logarithm of how much more often the token followed than the most frequent other one (half a time more each)."""
+    recency: float
+    """Minus the logarithm of how many tokens ago the match was followed."""
+
+
+NOTHING = Lookup(NO_TOKEN, 0, 0.0, 0.0, 0.0, 0.0)
+"""Where the context says nothing."""
+
+
+def _lookup(token: int, length: int, counts: dict[int, int], distance: int) -> Lookup:
+    """counts: token -> places that it followed."""
+    total, own = sum(counts.values()), counts[token]
+    rival = max((number for other, number in counts.items() if other != token), default=0)
+    entropy = 0.0
+    if rival:
+        entropy = -sum(number / total * math.log(number / total) for number in counts.values())
+    return Lookup(token, length, own / total, entropy, math.log((own + 0.5) / (rival + 0.5)), -math.log(distance))
 
 
 class _Places:
@@ -58,11 +90,11 @@ class ContextLookup:
         self._num_committed = 0
         self._ones, self._twos = _Places(1), _Places(2)
 
-    def find(self, committed: Sequence[int], drafted: Sequence[int] = ()) -> tuple[int, int]:
-        """The token that the context says comes next, and how many of the newest tokens it was matched by.
+    def find(self, committed: Sequence[int], drafted: Sequence[int] = ()) -> Lookup:
+        """What followed the newest tokens before.
 
-        Of at most `MAX_CANDIDATES` places where the two newest tokens stood, the one that most tokens match, the latest
-        of equals; failing that, the last place where the newest one stood; (`NO_TOKEN`, 0) where there is none.
+        Of at most `MAX_CANDIDATES` places, the latest ones, where the two newest tokens stood (failing that, where the
+        newest one stood), the one that most tokens match; the latest of equals.
 
         Args:
             committed: tokens of prompt and output; those of an earlier call are its beginning.
@@ -70,21 +102,28 @@ class ContextLookup:
         """
         self._hold(committed, drafted)
         tokens, count = self._tokens, len(self._tokens)
-        place, longest = self._twos.latest(tokens), 0
-        if place < 0 or count < 2:
-            place = self._ones.latest(tokens)
-            return (tokens[place], 1) if place >= 0 else (NO_TOKEN, 0)
-        best = place
+        places, shortest = self._twos, 2
+        place = places.latest(tokens) if count >= 2 else -1
+        if place < 0:
+            places, shortest = self._ones, 1
+            place = places.latest(tokens)
+        if place < 0:
+            return NOTHING
+        best, longest = place, 0
+        counts: dict[int, int] = {}
         for _ in range(MAX_CANDIDATES):
-            length = 2
-            while length < min(MAX_MATCH, place) and tokens[place - 1 - length] == tokens[count - 1 - length]:
-                length += 1
-            if length > longest:
-                best, longest = place, length
-            place = self._twos.before[place]
-            if longest == MAX_MATCH or place < 0:
+            token = tokens[place]
+            counts[token] = counts.get(token, 0) + 1
+            if longest < MAX_MATCH:
+                length, most = shortest, min(MAX_MATCH, place)
+                while length < most and tokens[place - 1 - length] == tokens[count - 1 - length]:
+                    length += 1
+                if length > longest:
+                    best, longest = place, length
+            place = places.before[place]
+            if place < 0:
                 break
-        return tokens[best], longest
+        return _lookup(tokens[best], longest, counts, count - best)
 
     def _hold(self, committed: Sequence[int], drafted: Sequence[int]) -> None:
         """Makes the index that of `committed + drafted`: takes back what differs, appends what is new."""

@@ -39,6 +39,8 @@ class ExitSignals:
     """The token that the context says comes next; `NO_TOKEN` where it says nothing, or where nobody asked."""
     lookup_length: int = 0
     """How many of the newest tokens that was matched by."""
+    lookup_probability: float = 0.0
+    """Share of the places in the context that say so."""
 
     @property
     def lookup_agreement(self) -> int:
@@ -51,7 +53,9 @@ class ExitSignals:
 class ExitScore(Protocol):
     """Scores one exit: a pure function of its signals and of the features of the step.
 
-    At exit layer 0 confidence stands for the length of the match (`lookup_confidence`), 0 where nothing was found.
+    At exit layer 0 the signals are those of a `Lookup`: confidence stands for the length of the match
+    (`lookup_confidence`, 0 where nothing was found), the draft's probability, entropy and margin are those among the
+    places that were looked at, and the noised margin is the recency of the match.
     """
 
     @property

@@ -23,6 +23,7 @@ SIGNAL_NAMES = (
     "lookup_agreement",
     "log_lookup_length",
     "signed_log_lookup_length",
+    "signed_lookup_probability",
 )
 """Names of the signals that the score reads, before one flag for each exit layer and the step features. (S,)"""
 
@@ -40,6 +41,7 @@ def signal_array(
     draft_index: np.ndarray,
     lookup_agreement: np.ndarray,
     lookup_length: np.ndarray,
+    lookup_probability: np.ndarray,
 ) -> np.ndarray:
     """Signals in the order of `SIGNAL_NAMES`, from arrays of one shape. (...) each -> (..., S) float32"""
     probability = np.clip(np.asarray(confidence, dtype=np.float64), _MIN_PROBABILITY, 1.0 - _MIN_PROBABILITY)
@@ -53,6 +55,7 @@ def signal_array(
     signals[..., 6] = lookup_agreement
     signals[..., 7] = np.log1p(lookup_length)
     signals[..., 8] = signals[..., 6] * signals[..., 7]
+    signals[..., 9] = signals[..., 6] * lookup_probability
     return signals
 
 
@@ -70,6 +73,7 @@ def signal_values(signals: ExitSignals) -> tuple[float, ...]:
         agreement,
         log_length,
         agreement * log_length,
+        agreement * signals.lookup_probability,
     )
 
 
@@ -124,7 +128,8 @@ class LearnedScore:
         logits = self.mlp(inputs)[..., 0].astype(np.float64)
         exit_index = self.exit_layers.index(exit_layer)
         values: np.ndarray = 0.5 * (np.tanh(0.5 * (self.slopes[exit_index] * logits + self.offsets[exit_index])) + 1.0)
-        return values * ((exit_layer != LOOKUP_EXIT) | (signals[..., _LOG_LENGTH] > 0))
+        values *= (exit_layer != LOOKUP_EXIT) | (signals[..., _LOG_LENGTH] > 0)
+        return values
 
     def probabilities_at(self, signals: np.ndarray, exit_layers: np.ndarray, features: np.ndarray) -> np.ndarray:
         """The same where each row has an exit layer of its own. signals: (R, S), exit_layers: (R,), features: (R, F)"""
@@ -133,8 +138,9 @@ class LearnedScore:
         flags[np.arange(len(signals)), exit_index] = 1.0
         logits = self.mlp(np.concatenate((signals, flags, features), axis=1, dtype=np.float32))[:, 0]
         logits = np.array(self.slopes)[exit_index] * logits.astype(np.float64) + np.array(self.offsets)[exit_index]
-        values: np.ndarray = 0.5 * (np.tanh(0.5 * logits) + 1.0)
-        return values * ((exit_layers != LOOKUP_EXIT) | (signals[:, _LOG_LENGTH] > 0))
+        is_found = (exit_layers != LOOKUP_EXIT) | (signals[:, _LOG_LENGTH] > 0)
+        values: np.ndarray = 0.5 * (np.tanh(0.5 * logits) + 1.0) * is_found
+        return values
 
 
 def score_inputs(signals: np.ndarray, exit_index: int, num_exits: int, features: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ def play_rounds(
         row, prompts = row[runs], prompts[runs]
         if not len(row):
             return
-        features = state.vectors(prompts, batch.lookup_lengths[row]) if policy.needs_features else None
+        features = state.vectors(prompts, batch.lookups[row]) if policy.needs_features else None
         choices = policy.decide_batch(features, prompts)
         wanted = choices.wants_full_signals
         draws = player.play(row, choices.decision, features, wanted)

@@ -32,22 +32,23 @@ def exit_signals(sources: Sequence[PromptTrace] | Sequence[Branches], exit_layer
         column("noised_margin"),
         column("draft_probability"),
         np.zeros_like(confidence),
-        *_lookup_signals(column("draft_token"), confidence, exit_layers),
+        *_lookup_signals(column("draft_token"), confidence, column("draft_probability"), exit_layers),
     )
 
 
 def _lookup_signals(
-    draft_token: np.ndarray, confidence: np.ndarray, exit_layers: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Agreement of each exit with the context, and the length of the match; zeros where it was not recorded. 2 x (N, E)
+    draft_token: np.ndarray, confidence: np.ndarray, probability: np.ndarray, exit_layers: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Agreement of each exit with the context, length of the match and probability; zeros where the context was not
+    recorded. 3 x (N, E)
 
-    draft_token, confidence: (N, E)
+    draft_token, confidence, probability: of the exits. (N, E) each
     """
     if exit_layers[0] != LOOKUP_EXIT:
-        return np.zeros(draft_token.shape), np.zeros(draft_token.shape)
+        return (np.zeros(draft_token.shape),) * 3
     length = np.broadcast_to(lookup_length(confidence[:, :1]), draft_token.shape)
     agreement = np.where(draft_token == draft_token[:, :1], 1, -1) * (length > 0)
-    return agreement, length
+    return agreement, length, np.broadcast_to(probability[:, :1], draft_token.shape)
 
 
 def position_scores(

@@ -58,8 +58,8 @@ class TraceBatch:
         """(N, E)"""
         self.has_eos = np.repeat([bool(t.eos_tokens) for t in traces], lengths)
         """Whether a draft of the row's trace may be an end token. (N,)"""
-        self.lookup_lengths = np.concatenate([t.lookup_lengths for t in traces])
-        """How many of the newest tokens the context matched. (N,)"""
+        self.lookups = np.concatenate([t.lookups for t in traces])
+        """Length, probability and recency of what the context says. (N, 3)"""
         self.branches = BranchBatch(self)
 
     @property

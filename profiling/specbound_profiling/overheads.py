@@ -49,7 +49,7 @@ def overhead_seconds(
     exit_layer, lookup = exit_layers[-1], ContextLookup()
     signals, state = read_signals(logits, exit_layer, 0, TEMPERATURE), FeatureState("none")
     tokens = [number % 7 for number in range(NUM_CONTEXT)]
-    features = state.vector(*lookup.find(tokens)[1:])
+    features = state.vector(lookup.find(tokens))
     policy = controller.policy(CostTable(dict.fromkeys(WORK_NAMES, 1.0), "none", "", 0.0, 0), "none")
     record = StepRecord(
         9, 3, 2, 3, (1,) * 3, (0.5,) * 3, (0.5,) * 3, (0.5,) * 3, "width", {1: 9}, {1: 4}, 3, 0.5, 1.0, 1.0
@@ -58,7 +58,7 @@ def overhead_seconds(
     def decide() -> None:
         policy.observe(record)
         state.update(record)
-        policy.best_action(state.vector(lookup.find(tokens)[1]))
+        policy.best_action(state.vector(lookup.find(tokens)))
 
     calls: dict[str, Callable[[], object]] = {
         "arg max": lambda: int(logits.argmax(-1)),

@@ -25,7 +25,7 @@ from specbound.decoding.sequence import Sequence as DecodedSequence
 from specbound.decoding.sequence import draft_choice
 from specbound.decoding.signals import logit_statistics
 from specbound.decoding.step import DraftChoice
-from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, ContextLookup, lookup_confidence
+from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, ContextLookup, Lookup, lookup_confidence
 from specbound_profiling.loops import LoopDetector
 from specbound_profiling.rollout import RolloutSettings, branch_logits, run_exits
 from specbound_profiling.trace import DEFAULT_TEMPERATURES, Branches, PromptTrace
@@ -147,8 +147,8 @@ class _ExitReader:
         self.lookup = ContextLookup()
         self.context = list(request.prompt)
         """Prompt and output so far."""
-        self.found: list[tuple[int, int]] = []
-        """What the context says at positions not read yet: token and length of the match."""
+        self.found: list[Lookup] = []
+        """What the context says at positions not read yet."""
         self.block = max(1, BLOCK_LOGITS // (adapter.vocab_size * len(self.read_layers)))
         self.token_ids = torch.arange(adapter.vocab_size, device=adapter.device)
         self.states: list[Tensor] = []
@@ -187,7 +187,7 @@ class _ExitReader:
         self.states, self.full_logits, self.tokens, self.found = [], [], [], []
 
     def _with_lookups(
-        self, columns: dict[str, np.ndarray], found: Sequence[tuple[int, int]], labels: np.ndarray | None = None
+        self, columns: dict[str, np.ndarray], found: Sequence[Lookup], labels: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """The same columns with those of exit layer 0 before them, where it is recorded."""
         if not self.num_lookups:
@@ -236,7 +236,7 @@ class _ExitReader:
         rows: list[Tensor] = []
         choices: list[DraftChoice | None] = []
         drafted: list[int] = []
-        found: list[tuple[int, int]] = []
+        found: list[Lookup] = []
         while len(rows) < length and token != NO_TOKEN and token not in self.request.eos_token_ids:
             at = held + len(rows)
             drafted.append(token)
@@ -245,7 +245,7 @@ class _ExitReader:
             if self.num_lookups:
                 found.append(self.lookup.find(self.context[:-1], drafted))
             if exits[exit_index] == LOOKUP_EXIT:
-                token = found[-1][0]
+                token = found[-1].token
                 continue
             read = exit_index - self.num_lookups
             token = int(rows[-1][read].argmax() if choices[-1] is None else choices[-1].token[read])
@@ -283,24 +283,25 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def lookup_columns(
-    found: Sequence[tuple[int, int]], num_temperatures: int, labels: np.ndarray | None = None
+    found: Sequence[Lookup], num_temperatures: int, labels: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """A trace's columns of exit layer 0. Confidence stands for the length of the match; there are no logits.
+    """A trace's columns of exit layer 0; `ExitScore` says what stands in them, where there are no logits.
 
     Args:
-        found: token and length of the match at each position, (n,) pairs.
+        found: what the context says at each position. n of them
         labels: the full model's tokens (n,), where they are known.
     """
-    tokens, lengths = np.array(found, dtype=np.int64).reshape(-1, 2).T
-    confidence, zeros = lookup_confidence(lengths), np.zeros(len(tokens))
+    tokens, lengths = (np.array([each[k] for each in found], dtype=np.int64) for k in range(2))
+    probability, entropy, margin, recency = (np.array([each[k] for each in found], dtype=float) for k in range(2, 6))
+    confidence = lookup_confidence(lengths)
     columns = {
         "draft_token": tokens,
         "top1_token": tokens,
         "confidence": confidence,
-        "entropy_nats": zeros,
-        "margin": zeros,
-        "noised_margin": zeros,
-        "draft_probability": confidence,
+        "entropy_nats": entropy,
+        "margin": margin,
+        "noised_margin": recency,
+        "draft_probability": probability,
         "confidence_at": np.tile(confidence[:, None], num_temperatures),
         "label_nll_at": np.full((len(tokens), num_temperatures), np.nan),
     }

@@ -67,10 +67,9 @@ def replay_stepwise(
         policy.reset()
         state.reset(trace.prompt_length + 1)
         records, start = [], 1
-        lookup_lengths = trace.lookup_lengths
         bare = None if trace.branches is None else with_changes(trace, branches=None)
         while start < trace.num_positions:
-            features = state.vector(int(lookup_lengths[start])) if policy.needs_features else None
+            features = state.vector(trace.lookup_at(start)) if policy.needs_features else None
             decision = policy.decide(features)
             step = simulate(trace, start, decision, features, num_layers, policy.needs_full_signals)
             record = step.record

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from specbound_controller.errors import InputError
-from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, lookup_length
+from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, NOTHING, Lookup, lookup_length
 from specbound_controller.records import ExitSignals
 
 DEFAULT_TEMPERATURES = tuple(round(1.0 + 0.1 * k, 1) for k in range(11))
@@ -163,11 +163,23 @@ class PromptTrace:
         return self.exit_layers.index(exit_layer)
 
     @property
-    def lookup_lengths(self) -> np.ndarray:
-        """How many of the newest tokens the context matched at each position; zeros where it was not recorded. (P,)"""
+    def lookups(self) -> np.ndarray:
+        """Length, probability and recency of what the context says at each position; zeros where it was not recorded.
+        (P, 3) float64"""
         if self.exit_layers[0] != LOOKUP_EXIT:
-            return np.zeros(self.num_positions, dtype=np.int64)
-        return lookup_length(self.confidence[:, 0])
+            return np.zeros((self.num_positions, 3))
+        columns = (lookup_length(self.confidence[:, 0]), self.draft_probability[:, 0], self.noised_margin[:, 0])
+        return np.column_stack([column.astype(np.float64) for column in columns])
+
+    def lookup_at(self, position: int) -> Lookup:
+        """What the context said comes at a position, as features read it."""
+        if self.exit_layers[0] != LOOKUP_EXIT:
+            return NOTHING
+        return NOTHING._replace(
+            length=int(lookup_length(self.confidence[position, 0])),
+            probability=float(self.draft_probability[position, 0]),
+            recency=float(self.noised_margin[position, 0]),
+        )
 
     def signals(self, position: int, exit_index: int, draft_index: int, temperature: float) -> ExitSignals:
         """What the exit said at a position, as a live decoder would hand it to a score."""
@@ -187,9 +199,10 @@ class PromptTrace:
         annealed = source.confidence[at]
         if exit_layer != LOOKUP_EXIT:
             annealed = interpolate_confidence(source.confidence_at[at], self.temperatures, temperature)
-        lookup_token, length = NO_TOKEN, 0
+        lookup_token, length, probability = NO_TOKEN, 0, 0.0
         if self.exit_layers[0] == LOOKUP_EXIT:
             lookup_token, length = int(source.draft_token[row, 0]), int(lookup_length(source.confidence[row, 0]))
+            probability = float(source.draft_probability[row, 0])
         return ExitSignals(
             exit_layer=exit_layer,
             draft_index=draft_index,
@@ -202,6 +215,7 @@ class PromptTrace:
             draft_probability=float(source.draft_probability[at]),
             lookup_token=lookup_token,
             lookup_length=length,
+            lookup_probability=probability,
         )
 
 

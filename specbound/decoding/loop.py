@@ -58,7 +58,7 @@ class Row:
     def new_draft(self) -> Draft:
         """A draft by the policy's decision, its width clipped to the tokens still wanted, the bonus token left out."""
         tokens = self.sequence.tokens
-        vector = self.features.vector(self.sequence.look_up([])[1]) if self.features is not None else None
+        vector = self.features.vector(self.sequence.look_up([])) if self.features is not None else None
         decision = bounded(self.policy.decide(vector), self.sequence.limit - len(tokens) - 1)
         return Draft([tokens[-1]], len(tokens) - 1, decision, self.sequence, vector)
 

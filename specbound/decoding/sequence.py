@@ -14,7 +14,7 @@ from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
 from specbound.decoding.request import Request
 from specbound.decoding.signals import best_tokens
 from specbound.decoding.step import Draft, DraftChoice
-from specbound_controller.lookup import ContextLookup
+from specbound_controller.lookup import ContextLookup, Lookup
 
 # V vocabulary, n rows, T tokens
 
@@ -119,8 +119,8 @@ class Sequence:
         scores, noised, token_ids = self._draft_scores(logits, drafted)
         return draft_choice(scores, noised[None], token_ids)
 
-    def look_up(self, drafted: list[int]) -> tuple[int, int]:
-        """The token that the context says follows `drafted`, and the length of the match (`ContextLookup.find`)."""
+    def look_up(self, drafted: list[int]) -> Lookup:
+        """What the context says comes after `drafted`."""
         if self._lookup is None:
             self._lookup = ContextLookup()
         return self._lookup.find(self.tokens, drafted)

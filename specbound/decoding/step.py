@@ -16,7 +16,7 @@ from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
 from specbound.decoding.signals import logit_statistics, row_statistics, tempered_confidence
 from specbound_controller.errors import InputError
-from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, lookup_confidence
+from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, NOTHING, Lookup, lookup_confidence
 from specbound_controller.records import Decision, ExitSignals
 
 
@@ -61,8 +61,8 @@ class DraftChooser(Protocol):
     def choose_draft(self, logits: Tensor, drafted: list[int]) -> DraftChoice | None:
         """The token after `drafted` by an exit's logits (1, V); None for the most probable one."""
 
-    def look_up(self, drafted: list[int]) -> tuple[int, int]:
-        """The token after `drafted` by the context, and the length of the match (`ContextLookup.find`)."""
+    def look_up(self, drafted: list[int]) -> Lookup:
+        """What the context says comes after `drafted`."""
 
 
 @dataclass(slots=True)
@@ -117,15 +117,14 @@ class Draft:
         assert score_of is not None  # Decision checks it
         temperature = score_of.temperature(exit_layer, num_layers)
         choice = self.chooser.choose_draft(logits, self.tokens[1:])
-        lookup = self.chooser.look_up(self.tokens[1:]) if score_of.is_learned else None
+        lookup = self.chooser.look_up(self.tokens[1:]) if score_of.is_learned else NOTHING
         signals = read_signals(logits, exit_layer, self.num_drafted, temperature, choice, lookup)
         self.work.num_exit_tests += 1
         return self._offer(signals, threshold)
 
     def try_lookup(self, threshold: float) -> bool:
         """Tests exit layer 0: where the context's token clears, it joins the draft."""
-        token, length = self.chooser.look_up(self.tokens[1:])
-        return self._offer(lookup_signals(token, length, self.num_drafted), threshold)
+        return self._offer(lookup_signals(self.chooser.look_up(self.tokens[1:]), self.num_drafted), threshold)
 
     def _offer(self, signals: ExitSignals, threshold: float) -> bool:
         """Scores an exit's token; where it clears the threshold, it joins the draft."""
@@ -225,21 +224,22 @@ class StepRunner:
         return self.adapter.run_layers(hidden, first, last, self.cache, draft.position + index)
 
 
-def lookup_signals(token: int, length: int, draft_index: int) -> ExitSignals:
-    """Exit signals of what the context says; there are no logits."""
-    confidence = lookup_confidence(length)
+def lookup_signals(lookup: Lookup, draft_index: int) -> ExitSignals:
+    """Exit signals of what the context says; there are no logits (`ExitScore` says what stands in their places)."""
+    confidence = lookup_confidence(lookup.length)
     return ExitSignals(
         exit_layer=LOOKUP_EXIT,
         draft_index=draft_index,
-        draft_token=token,
+        draft_token=lookup.token,
         confidence=confidence,
         annealed_confidence=confidence,
-        entropy_nats=0.0,
-        margin=0.0,
-        noised_margin=0.0,
-        draft_probability=confidence,
-        lookup_token=token,
-        lookup_length=length,
+        entropy_nats=lookup.entropy_nats,
+        margin=lookup.margin,
+        noised_margin=lookup.recency,
+        draft_probability=lookup.probability,
+        lookup_token=lookup.token,
+        lookup_length=lookup.length,
+        lookup_probability=lookup.probability,
     )
 
 
@@ -249,19 +249,18 @@ def read_signals(
     draft_index: int,
     temperature: float,
     choice: DraftChoice | None = None,
-    lookup: tuple[int, int] | None = None,
+    lookup: Lookup = NOTHING,
 ) -> ExitSignals:
     """Exit signals of one row of logits, in one transfer to the host. logits: (1, V)
 
     Args:
         choice: the draft token where it is not simply the most probable one.
-        lookup: what the context says (`DraftChooser.look_up`), where the score reads it.
+        lookup: what the context says, where the score reads it.
     """
     read = _host_signals if logits.device.type == "cpu" else _device_signals
     confidence, annealed_confidence, entropy, margin, token, noised_margin, probability = read(
         logits, temperature, choice
     )
-    lookup_token, lookup_length = (NO_TOKEN, 0) if lookup is None else lookup
     return ExitSignals(
         exit_layer=exit_layer,
         draft_index=draft_index,
@@ -272,8 +271,9 @@ def read_signals(
         margin=margin,
         noised_margin=noised_margin,
         draft_probability=probability,
-        lookup_token=lookup_token,
-        lookup_length=lookup_length,
+        lookup_token=lookup.token,
+        lookup_length=lookup.length,
+        lookup_probability=lookup.probability,
     )
 
 

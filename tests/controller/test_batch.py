@@ -89,11 +89,21 @@ def test_learned_scores_of_rows_at_different_exits_equal_single_ones(controller_
     layers = rng.choice(score.exit_layers, 20)
     values = rng.random((20, 5))
     features = rng.normal(size=(20, len(FEATURE_NAMES))).astype(np.float32)
-    lengths, tokens = rng.integers(0, 9, 20), rng.integers(6, 9, 20)
+    lengths, tokens, shares = rng.integers(0, 9, 20), rng.integers(6, 9, 20), rng.random(20)
     agreement = np.where(tokens == 7, 1, -1) * (lengths > 0)
-    signals = signal_array(*values.T, np.arange(20) % 4, agreement, lengths)
+    signals = signal_array(*values.T, np.arange(20) % 4, agreement, lengths, shares)
     many = score.probabilities_at(signals, layers, features)
     for row, (confidence, entropy, margin, noised, probability) in enumerate(values):
-        shown = (confidence, 0.0, entropy, margin, noised, probability, int(tokens[row]), int(lengths[row]))
+        shown = (
+            confidence,
+            0.0,
+            entropy,
+            margin,
+            noised,
+            probability,
+            int(tokens[row]),
+            int(lengths[row]),
+            shares[row],
+        )
         one = ExitSignals(int(layers[row]), row % 4, 7, *shown)
         assert many[row] == pytest.approx(score(one, features[row]), abs=1e-6)

@@ -198,7 +198,7 @@ def test_another_machine_gets_other_choices_from_the_same_files(
     for costs in (costs_of(0.0, 0.1), costs_of(2.0, 20.0)):
         policy = controller.policy(costs, "none")
         widths.append(np.mean([policy.decide(features(seed)).w_max for seed in range(30)]))
-    assert widths[0] > 2 * widths[1]
+    assert widths[0] > 1.2 * widths[1]
 
 
 def test_static_action_is_played_without_features(

@@ -1,5 +1,6 @@
 """The context lookup: what it finds, by hand and against a search through the whole context."""
 
+import math
 import random
 
 import numpy as np
@@ -10,6 +11,7 @@ from specbound_controller.lookup import (
     MAX_CANDIDATES,
     MAX_MATCH,
     NO_TOKEN,
+    NOTHING,
     ContextLookup,
     lookup_confidence,
     lookup_length,
@@ -33,7 +35,7 @@ from specbound_controller.records import Decision
     ],
 )
 def test_what_followed_the_longest_match_is_found(tokens: list[int], expected: tuple[int, int]) -> None:
-    assert ContextLookup().find(tokens) == expected
+    assert ContextLookup().find(tokens)[:2] == expected
 
 
 def searched(tokens: list[int]) -> tuple[int, int]:
@@ -58,8 +60,20 @@ def test_drafts_taken_back_leave_no_trace(vocab_size: int) -> None:
     while committed < 290:
         drafted = [choose.choice((choose.randrange(vocab_size), tokens[committed + i])) for i in range(3)]
         for length in range(4):
-            assert lookup.find(tokens[:committed], drafted[:length]) == searched(tokens[:committed] + drafted[:length])
+            assert lookup.find(tokens[:committed], drafted[:length])[:2] == searched(
+                tokens[:committed] + drafted[:length]
+            )
         committed += choose.randrange(1, 5)
+
+
+def test_what_else_followed_the_newest_tokens_is_counted() -> None:
+    found = ContextLookup().find([5, 6, 7, 0, 5, 6, 8, 0, 5, 6, 7, 1, 5, 6])
+    assert found[:3] == (7, 2, pytest.approx(2 / 3))
+    assert found.entropy_nats == pytest.approx(-(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3))
+    assert found.margin == pytest.approx(math.log(2.5 / 1.5))
+    assert found.recency == pytest.approx(-math.log(4))  # the last 7 stands four places before the next token
+    assert ContextLookup().find([5, 6, 7, 5, 6]) == (7, 2, 1.0, 0.0, math.log(3), -math.log(3))
+    assert ContextLookup().find([5, 6]) == NOTHING
 
 
 def test_confidence_says_the_length_of_the_match() -> None:

@@ -17,7 +17,7 @@ from specbound_controller.score import LearnedScore, signal_array, signal_values
 def signals(rng: np.random.Generator, exit_layer: int, index: int) -> ExitSignals:
     c = float(rng.random())
     shown = (c, c, float(3 * rng.random()), float(30 * rng.random()), -25.0, c)
-    return ExitSignals(exit_layer, index, 5, *shown, int(rng.integers(4, 7)), int(rng.integers(1, 9)))
+    return ExitSignals(exit_layer, index, 5, *shown, int(rng.integers(4, 7)), int(rng.integers(1, 9)), c)
 
 
 def test_perceptron_equals_torch(mlp_of: Callable[..., Mlp]) -> None:
@@ -62,7 +62,7 @@ def test_one_exit_scores_like_arrays_of_exits(controller_of: Callable[..., Contr
                 np.array([getattr(row, name) for row in rows])
                 for name in (
                     "confidence", "entropy_nats", "margin", "noised_margin", "draft_probability", "draft_index",
-                    "lookup_agreement", "lookup_length",
+                    "lookup_agreement", "lookup_length", "lookup_probability",
                 )
             )
         )  # fmt: skip
@@ -95,5 +95,5 @@ def test_score_without_features_is_refused(controller_of: Callable[..., Controll
 
 
 def test_perceptron_of_the_wrong_size_is_refused(mlp_of: Callable[..., Mlp]) -> None:
-    with pytest.raises(ValueError, match="must map 42 inputs to 1, got 5 to 1"):
+    with pytest.raises(ValueError, match="must map 45 inputs to 1, got 5 to 1"):
         LearnedScore(mlp_of(np.random.default_rng(0), 5, 4, 1), (2, 4), (1.0, 1.0), (0.0, 0.0))

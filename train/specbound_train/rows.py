@@ -74,10 +74,9 @@ def collect_steps(
     state, rows, features = FeatureState(compression), [], []
     for trace, first_row, records in zip(batch.traces, batch.first_row, result.records, strict=True):
         state.reset(trace.prompt_length + 1)
-        lookup_lengths = trace.lookup_lengths
         for record in records:
             rows.append(int(first_row) + record.context_length - trace.prompt_length)
-            features.append(state.vector(int(lookup_lengths[record.context_length - trace.prompt_length])))
+            features.append(state.vector(trace.lookup_at(record.context_length - trace.prompt_length)))
             state.update(record)
     array = np.array(features, dtype=np.float32).reshape(len(rows), len(FEATURE_NAMES))
     return StepRows(batch, np.array(rows, dtype=np.int64), array, np.repeat(folds, result.num_steps)), result
@@ -131,7 +130,7 @@ def score_rows(steps: StepRows, longest: int) -> ScoreRows:
         accepted = batch.is_accepted[position, exit_index] & is_inside
         is_reached = np.ones_like(accepted)
         is_reached[:, 1:] = np.logical_and.accumulate(accepted, axis=1)[:, :-1]
-        is_found = batch.exit_layers[exit_index] != LOOKUP_EXIT or batch.lookup_lengths[position] > 0
+        is_found = batch.exit_layers[exit_index] != LOOKUP_EXIT or batch.lookups[position, 0] > 0
         step, draft = np.nonzero(is_reached & is_inside & is_found)
         along = draft_signals(steps, signals, longest, exit_index)[step, draft]
         inputs = score_inputs(along, exit_index, num_exits, steps.features[step])
