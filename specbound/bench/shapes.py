@@ -59,8 +59,8 @@ class Shape:
 
 
 SHAPE_SIZES = {
-    "tiny": Shape(8, 128, 256, 4, 2, 1024, "for tests"),
-    "small": Shape(16, 512, 1408, 8, 4, 8192, "for a CPU"),
+    "tiny": Shape(8, 128, 256, 4, 2, 1024, "a tiny Llama"),
+    "small": Shape(16, 512, 1408, 8, 4, 8192, "a small Llama"),
     "1b": Shape(16, 2048, 8192, 32, 8, 128256, "Llama 3.2 1B"),
     "7b": Shape(32, 4096, 11008, 32, 32, 32000, "Vicuna 7B", True, 3.78, 2.15),
     "13b": Shape(40, 5120, 13824, 40, 40, 32016, "CodeLlama 13B", True, 3.49, 2.33),
