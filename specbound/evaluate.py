@@ -3,7 +3,7 @@
 Knows no command line. A level's results are handed over as soon as they stand, so that a later failure takes nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def evaluate(config: EvaluateConfig, say: Say, on_level: Callable[[EvaluationRes
     controller = load_controller(config.controller_name)
     sources = Sources.open(config, controller)
     prompts = load_prompts(config.prompts, config.num_prompts)
-    result = EvaluationResult(notes=prompt_notes(config, prompts, controller))
+    result = EvaluationResult(notes=prompt_notes(config, prompts, sources.prompt_hashes()))
     for compression in config.compression:
         loaded = load_model(config.model, compression)
         if not result.model:
@@ -147,14 +147,17 @@ def _costs(
     return found
 
 
-def prompt_notes(config: EvaluateConfig, prompts: list[Prompt], controller: Controller | None) -> list[str]:
-    """A warning where the prompts are the controller's own."""
+def prompt_notes(config: EvaluateConfig, prompts: list[Prompt], hashes: Mapping[str, str]) -> list[str]:
+    """What the prompts are, with a warning where something was chosen on them. hashes: source -> its prompts' hash."""
     tasks = len({prompt.task for prompt in prompts})
     notes = [f"{len(prompts)} prompts of {tasks} kinds from {config.prompts}, at most {config.max_new_tokens} tokens"]
-    if controller is not None:
-        whole = prompts if config.num_prompts is None else load_prompts(config.prompts)
-        if controller.config.prompts_hash in (prompts_hash(prompts), prompts_hash(whole)):
-            notes.append("warning: these are the prompts that the controller was trained on, so it is flattered")
+    whole = prompts if config.num_prompts is None else load_prompts(config.prompts)
+    measured = {prompts_hash(prompts), prompts_hash(whole)}
+    seen = [source for source, own in hashes.items() if own in measured]
+    if seen:
+        notes.append(
+            f"warning: {' and '.join(seen)} come from these very prompts, so what is chosen there is flattered"
+        )
     if config.sample:
         notes.append(f"sampled: temperature {config.temperature:g}, top_k {config.top_k}, top_p {config.top_p:g}")
     return notes

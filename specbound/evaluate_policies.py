@@ -59,6 +59,12 @@ class Sources:
                 f"got {self.log.manifest.model_fingerprint[:16]} ({self.log.root})"
             )
 
+    def prompt_hashes(self) -> dict[str, str]:
+        """Source -> hash of the prompts that it was made from."""
+        hashes = {} if self.controller is None else {"controller": self.controller.config.prompts_hash}
+        hashes |= {} if self.tuned is None else {"policies": self.tuned.file.prompts_hash}
+        return hashes if self.log is None else {**hashes, "log": self.log.manifest.prompts_hash}
+
     def available(self, compression: str) -> list[str]:
         """Policies that can be made at a level, in the order of the table."""
         names = set() if self.controller is None else set(NEEDS_CONTROLLER)

@@ -128,7 +128,7 @@ def test_evaluate_compares_the_trained_controller_with_the_setting_of_its_traini
     speeds = totals["controller"]["tokens_per_second"] / totals["best_static"]["tokens_per_second"]
     assert found["best_static"]["ratio"] == pytest.approx(speeds)
     assert found["plain"]["low"] <= found["plain"]["ratio"] <= found["plain"]["high"]
-    assert any("trained on, so it is flattered" in note for note in report["notes"])  # the very same prompts
+    assert any("controller come from these very prompts" in note for note in report["notes"])  # the very same prompts
 
 
 def test_demo_prints_every_method_and_writes_the_rows(

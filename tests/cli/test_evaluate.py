@@ -93,21 +93,16 @@ def test_a_busy_machine_is_a_failure_unless_allowed(
     assert code == 1 and "no speedup is shown; --allow-noise shows it" in text
 
 
-def test_the_training_prompts_are_named_as_such(
-    run: Run, argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from types import SimpleNamespace
-
+def test_the_training_prompts_are_named_as_such(argv: tuple[str, ...]) -> None:
     from specbound.evaluate import prompt_notes
     from specbound.evaluate_config import EvaluateConfig
     from specbound_profiling.prompts import load_prompts, prompts_hash
 
     file = argv[argv.index("--prompts") + 1]
-    config = EvaluateConfig(prompts=file, num_prompts=2)
-    seen = SimpleNamespace(config=SimpleNamespace(prompts_hash=prompts_hash(load_prompts(file))))
-    other = SimpleNamespace(config=SimpleNamespace(prompts_hash="other"))
-    notes = [prompt_notes(config, load_prompts(file, 2), each) for each in (seen, other)]  # type: ignore[arg-type]
-    assert any("trained on" in note for note in notes[0]) and not any("trained on" in note for note in notes[1])
+    config, some, whole = EvaluateConfig(prompts=file, num_prompts=2), load_prompts(file, 2), load_prompts(file)
+    hashes = {"controller": prompts_hash(whole), "policies": prompts_hash(some), "log": "other"}
+    assert prompt_notes(config, some, hashes)[1].startswith("warning: controller and policies come from these very")
+    assert len(prompt_notes(config, some, {"log": "other"})) == 1
 
 
 @pytest.mark.parametrize(
