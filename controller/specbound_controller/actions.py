@@ -12,7 +12,7 @@ from specbound_controller.records import Decision, ExitScore
 
 WIDTHS = (1, 2, 3, 4, 6, 8)
 """Width bounds of the default grid."""
-THRESHOLDS = (0.3, 0.5, 0.7)
+THRESHOLDS = (0.1, 0.2, 0.35, 0.55)
 """Thresholds of the default grid; for a calibrated score, least probability that the whole draft is accepted."""
 SCORES = ("fixed", "annealed", "learned")
 """Scores that an action may name; `fixed` drafts `width` tokens without a test."""
