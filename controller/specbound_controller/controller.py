@@ -88,11 +88,19 @@ class Controller:
         for name, mlp in (("score", self.score_mlp), ("step", self.step_mlp)):
             if any((np.abs(array) > MAX_VALUE).any() for array in mlp.arrays("").values()):
                 raise ValueError(f"weights of the {name} network must be within {MAX_VALUE:g}")
-            if config.without_compression and mlp.weight1[:, is_compression_input(mlp.num_inputs)].any():
+            if config.without_compression and mlp.weight1[:, is_feature(mlp.num_inputs, "compression_")].any():
                 raise ValueError(f"the {name} network must not look at the compression level, as the config says")
         score = LearnedScore(self.score_mlp, config.exit_layers, config.slopes, config.offsets)
         object.__setattr__(self, "score", score)
-        object.__setattr__(self, "step_policy", StepPolicy(self.step_mlp, config.actions))
+        object.__setattr__(self, "step_policy", StepPolicy(self.step_mlp, config.actions, self.reads_full_signals))
+
+    @property
+    def reads_full_signals(self) -> bool:
+        """Whether a network looks at the full model's signals: steps take them only then."""
+        return any(
+            bool(mlp.weight1[:, is_feature(mlp.num_inputs, "full_", "has_full_")].any())
+            for mlp in (self.score_mlp, self.step_mlp)
+        )
 
     def check_model(self, fingerprint: str, num_layers: int) -> None:
         """Raises InputError, naming both values, where the model is not the one it was trained for."""
@@ -197,9 +205,9 @@ class Controller:
             raise InputError(f"{folder / WEIGHTS_FILE} holds no weights for this config: {_reason(error)}") from error
 
 
-def is_compression_input(num_inputs: int) -> np.ndarray:
-    """Which inputs of a network, whose last ones are the step features, say the compression level. (I,) bool"""
-    is_named = [name.startswith("compression_") for name in FEATURE_NAMES]
+def is_feature(num_inputs: int, *beginnings: str) -> np.ndarray:
+    """Which inputs of a network, whose last ones are the step features, are those with such names. (I,) bool"""
+    is_named = [name.startswith(beginnings) for name in FEATURE_NAMES]
     return np.array([False] * (num_inputs - len(is_named)) + is_named)
 
 

@@ -39,6 +39,7 @@ class ControllerPolicy:
         self.static_action = static = config.static_actions.get(compression)
         """The action played at every step, where training found nothing better; else None."""
         self.needs_features = static is None or static.score == "learned"
+        self._reads_full_signals = self.needs_features and controller.reads_full_signals
         self.costs = costs
         self.guard = NeverSlowerGuard(costs, config.num_layers, self.needs_features) if guard else None
         self.rho = rho
@@ -56,8 +57,8 @@ class ControllerPolicy:
 
     @property
     def needs_full_signals(self) -> bool:
-        """Not in a pause of the guard: what is plain then is as cheap as plain."""
-        return self.needs_features and not (self.guard is not None and self.guard.is_paused)
+        """Where a network looks at them, and not in a pause of the guard: what is plain then is as cheap as plain."""
+        return self._reads_full_signals and not (self.guard is not None and self.guard.is_paused)
 
     def reset(self) -> None:
         """Forgets the last prompt; the guard's counts stay."""
@@ -99,7 +100,7 @@ class ControllerPolicy:
             raise ValueError("features must be given to the controller, got None")
         elif not paused.all():
             decision[~paused] = self.best_actions(features[~paused])
-        return Choices(decision, ~paused & self.needs_features)
+        return Choices(decision, ~paused & self._reads_full_signals)
 
     def best_actions(self, features: np.ndarray) -> np.ndarray:
         """`best_action` of many steps. (R, F) float32 -> (R,)"""

@@ -55,8 +55,9 @@ class StepPolicy:
     """The network with its action grid. Expected tokens and work are linear in the curves it predicts."""
 
     # R any leading shape, F features, A actions, C curves, P profiles, J longest width
-    def __init__(self, mlp: Mlp, actions: Sequence[Action]) -> None:
-        self.mlp = mlp
+    def __init__(self, mlp: Mlp, actions: Sequence[Action], has_full_signals: bool = True) -> None:
+        """has_full_signals: whether every step takes the full model's signals, and pays for them."""
+        self.mlp, self.has_full_signals = mlp, has_full_signals
         self.actions = tuple(actions)
         self.layout = CurveLayout(self.actions)
         if mlp.num_inputs != len(FEATURE_NAMES) or mlp.num_outputs != self.layout.num_outputs:
@@ -84,7 +85,8 @@ class StepPolicy:
     def prices(self, costs: CostTable, num_layers: int) -> "Prices":
         """What the profiles' drafts cost on one machine."""
         constant, with_context = (
-            _profile_seconds(self.layout, costs, num_layers, context_length) for context_length in (0, 1)
+            _profile_seconds(self.layout, costs, num_layers, context_length, self.has_full_signals)
+            for context_length in (0, 1)
         )
         return Prices(*constant, *(more - less for more, less in zip(with_context, constant, strict=True)))
 
@@ -135,7 +137,7 @@ class Prices:
 
 
 def _profile_seconds(
-    layout: CurveLayout, costs: CostTable, num_layers: int, context_length: int
+    layout: CurveLayout, costs: CostTable, num_layers: int, context_length: int, has_full_signals: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """`Prices.onward` and `Prices.last` at one context length. 2 x (P, J + 1) float64"""
     onward, last = (np.empty((len(layout.profiles), layout.longest + 1)) for _ in range(2))
@@ -146,7 +148,7 @@ def _profile_seconds(
             drafted: int, reads: int, profile: Action = profile, score: tuple[bool, bool] = (is_tested, is_learned)
         ) -> float:
             work = single_exit_work(
-                profile.exit_layer, num_layers, drafted, reads, score[0], context_length, is_learned=score[1]
+                profile.exit_layer, num_layers, drafted, reads, score[0], context_length, score[1], has_full_signals
             )
             return float(costs.seconds(work))
 
@@ -155,7 +157,8 @@ def _profile_seconds(
         full = np.array([seconds(count, count) for count in range(layout.longest + 1)])
         onward[row] = np.diff(tried, prepend=0.0)
         last[row] = full - np.concatenate(([0.0], tried[:-1]))
-        last[row, 0] = costs.seconds(single_exit_work(0, num_layers, 0, 0, False, context_length))
+        plain = single_exit_work(0, num_layers, 0, 0, False, context_length, False, has_full_signals)
+        last[row, 0] = costs.seconds(plain)
     return onward, last
 
 

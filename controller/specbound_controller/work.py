@@ -51,6 +51,7 @@ def single_exit_work(
     is_tested: bool,
     context_length: int,
     is_learned: bool = False,
+    has_full_signals: bool = True,
 ) -> np.ndarray:
     """Work of a step that drafts at one exit layer: (W,).
 
@@ -62,8 +63,9 @@ def single_exit_work(
         is_tested: Whether reads were tested, that is, whether the threshold was above 0. A lookup (exit layer 0) reads
             no head and takes no statistics; its score may be a learned one all the same.
         is_learned: Whether the score that they were tested by is a learned one.
+        has_full_signals: Whether the full model's signals were taken, which counts as one exit test.
 
-    Counts one decision, and one exit test for the full model's signals.
+    Counts one decision.
     """
     rows = num_drafted + 1
     layer_calls = {1: exit_layer * rows}
@@ -73,4 +75,6 @@ def single_exit_work(
     head_reads[rows] = head_reads.get(rows, 0) + 1
     num_tests = num_reads * has_head if is_tested else 0
     num_scores = num_reads if is_tested and is_learned else 0
-    return work_vector(layer_calls, head_reads, 1 + num_tests, context_length, num_learned_scores=num_scores)
+    return work_vector(
+        layer_calls, head_reads, has_full_signals + num_tests, context_length, num_learned_scores=num_scores
+    )

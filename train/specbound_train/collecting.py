@@ -31,10 +31,10 @@ PART_POSITIONS = 16_384
 class _FixedPolicy:
     """Always the same decision."""
 
-    needs_features = needs_full_signals = True
+    needs_features = True
 
-    def __init__(self, decision: Decision) -> None:
-        self._decision = decision
+    def __init__(self, decision: Decision, needs_full_signals: bool) -> None:
+        self._decision, self.needs_full_signals = decision, needs_full_signals
 
     def reset(self) -> None:
         pass
@@ -56,6 +56,7 @@ def first_steps(
     num_layers: int,
     exploration: float,
     seed: Sequence[int],
+    full_signals: bool,
 ) -> list[StepRows]:
     """Steps of a level's best static action with random ones of the grid between, on some of its prompts.
 
@@ -63,6 +64,7 @@ def first_steps(
         folds: Fold of each of the traces.
         exploration: Share of random actions.
         seed: Of the random actions.
+        full_signals: Whether features hold the full model's signals.
     """
     annealed = {"annealed": AnnealedConfidence(alpha)}
     # Before there is a learned score, annealed confidence tests in its place.
@@ -71,7 +73,7 @@ def first_steps(
         for action in actions
     ]
     passes = min(MAX_PASSES, max(1, ceil(2 * WANTED_ROWS / max(1, data.num_positions))))
-    base = _FixedPolicy(static_action.decision(annealed))
+    base = _FixedPolicy(static_action.decision(annealed), full_signals)
     steps = []
     for number in range(passes):
         policy = ExploringPolicy(base, grid, exploration, np.random.default_rng((*seed, len(traces), number)))

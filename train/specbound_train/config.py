@@ -33,6 +33,9 @@ class TrainConfig:
     """Compression levels of the log to train on, one controller for all of them; auto: all."""
     without_compression: bool = False
     """Train networks that are not told the compression level (an ablation); costs stay those of each level."""
+    full_signals: bool = False
+    """Show the networks the full model's confidence, entropy and margin at the last token, for one more pass over the
+    logits in every step."""
     max_positions: int = 400_000
     """Most generated tokens to train on, over all levels, at least 1,000: of a larger log a random choice of the
     prompts is taken, shard by shard, so that memory does not grow with the log."""

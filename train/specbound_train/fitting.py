@@ -13,7 +13,7 @@ import numpy as np
 
 from specbound_controller.actions import Action, action_grid
 from specbound_controller.config import ControllerConfig
-from specbound_controller.controller import Controller, Sample, is_compression_input
+from specbound_controller.controller import Controller, Sample, is_feature
 from specbound_controller.mlp import Mlp, sigmoid
 from specbound_controller.score import LearnedScore
 from specbound_controller.step_policy import CurveLayout
@@ -72,7 +72,7 @@ class _Run:
     def fit(self, name: str, rows: Rows, folds: np.ndarray, hidden_units: int) -> tuple[Mlp, ...]:
         """One perceptron for each fold, fitted without it."""
         if self.config.without_compression:  # an input that never varies gets no weight
-            rows = replace(rows, inputs=np.where(is_compression_input(rows.inputs.shape[1]), 0.0, rows.inputs))
+            rows = replace(rows, inputs=np.where(is_feature(rows.inputs.shape[1], "compression_"), 0.0, rows.inputs))
 
         def fit_one(fold: int, own: Rows, tune: Rows, settings: FitSettings) -> Mlp:
             full_name = f"{name}_fold{fold}"
@@ -98,6 +98,7 @@ class _Run:
                 self.num_layers,
                 self.config.exploration,
                 (self.config.seed, index),
+                self.config.full_signals,
             )
         return steps
 

@@ -56,7 +56,7 @@ class FitSettings:
     learning_rate: float
     weight_decay: float
     seed: int
-    max_steps: int = 400
+    max_steps: int = 1000
     """Most optimiser steps; large logs need fewer passes."""
     patience: int = 8
     """Epochs without a better held-out loss after which a fit ends."""

@@ -28,10 +28,10 @@ class ExploringPolicy:
     """A policy that now and then takes a random decision of a grid, so that its rows show more than its habits."""
 
     needs_features = True
-    needs_full_signals = True
 
     def __init__(self, base: Policy, grid: Sequence[Decision], share: float, rng: np.random.Generator) -> None:
         self._base, self._grid, self._share, self._rng = base, grid, share, rng
+        self.needs_full_signals = base.needs_full_signals
 
     def reset(self) -> None:
         self._base.reset()
