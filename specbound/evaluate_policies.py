@@ -153,7 +153,10 @@ def stored_static(controller: Controller, compression: str) -> Action | None:
     """The best static setting that the controller's training has stored by name; None where there is none."""
     config, level = controller.config, trained_level(controller, compression)
     names = [each.get("best_static") for each in config.summary.get("levels", []) if each.get("compression") == level]
-    known = {action.name: action for action in (*config.actions, *static_grid(config.exit_layers))}
+    drafting = [action for action in config.actions if action.width > 0]
+    widths, thresholds = {action.width for action in drafting}, {action.threshold for action in drafting} - {0.0}
+    grid = static_grid(config.exit_layers, sorted(widths), sorted(thresholds))
+    known = {action.name: action for action in (*config.actions, *grid)}
     return known.get(names[0]) if names else None
 
 

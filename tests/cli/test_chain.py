@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from specbound.decoding.sequence import Sequence
 from specbound.decoding.step import Draft
 from specbound.measure import ContentionProbe
 from specbound_controller.actions import Action
+from specbound_controller.controller import Controller
 from specbound_controller.errors import InputError
 
 WORDS = ("the cat sat on", "a dog ran under the", "one two and then", "def return ( )", "it was that", "the mat and a")
@@ -296,11 +296,10 @@ def test_below_fp32_compare_shows_no_speedup(chain: dict[str, Path], capsys: pyt
 def elsewhere(chain: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The controller with costs of another machine, and an empty home folder."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    folder = shutil.copytree(chain["controller"], tmp_path / "controller")
-    config = json.loads((folder / "config.json").read_text())
-    config["costs"]["none"]["machine"] = "an abacus"
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    controller = Controller.load(chain["controller"])
+    costs = {"none": replace(controller.config.costs["none"], machine="an abacus")}
+    replace(controller, config=replace(controller.config, costs=costs)).save(tmp_path / "controller")
+    return tmp_path / "controller"
 
 
 def test_costs_are_the_controllers_own_or_measured_once_or_given(

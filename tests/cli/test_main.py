@@ -195,7 +195,7 @@ def test_bad_prompts_file(run: Run, tmp_path: Path, tiny_model_dir: Path, conten
 def test_exit_layer_out_of_range(run: Run, tmp_path: Path, tiny_model_dir: Path) -> None:
     argv = ("--model", str(tiny_model_dir), "--prompts", "demo", "--out", str(tmp_path / "log"), "--exit-layers", "31")
     code, _, err = run("profile", *argv)
-    assert code == 2 and "exit_layer must be in [1, 3] for a 4-layer model, got 31" in err
+    assert code == 2 and "exit_layer must be in [0, 3] for a 4-layer model, got 31" in err
     assert_one_line(err)
 
 

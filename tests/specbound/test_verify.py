@@ -39,7 +39,7 @@ def test_a_random_policy_tries_everything_and_repeats_with_its_seed() -> None:
     decisions = [first.decide(None) for _ in range(300)]
     assert [again.decide(None).exits() for _ in range(300)] == [decision.exits() for decision in decisions]
     assert {decision.w_max for decision in decisions} == set(range(RandomPolicy.MAX_WIDTH + 1))
-    assert {exit_layer for decision in decisions for exit_layer, _ in decision.exits()} == {1, 2, 3, 4, 5}
+    assert {exit_layer for decision in decisions for exit_layer, _ in decision.exits()} == {0, 1, 2, 3, 4, 5}
     assert {decision.combine for decision in decisions} == {"token", "product"}
     assert any(not decision.exits() for decision in decisions)
     assert RandomPolicy(2, seed=0).decide(None).w_max <= RandomPolicy.MAX_WIDTH  # a model with a single exit

@@ -25,7 +25,8 @@ from specbound_train.train import train_controller
 @pytest.fixture(scope="module")
 def folder(log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "out"
-    train_controller(TrainConfig(log=str(log_dir), out=str(out), epochs=4, max_rounds=1, widths=(1, 2, 4)))
+    config = TrainConfig(log=str(log_dir), out=str(out), full_signals=True, epochs=4, max_rounds=1, widths=(1, 2, 4))
+    train_controller(config)
     return out / "report"
 
 
