@@ -41,7 +41,8 @@ def logit_statistics(logits: Tensor) -> LogitStatistics:
     top = scores.topk(2, dim=-1).values
     log_normaliser = scores.logsumexp(-1)
     probabilities = (scores - log_normaliser.unsqueeze(-1)).exp_()
-    entropy = log_normaliser - torch.linalg.vecdot(probabilities, scores)
+    finite = scores.clamp_min(torch.finfo(scores.dtype).min)  # of -inf a share of 0 is 0
+    entropy = log_normaliser - torch.linalg.vecdot(probabilities, finite)
     return LogitStatistics(scores.argmax(-1), (top[:, 0] - log_normaliser).exp(), entropy, top[:, 0] - top[:, 1])
 
 
@@ -61,7 +62,12 @@ def _cpu_statistics(scores: Tensor) -> list[RowStatistics]:
         total = float(probabilities.sum())  # 1 but for rounding, which a large vocabulary would add to the entropy
         best, confidence = float(row[top]), float(probabilities[top]) / total
         second = max((float(part[part.argmax()]) for part in (row[:top], row[top + 1 :]) if len(part)), default=best)
-        entropy = best - math.log(confidence) - float(probabilities.dot(row)) / total
+        with np.errstate(invalid="ignore"):
+            mean = float(probabilities.dot(row))
+        if math.isnan(mean):  # logits of -inf, which have no share in it
+            is_possible = probabilities > 0
+            mean = float(probabilities[is_possible].dot(row[is_possible]))
+        entropy = best - math.log(confidence) - mean / total
         values = np.array((confidence, entropy, best - second), np.float32)  # what a log of them holds
         found.append(RowStatistics(top, *values.tolist()))
     return found

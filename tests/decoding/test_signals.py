@@ -46,3 +46,10 @@ def test_the_largest_token_of_a_row_is_found_wherever_it_stands() -> None:
     assert best_tokens(logits) == logit_statistics(logits).top_token.tolist() == [0, 1, 2]
     assert logit_statistics(logits).margin.tolist() == [3.0, 3.0, 3.0]
     assert best_tokens(torch.tensor([[1.0, 7.0, 7.0]]).bfloat16()) == [1]
+
+
+def test_impossible_tokens_have_no_share_in_the_entropy() -> None:
+    logits = torch.tensor([[1.0, -torch.inf, 2.0, 0.5]])
+    possible = logits[:, [0, 2, 3]]
+    assert row_statistics(logits).entropy_nats == pytest.approx(row_statistics(possible).entropy_nats)
+    assert logit_statistics(logits).entropy_nats.item() == pytest.approx(row_statistics(possible).entropy_nats)
