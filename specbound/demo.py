@@ -15,11 +15,11 @@ from typing import Any
 from specbound import __version__
 from specbound.config import DemoConfig
 from specbound.evaluate_level import Protocol, evaluate_level, timed_prompts
-from specbound.evaluate_policies import static_policy
 from specbound.evaluation import EvaluatedRow
 from specbound.fingerprint import model_fingerprint
 from specbound.loading import load_model
 from specbound.measure import TimedPrompt
+from specbound.policies import static_policy
 from specbound.report import Row, machine_info, model_info
 from specbound_controller.actions import Action
 from specbound_controller.controller import Controller

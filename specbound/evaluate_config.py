@@ -5,24 +5,13 @@ from typing import Literal
 
 from specbound.config import SamplingConfig, chosen_controller, require_at_least, require_one_of
 from specbound.decoding.exactness import EXACTNESS_LEVELS
+from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError
 
 FIXED_POLICIES = ("best_static", "best_static_annealed", "best_static_learned")
 """One action at every step, chosen on training prompts."""
-TUNED_POLICIES = (
-    "layerskip",
-    "draft_verify",
-    "svip",
-    "gammatune",
-    "hf_heuristic",
-    "logistic",
-    "speckv",
-    "speckv_causal",
-    "ucb",
-)
-"""Baselines of other systems, which need a file with their constants."""
-EVALUATED_POLICIES = (*FIXED_POLICIES, "controller", *TUNED_POLICIES)
+EVALUATED_POLICIES = (*FIXED_POLICIES, "controller", *BASELINES)
 """Policies that `specbound evaluate` knows besides plain decoding, in the order of its tables."""
 
 
@@ -90,7 +79,7 @@ class EvaluateConfig(SamplingConfig):
             raise InputError(f"compression must not repeat a level, got {','.join(self.compression)}")
         for policy in self.asked:
             require_one_of(EVALUATED_POLICIES, policy=policy)
-            if policy in TUNED_POLICIES and self.policies is None:
+            if policy in BASELINES and self.policies is None:
                 raise InputError(f"policy {policy} needs --policies, a file with its constants")
         if "controller" in self.asked and self.controller_name == "none":
             raise InputError("policy controller needs a controller, got controller none")

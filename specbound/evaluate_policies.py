@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from specbound.evaluate_config import EVALUATED_POLICIES, EvaluateConfig
-from specbound.policies import TunedPolicies, controller_policy, learned_action
+from specbound.policies import TunedPolicies, controller_policy, learned_action, static_policy
 from specbound_controller.actions import Action, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
-from specbound_controller.policy import AnnealedConfidence, Policy, StaticPolicy
+from specbound_controller.policy import AnnealedConfidence, Policy
 from specbound_profiling.best_static import static_seconds
 from specbound_profiling.log import StepLog, open_log
 
@@ -135,12 +135,6 @@ class Choice:
         self.policies[name] = policy
         if description:
             self.notes.append(f"{name}: {description}")
-
-
-def static_policy(action: Action, alpha: float) -> StaticPolicy:
-    """The policy that plays one action of the static grid at every step."""
-    exits = (action.exit_layer,) if action.width else ()
-    return StaticPolicy(exits, action.threshold, action.width, alpha=alpha, combine=action.combine)
 
 
 def trained_level(controller: Controller, compression: str) -> str:

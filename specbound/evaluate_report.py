@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from specbound import __version__
@@ -24,7 +23,7 @@ from specbound.evaluate_tables import (
 )
 from specbound.files import write_file
 from specbound.report import machine_info, without_nan
-from specbound_profiling.report.plots import png
+from specbound_profiling.report.plots import frame, png
 
 TITLE = "What decoding with drafts is worth"
 _COLOURS = {"controller": "#c1440e", "plain": "#888888", "transformers": "#888888"}
@@ -82,7 +81,7 @@ def speedup_figure(levels: Sequence[LevelEvaluation]) -> Figure:
         axes.invert_yaxis()
         axes.axvline(1.0, color="#888888", linewidth=0.8)
         axes.set_title(f"{level.evaluation.compression}, {level.evaluation.exactness}", fontsize=9)
-        _frame(axes)
+        frame(axes, grid="x")
     figure.supxlabel("speedup over plain decoding, 95 % interval over prompts; pale: replayed limits", fontsize=8)
     return figure
 
@@ -119,11 +118,3 @@ def _table(cells: Cells) -> str:
 
     body = "\n".join(row(values, "td") for values in cells.rows)
     return f'<div class="scroll"><table><thead>{row(cells.headings, "th")}</thead>\n<tbody>{body}</tbody></table></div>'
-
-
-def _frame(axes: Axes) -> None:
-    axes.grid(axis="x", color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

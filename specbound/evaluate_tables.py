@@ -4,8 +4,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from specbound import tables
 from specbound.evaluate_level import LevelEvaluation
 from specbound.evaluation import Comparison, EvaluatedRow
+from specbound.tables import number, share, times
 
 ORACLES = ("oracle_grid", "oracle")
 
@@ -98,29 +100,13 @@ def label(row: EvaluatedRow, exactness: str) -> str:
     return f"{name}, own kernels" if row.method == "plain" and row.exactness != exactness else name
 
 
-def number(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def times(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}x"
-
-
-def share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.0%}"
-
-
 def interval(low: float, high: float, digits: int = 2) -> str:
     return "–" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def equality(row: EvaluatedRow) -> str:
     """Whether outputs are equal; else near-ties, or how many tokens differ."""
-    if row.outputs_equal is None:
-        return "–"
-    if row.outputs_equal:
-        return "yes"
-    return f"no ({row.num_near_ties}≈)" if row.num_near_ties else f"no ({row.num_differing_tokens} tokens)"
+    return tables.equality(row, differing=f"no ({row.num_differing_tokens} tokens)")
 
 
 def markdown(cells: Cells) -> str:

@@ -112,6 +112,12 @@ class TunedPolicies:
         return f"{constants}; the best of {tuned.num_candidates} settings on {self.file.num_prompts} prompts"
 
 
+def static_policy(action: Action, alpha: float) -> StaticPolicy:
+    """The policy that plays one action of the static grid at every step."""
+    exits = (action.exit_layer,) if action.width else ()
+    return StaticPolicy(exits, action.threshold, action.width, alpha=alpha, combine=action.combine)
+
+
 def controller_policy(name: str, compression: str, costs: CostTable, controller: Controller | None) -> Policy:
     """`controller`, or `best_static_learned`: one action of its grid at every step, behind the same guard.
 

@@ -19,7 +19,7 @@ from specbound.generation import load_controller
 from specbound.live import LiveItem, compare_live
 from specbound.loading import load_model
 from specbound.local_costs import given_costs, local_costs
-from specbound.policies import CONTROLLER_NAMES, TunedPolicies, controller_policy
+from specbound.policies import CONTROLLER_NAMES, TunedPolicies, controller_policy, static_policy
 from specbound.replay_config import ReplayConfig
 from specbound.report import Row, logged_model
 from specbound_controller.actions import WIDTHS, Action, static_grid
@@ -130,9 +130,7 @@ class Level:
         if self.tuned is not None:
             return self.tuned.policy(name, self.compression, self.costs)
         if name == "best_static":
-            action = self.actions[self.best_static]
-            exits = (action.exit_layer,) if action.width else ()
-            return StaticPolicy(exits, action.threshold, action.width, config.alpha, None, action.combine)
+            return static_policy(self.actions[self.best_static], config.alpha)
         raise AssertionError(f"the config lets no policy {name!r} pass without a file of policies")
 
     def player(self, name: str) -> Callable[[Sequence[PromptTrace]], ReplayResult]:

@@ -41,22 +41,34 @@ def results_table(rows: Sequence[Row]) -> Table:
 
 def _cells(row: Row) -> tuple[str, ...]:
     return (
-        _number(row.tokens_per_second, 1),
-        _number(row.tokens_per_step, 2),
-        _number(row.acceptance_rate, 2),
-        _number(row.layer_calls_per_token, 1),
-        "–" if math.isnan(row.speedup) else f"{row.speedup:.2f}x",
-        _equality(row),
+        number(row.tokens_per_second, 1),
+        number(row.tokens_per_step, 2),
+        number(row.acceptance_rate, 2),
+        number(row.layer_calls_per_token, 1),
+        times(row.speedup),
+        equality(row),
     )
 
 
-def _number(value: float, digits: int) -> str:
+def number(value: float, digits: int) -> str:
+    """A dash for nan."""
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _equality(row: Row) -> str:
+def times(value: float) -> str:
+    """A ratio; a dash for nan."""
+    return "–" if math.isnan(value) else f"{value:.2f}x"
+
+
+def share(value: float) -> str:
+    """Per cent; a dash for nan."""
+    return "–" if math.isnan(value) else f"{value:.0%}"
+
+
+def equality(row: Row, unknown: str = "–", differing: str = "no") -> str:
+    """Whether the outputs are plain decoding's; where only near-ties differ, how many."""
     if row.outputs_equal is None:
-        return "–"
+        return unknown
     if row.outputs_equal:
         return "yes"
-    return f"no ({row.num_near_ties}≈)" if row.num_near_ties else "no"
+    return f"no ({row.num_near_ties}≈)" if row.num_near_ties else differing

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from specbound.bench.efficiency import PARTS, REST, Breakdown, per_step_ms
@@ -14,6 +13,7 @@ from specbound.bench.rows import BenchRow
 from specbound.bench.scaling import Series
 from specbound.bench.tables import label
 from specbound_controller.lookup import LOOKUP_EXIT
+from specbound_profiling.report.plots import frame
 
 _GREY = "#888888"
 
@@ -38,7 +38,7 @@ def speedup_figure(rows: Sequence[BenchRow]) -> Figure:
     axes.axhline(1.0, color=_GREY, linewidth=0.8)
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set_ylabel("speedup over plain decoding", fontsize=9)
-    _frame(axes)
+    frame(axes)
     figure.legend(loc="outside right center", fontsize=7, frameon=False)
     return figure
 
@@ -55,7 +55,7 @@ def breakdown_figure(breakdowns: Mapping[str, Breakdown]) -> Figure:
         left += heights[:, index]
     axes.invert_yaxis()
     axes.set_xlabel("ms per step, parts at the cost table's prices", fontsize=9)
-    _frame(axes)
+    frame(axes)
     figure.legend(loc="outside right center", fontsize=7, frameon=False)
     return figure
 
@@ -93,18 +93,10 @@ def scaling_figure(axis: str, of_axis: Sequence[Series]) -> Figure:
     axes.set_ylim(bottom=0)
     axes.set_title("dashed: growth in proportion, as expected", fontsize=9)
     axes.legend(fontsize=8, frameon=False)
-    _frame(axes)
+    frame(axes)
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
     """As PNG."""
     figure.savefig(path, dpi=110, format="png", bbox_inches="tight", metadata={"Software": None})
-
-
-def _frame(axes: Axes) -> None:
-    axes.grid(color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

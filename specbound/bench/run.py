@@ -11,12 +11,12 @@ from specbound.bench.specbench import Item, Question, items_of, load_questions
 from specbound.bench.transformers_methods import TransformersMethod
 from specbound.bench.tuning import GRID_KINDS, record_tuning, speedup_map, tune_transformers
 from specbound.decoding.adapter import ModelAdapter
-from specbound.evaluate_policies import static_policy
 from specbound.fingerprint import model_fingerprint
 from specbound.generation import load_controller
 from specbound.loading import LoadedModel, load_model
 from specbound.local_costs import given_costs, local_costs
 from specbound.measure import ContentionProbe, TimedPrompt
+from specbound.policies import static_policy
 from specbound.report import model_info
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import MissingExtraError

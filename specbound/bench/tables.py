@@ -8,6 +8,7 @@ from rich.table import Table
 from specbound.bench.growth import EXPECTED_EXPONENT
 from specbound.bench.rows import BenchRow
 from specbound.bench.scaling import Series
+from specbound.tables import equality, number, share, times
 
 COLUMNS = (
     "tokens/s",
@@ -38,17 +39,17 @@ def cells(row: BenchRow) -> list[str]:
     interval = "–" if math.isnan(row.speedup_low) else f"{row.speedup_low:.2f}–{row.speedup_high:.2f}"
     memory = "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:.0f}"
     return [
-        _number(row.tokens_per_second, 1),
-        _number(row.time_to_first_token_s * 1e3, 1),
-        f"({row.speed_ratio:.2f}x)" if is_unclaimed else "–" if math.isnan(row.speedup) else f"{row.speedup:.2f}x",
+        number(row.tokens_per_second, 1),
+        number(row.time_to_first_token_s * 1e3, 1),
+        f"({row.speed_ratio:.2f}x)" if is_unclaimed else times(row.speedup),
         interval,
-        _number(row.tokens_per_step, 2),
-        _number(row.acceptance_rate, 2),
-        _number(row.layer_calls_per_token, 1),
-        _number(row.layer_rows_per_token, 1),
-        "–" if math.isnan(row.model_share) else f"{row.model_share:.0%}",
+        number(row.tokens_per_step, 2),
+        number(row.acceptance_rate, 2),
+        number(row.layer_calls_per_token, 1),
+        number(row.layer_rows_per_token, 1),
+        share(row.model_share),
         memory,
-        _equality(row),
+        equality(row, unknown="own draw"),
     ]
 
 
@@ -99,18 +100,6 @@ def _heading(index: int) -> str:
     return COLUMNS[index].replace(" per ", "\nper ").replace("% interval", "%\ninterval").replace("s equal", "s\nequal")
 
 
-def _number(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _equality(row: BenchRow) -> str:
-    if row.outputs_equal is None:
-        return "own draw"
-    if row.outputs_equal:
-        return "yes"
-    return f"no ({row.num_near_ties}≈)" if row.num_near_ties else "no"
-
-
 def shapes_table(rows: Sequence[BenchRow]) -> Table:
     """Every row, by draft length; all of them synthetic."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -138,7 +127,7 @@ def scaling_cells(series: Series) -> tuple[str, ...]:
         f"{series.seconds[0] * 1e3:.2f} to {series.seconds[-1] * 1e3:.2f}",
         f"{fit.fixed_s * 1e3:.2f}",
         f"{fit.slope_s * 1e3:.3g}",
-        _number(fit.exponent, 2),
+        number(fit.exponent, 2),
         f"{EXPECTED_EXPONENT:g}",
     )
 

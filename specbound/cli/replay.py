@@ -83,12 +83,14 @@ def _print_level(console: "Console", compression: str, rows: Sequence["ReplayedR
 
 
 def _cells(row: "ReplayedRow") -> tuple[str, ...]:
+    from specbound.tables import number
+
     share = row.share_of_oracle_gain
     return (
-        _number(row.tokens_per_second, 1),
-        _number(row.tokens_per_step, 2),
-        _number(row.acceptance_rate, 2),
-        _number(row.layer_calls_per_token, 1),
+        number(row.tokens_per_second, 1),
+        number(row.tokens_per_step, 2),
+        number(row.acceptance_rate, 2),
+        number(row.layer_calls_per_token, 1),
         f"{row.speedup:.2f}x",
         "–" if math.isnan(share) or row.method == "plain" else f"{share:.0%}",
         _estimate(row),
@@ -101,10 +103,6 @@ def _estimate(row: "ReplayedRow") -> str:
         return "0"
     error = row.estimated_share_error
     return f"{100 * row.estimated_share:.1f}±{'?' if math.isnan(error) else f'{100 * error:.1f}'}%"
-
-
-def _number(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _print_live(console: "Console", items: Sequence["LiveItem"]) -> None:

@@ -6,7 +6,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.request import greedy_twin
@@ -14,6 +13,7 @@ from specbound.evaluate_decisions import WatchedPolicy, decision_seconds
 from specbound.measure import TimedPrompt, policy_method
 from specbound_controller.policy import AnnealedConfidence, StaticPolicy
 from specbound_controller.records import Decision, ExitSignals, StepRecord
+from tests.specbound.models import tiny_llama
 
 
 def spin(seconds: float) -> None:
@@ -42,17 +42,7 @@ class SlowPolicy(StaticPolicy):
 
 @pytest.fixture(scope="module")
 def decoder() -> SpecBoundDecoder:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        eos_token_id=None,
-    )
-    return SpecBoundDecoder(greedy_twin(LlamaForCausalLM(config).eval()), record_steps=False)
+    return SpecBoundDecoder(greedy_twin(tiny_llama()), record_steps=False)
 
 
 PROMPT = TimedPrompt("p0", "all", torch.tensor([[3, 4, 5]]), 13)

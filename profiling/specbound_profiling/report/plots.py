@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def reliability_figure(level: LevelCalibration) -> Figure:
         for name, style in SCORE_STYLES.items():
             _line(axes, each.reliability[name], label=name, markersize=3, **style)
         axes.set_title(f"exit {each.exit_layer}", fontsize=9)
-        _frame(axes)
+        frame(axes)
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
     figure.supxlabel("predicted probability of acceptance", fontsize=9)
@@ -65,7 +65,7 @@ def acceptance_figure(level: LevelCalibration) -> Figure:
     for axes, label in ((by_confidence, "confidence"), (by_entropy, "entropy, nats")):
         axes.set_xlabel(label, fontsize=9)
         axes.set_ylim(0, 1.02)
-        _frame(axes)
+        frame(axes)
     by_confidence.set_xlim(0, 1.02)
     by_confidence.set_ylabel("share accepted", fontsize=9)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
@@ -95,7 +95,7 @@ def groups_figure(groups: Mapping[str, Sequence[ExitCalibration]]) -> Figure:
     error.set_ylim(bottom=0)
     for axes in (acceptance, error):
         axes.set_xlabel("exit layer", fontsize=9)
-        _frame(axes)
+        frame(axes)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     return figure
 
@@ -113,8 +113,10 @@ def _shades(count: int) -> list[tuple[float, float, float, float]]:
     return [colormaps["viridis"](0.9 * i / max(1, count - 1)) for i in range(count)]
 
 
-def _frame(axes: Axes) -> None:
-    axes.grid(color="#e6e6e6", linewidth=0.6)
+def frame(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
+    """The look of every plot: a light grid behind what is drawn, no lines at the top and the right."""
+    axes.grid(axis=grid, color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

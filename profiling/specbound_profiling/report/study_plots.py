@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from specbound_profiling.report.plots import frame
 from specbound_profiling.studies import PARAMETERS, Ablation, StudyPoint
 
 _BLUE, _LIGHT, _RED = "#2f6f9f", "#a9c8de", "#c1440e"
@@ -50,7 +51,7 @@ def sensitivity_figure(points: Sequence[StudyPoint], live: Mapping[str, LivePoin
         for axes in (above, below):
             axes.axvline(getattr(base.setting, name), color=_GREY, linewidth=0.8, linestyle="--")
             axes.axhline(1.0, color=_GREY, linewidth=0.6)
-            _frame(axes)
+            frame(axes)
         below.set_xlabel(NAMES[name], fontsize=9)
     grid[0, 0].set_ylabel("speedup over plain", fontsize=9)
     grid[1, 0].set_ylabel("tokens per step", fontsize=9)
@@ -79,7 +80,7 @@ def ablation_figure(rows: Sequence[Ablation], live: Mapping[str, LivePoint]) -> 
         + (_LIVE_LEGEND if live else ""),
         fontsize=8,
     )
-    _frame(axes)
+    frame(axes)
     return figure
 
 
@@ -93,11 +94,3 @@ def _crosses(
     axes.plot(x, y, "x", color=_RED, markersize=7)
     rings = x if replayed_x is None else replayed_x
     axes.plot(rings, replayed_y, "o", color=_RED, markersize=7, markerfacecolor="none", markeredgewidth=0.8)
-
-
-def _frame(axes: Axes) -> None:
-    axes.grid(color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
