@@ -19,13 +19,19 @@ _WIDTH, _DEPTH, _OFF = (STOP_REASONS.index(reason) for reason in ("width", "dept
 class FeatureBatch:
     """Running state of B sequences."""
 
-    def __init__(self, compression: str, context_lengths: np.ndarray) -> None:
-        """context_lengths: tokens committed when the first step of each sequence begins. (B,)"""
+    def __init__(self, compression: str, context_lengths: np.ndarray, sampling_temperatures: np.ndarray) -> None:
+        """`FeatureState.reset` of every sequence.
+
+        Args:
+            context_lengths: Tokens committed when the first step of each sequence begins. (B,)
+            sampling_temperatures: What divides the logits before sampling; 0 for greedy decoding. (B,)
+        """
         if compression not in COMPRESSIONS:
             raise ValueError(f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}")
         num_sequences = len(context_lengths)
         self._compression = np.array([float(name == compression) for name in COMPRESSIONS])
         self._first_context, self._context = context_lengths.copy(), context_lengths.copy()
+        self._temperature = sampling_temperatures.copy()
         self._last = np.zeros((num_sequences, 7))
         self._previous = np.zeros((num_sequences, 2))
         self._fast = np.tile([1.0, 2.0, 0.0], (num_sequences, 1))
@@ -77,5 +83,6 @@ class FeatureBatch:
         features[:, 24] = np.log1p(context)
         features[:, 25] = np.log1p(lookups[:, 0])
         features[:, 26:28] = lookups[:, 1:]
-        features[:, 28:] = self._compression
+        features[:, 28] = self._temperature[rows]
+        features[:, 29:] = self._compression
         return features.astype(np.float32)

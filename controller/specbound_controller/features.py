@@ -41,6 +41,7 @@ FEATURE_NAMES = (
     "log_lookup_length",
     "lookup_probability",
     "lookup_recency",
+    "sampling_temperature",
     *(f"compression_{name}" for name in COMPRESSIONS),
 )
 """Names of the step features, in the order of a feature vector. (F,)"""
@@ -64,10 +65,16 @@ class FeatureState:
         self._compression = tuple(float(name == compression) for name in COMPRESSIONS)
         self.reset(1)
 
-    def reset(self, context_length: int) -> None:
-        """Starts a sequence. context_length: tokens committed when the first step begins, that is, the prompt's
-        and the one that prefill yielded."""
+    def reset(self, context_length: int, sampling_temperature: float = 0.0) -> None:
+        """Starts a sequence.
+
+        Args:
+            context_length: Tokens committed when the first step begins, that is, the prompt's and the one that
+                prefill yielded.
+            sampling_temperature: What divides the logits before sampling; 0 for greedy decoding.
+        """
         self._first_context = self._context = context_length
+        self._temperature = sampling_temperature
         self._last = (0.0,) * 7
         self._previous = (0.0, 0.0)
         self._fast = (1.0, 2.0, 0.0)  # accepted, tested (both with a prior), accepted per step
@@ -124,6 +131,7 @@ class FeatureState:
                 math.log1p(lookup.length),
                 lookup.probability,
                 lookup.recency,
+                self._temperature,
                 *self._compression,
             ),
             dtype=np.float32,

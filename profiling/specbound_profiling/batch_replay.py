@@ -66,7 +66,8 @@ def play_rounds(
 ) -> Iterator[Round]:
     """The first step of every prompt, the second step of every prompt that has one, ..."""
     player = SingleExitPlayer(batch, policy.decisions, num_layers)
-    state = FeatureBatch(compression, batch.context_length[batch.first_row] + 1)
+    temperatures = np.array([trace.sampling_temperature for trace in batch.traces])
+    state = FeatureBatch(compression, batch.context_length[batch.first_row] + 1, temperatures)
     policy.reset_batch(len(batch.traces))
     row, prompts = batch.first_row + 1, np.arange(len(batch.traces))
     while True:

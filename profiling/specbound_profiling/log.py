@@ -174,7 +174,11 @@ class StepLog:
         if len(traces) != expected:
             raise InputError(f"{paths['positions']} must hold {expected} prompts, got {len(traces)}; profile again")
         seeds = [manifest.sampling_of(first + index).get("seed") for index in range(expected)]
-        return [replace(trace, seed=seed) for trace, seed in zip(traces, seeds, strict=True)]
+        temperature = manifest.sampling_temperature
+        return [
+            replace(trace, seed=seed, sampling_temperature=temperature)
+            for trace, seed in zip(traces, seeds, strict=True)
+        ]
 
 
 def open_log(root: Path | str) -> StepLog:

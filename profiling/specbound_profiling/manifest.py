@@ -82,6 +82,11 @@ class Manifest:
         """Level of exactness at which a compression level was recorded."""
         return self.exactness.get(compression, "token")
 
+    @property
+    def sampling_temperature(self) -> float:
+        """What divided the logits before sampling; 0 under greedy decoding."""
+        return float(self.sampling.get("temperature", 1.0)) if self.sampling.get("do_sample") else 0.0
+
     def sampling_of(self, prompt_index: int) -> dict[str, Any]:
         """Arguments of the decoder with which a live run repeats a prompt: seeds count up from the first prompt's."""
         arguments = dict(self.sampling)

@@ -110,6 +110,7 @@ class Recorder:
             eos_token_ids=tuple(sorted(request.eos_token_ids)),
             branches=reader.branches(num_positions),
             seed=request.seed if request.do_sample else None,
+            sampling_temperature=request.sampling_temperature,
         )
 
     def _request(self, prompt_ids: Tensor, index: int) -> Request:

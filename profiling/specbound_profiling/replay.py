@@ -65,7 +65,7 @@ def replay_stepwise(
     prompts, work, estimated, errors = [], [], [], []
     for index, trace in enumerate(traces):
         policy.reset()
-        state.reset(trace.prompt_length + 1)
+        state.reset(trace.prompt_length + 1, trace.sampling_temperature)
         records, start = [], 1
         bare = None if trace.branches is None else with_changes(trace, branches=None)
         while start < trace.num_positions:

@@ -114,6 +114,8 @@ class PromptTrace:
     """Roll-outs after wrong drafts, where there are any."""
     seed: int | None = None
     """Seed of the sampling noise; None under greedy decoding."""
+    sampling_temperature: float = 0.0
+    """What divided the logits before sampling; 0 under greedy decoding."""
 
     def __post_init__(self) -> None:
         num_positions, num_exits = len(self.tokens), len(self.exit_layers)

@@ -52,7 +52,7 @@ class Row:
         self.policy.reset()
         self.sequence.commit_token(logits)
         if self.features is not None:
-            self.features.reset(len(self.sequence.tokens))
+            self.features.reset(len(self.sequence.tokens), self.sequence.request.sampling_temperature)
         self.stats.num_tokens += 1
 
     def new_draft(self) -> Draft:

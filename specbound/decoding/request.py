@@ -5,6 +5,7 @@ every setting means here what it means there. Knows nothing of how tokens are co
 """
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +21,7 @@ from transformers import (
     StopStringCriteria,
 )
 from transformers.cache_utils import DynamicCache
-from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
+from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor, TemperatureLogitsWarper
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from specbound.decoding.adapter import ModelAdapter
@@ -62,6 +63,13 @@ class Request:
     """Seed of the sampling noise."""
     output_scores: bool = False
     output_logits: bool = False
+
+    @property
+    def sampling_temperature(self) -> float:
+        """What divides the logits before sampling; 0 under greedy decoding."""
+        if not self.do_sample:
+            return 0.0
+        return math.prod(p.temperature for p in self.processors if isinstance(p, TemperatureLogitsWarper))
 
 
 @dataclass(frozen=True, slots=True)

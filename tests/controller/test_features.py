@@ -74,6 +74,15 @@ def test_values_after_two_steps_equal_hand_computation(record_of: Callable[..., 
     assert values == pytest.approx({**dict.fromkeys(FEATURE_NAMES, 0.0), **expected}, abs=1e-6)
 
 
+def test_sampling_temperature_holds_for_the_sequence(record_of: Callable[..., StepRecord]) -> None:
+    state = FeatureState("none")
+    state.reset(10, 0.7)
+    state.update(record_of())
+    assert named(state)["sampling_temperature"] == pytest.approx(0.7)
+    state.reset(10)
+    assert named(state)["sampling_temperature"] == 0.0
+
+
 def test_plain_step_keeps_what_the_last_draft_said(record_of: Callable[..., StepRecord]) -> None:
     state = FeatureState("none")
     state.reset(10)

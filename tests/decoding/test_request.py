@@ -4,7 +4,9 @@ import pytest
 import torch
 from transformers import DynamicCache, GenerationConfig, StaticCache
 
+from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.request import batch_from_arguments
 from specbound_controller.errors import InputError
 from tests.decoding.families import random_model, random_prompt
 
@@ -39,6 +41,21 @@ def test_what_cannot_be_honoured_is_refused_by_name(arguments: dict, words: str)
     arguments = {"input_ids": torch.ones(1, 4, dtype=torch.long), "max_new_tokens": 8} | arguments
     with pytest.raises(ValueError, match=words):
         decoder.generate(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "temperature"),
+    [
+        ({"do_sample": True, "temperature": 0.7, "top_p": 0.9}, 0.7),
+        ({"do_sample": True, "top_k": 5}, 1.0),
+        ({"do_sample": False, "repetition_penalty": 1.1}, 0.0),
+    ],
+)
+def test_sampling_temperature_is_that_of_the_call(arguments: dict, temperature: float) -> None:
+    model = random_model("llama")
+    arguments = {"max_new_tokens": 4, **arguments}
+    (request,) = batch_from_arguments(model, ModelAdapter(model), [[1, 2]], None, None, 0, arguments).requests
+    assert request.sampling_temperature == temperature
 
 
 def test_inside_transformers_what_cannot_be_honoured_is_refused_by_name() -> None:

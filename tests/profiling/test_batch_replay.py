@@ -10,6 +10,7 @@ from specbound.assets import demo_controller_dir
 from specbound_controller.actions import action_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.guard import GuardBatch, GuardLimits, NeverSlowerGuard
 from specbound_controller.policy import AnnealedConfidence, StaticPolicy, decides_in_batches
 from specbound_controller.records import STOP_REASONS, Decision, StepRecord
@@ -35,16 +36,14 @@ class Hashing:
         limits = GuardLimits(debt=2.0, probe_debt=1.0, first_pause=2, probe_steps=2)
         self.guard = NeverSlowerGuard(costs, NUM_LAYERS, True, limits)
         self.guards: GuardBatch | None = None
-        self.weights = np.random.default_rng(seed).integers(1, 2**20, 30)
+        self.weights = np.random.default_rng(seed).integers(1, 2**20, len(FEATURE_NAMES))
 
     @property
     def needs_full_signals(self) -> bool:
         return not self.guard.is_paused
 
     def chosen(self, features: np.ndarray) -> int:
-        return int((np.round(features[: len(self.weights)], 4) * 1e4).astype(np.int64) @ self.weights) % len(
-            self.decisions
-        )
+        return int((np.round(features, 4) * 1e4).astype(np.int64) @ self.weights) % len(self.decisions)
 
     def reset(self) -> None:
         self.guard.reset()
@@ -80,6 +79,7 @@ def grid(alpha: float) -> list[Decision]:
 def random_traces(rng: np.random.Generator, random_trace_of: TraceOf, with_branches_of: TraceOf) -> list[PromptTrace]:
     traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(7)]
     traces[::2] = [replace(trace, eos_token_ids=(30,)) for trace in traces[::2]]  # drafted on branches only
+    traces[::3] = [replace(trace, sampling_temperature=0.7) for trace in traces[::3]]
     return [with_branches_of(rng, trace, int(rng.integers(2, 7)), rng.random()) for trace in traces]
 
 

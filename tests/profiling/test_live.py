@@ -17,6 +17,7 @@ from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.request import greedy_twin
 from specbound.loading import LoadedModel, load_model
 from specbound_controller.costs import CostTable
+from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.policy import AnnealedConfidence, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
 from specbound_profiling.record import Recorder, RecordSettings, record_continuation
@@ -161,6 +162,17 @@ def test_policy_is_shown_the_same_features_live_and_in_replay(
     live(in_decoding)
     replay(traces, in_replay, costs, NUM_LAYERS, "none")
     assert len(in_decoding.seen) == len(in_replay.seen) > 20
+    np.testing.assert_allclose(in_decoding.seen, in_replay.seen, atol=1e-4)
+
+
+def test_policy_is_told_the_sampling_temperature_live_and_in_replay(run: "Run", costs: CostTable) -> None:
+    in_decoding, in_replay = Watching(), Watching()
+    run.steps(in_decoding)
+    replay(run.traces, in_replay, costs, NUM_LAYERS, run.loaded.compression)
+    temperature = FEATURE_NAMES.index("sampling_temperature")
+    for policy in (in_decoding, in_replay):
+        expected = run.sampling.get("temperature", 0.0)
+        np.testing.assert_allclose(np.array(policy.seen)[:, temperature], expected, rtol=1e-6)
     np.testing.assert_allclose(in_decoding.seen, in_replay.seen, atol=1e-4)
 
 

@@ -74,6 +74,9 @@ def test_seeds_of_a_sampled_log_count_up_over_the_shards(tmp_path: Path, traces:
     assert [trace.seed for trace in log.traces("none")] == [40, 41, 42, 43, 44]
     assert log.manifest.sampling_of(3) == {"do_sample": True, "temperature": 0.7, "seed": 43}
     assert MANIFEST.sampling_of(3) == {"do_sample": False}
+    assert [trace.sampling_temperature for trace in log.traces("none")] == [0.7] * 5
+    assert replace(sampled, sampling={"do_sample": True}).sampling_temperature == 1.0
+    assert MANIFEST.sampling_temperature == 0.0
 
 
 def test_speed_of_the_machine_comes_back_and_may_be_unknown(tmp_path: Path, costs: CostTable) -> None:
