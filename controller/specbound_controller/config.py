@@ -216,6 +216,7 @@ def _action(value: Mapping[str, Any]) -> Action:
         threshold=_number(value["threshold"], "threshold"),
         score=_text(value["score"], "score"),
         combine=_text(value["combine"], "combine"),
+        lookup_threshold=_number(value.get("lookup_threshold", 0.0), "lookup_threshold"),
     )
 
 

@@ -1,7 +1,7 @@
 """The controller as a policy: the choice of each step, in numpy, behind the never-slower guard."""
 
 import math
-from dataclasses import fields
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,6 @@ from specbound_controller.guard import GuardBatch, NeverSlowerGuard
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore, StepRecord
 from specbound_controller.step_batch import Choices, StepBatch
-from specbound_controller.step_policy import Prices
 
 if TYPE_CHECKING:
     from specbound_controller.controller import Controller
@@ -44,16 +43,17 @@ class ControllerPolicy:
         self.guard = NeverSlowerGuard(costs, config.num_layers, self.needs_features) if guard else None
         self.rho = rho
         """Long-run tokens per second that the choice is made at."""
-        self._decisions = tuple(action.decision(scores) for action in self.actions)
+        vocabulary = controller.draft_vocabulary
+        self._decisions = tuple(
+            replace(action.decision(scores), draft_vocabulary=vocabulary) for action in self.actions
+        )
         self._plain = PLAIN.decision(scores)
-        self._static = None if static is None else static.decision(scores)
+        self._static = None if static is None else replace(static.decision(scores), draft_vocabulary=vocabulary)
         self.decisions = (*self._decisions, self._plain, *(() if self._static is None else (self._static,)))
         """All that it may choose: the grid's, plain decoding of a pause, the stored static action."""
         self._guards: GuardBatch | None = None
         self._step_policy = controller.step_policy
-        prices = self._step_policy.prices(costs, config.num_layers)
-        # in seconds times rho, that is, in tokens; float32, as the curves are
-        self._prices = Prices(*((rho * getattr(prices, f.name)).astype(np.float32) for f in fields(Prices)))
+        self._gains = self._step_policy.gains(self._step_policy.prices(costs, config.num_layers), rho)
 
     @property
     def needs_full_signals(self) -> bool:
@@ -77,9 +77,11 @@ class ControllerPolicy:
 
     def best_action(self, features: np.ndarray) -> int:
         """Index of the action that the step policy chooses. features: (F,) float32"""
-        emitted, worth = self._step_policy.expected(features, math.expm1(features[_CONTEXT]), self._prices)
-        emitted -= worth
-        return int(emitted.argmax())
+        gains: np.ndarray = self._gains @ self._step_policy.curve_values(features)
+        constant, per_token = gains[: len(self.actions)], gains[len(self.actions) :]
+        per_token *= math.expm1(features[_CONTEXT])
+        constant += per_token
+        return int(constant.argmax())
 
     def observe(self, record: StepRecord) -> None:
         """Shows the guard what the step did."""
@@ -105,8 +107,11 @@ class ControllerPolicy:
     def best_actions(self, features: np.ndarray) -> np.ndarray:
         """`best_action` of many steps. (R, F) float32 -> (R,)"""
         context_length = np.expm1(features[:, _CONTEXT].astype(np.float64)).astype(np.float32)
-        emitted, worth = self._step_policy.expected(features, context_length, self._prices)
-        best: np.ndarray = (emitted - worth).argmax(axis=1)
+        gains: np.ndarray = self._step_policy.curve_values(features) @ self._gains.T
+        constant, per_token = gains[:, : len(self.actions)], gains[:, len(self.actions) :]
+        per_token *= context_length[:, None]
+        constant += per_token
+        best: np.ndarray = constant.argmax(axis=1)
         return best
 
     def observe_batch(self, rows: np.ndarray, steps: StepBatch) -> None:

@@ -78,3 +78,15 @@ def single_exit_work(
     return work_vector(
         layer_calls, head_reads, has_full_signals + num_tests, context_length, num_learned_scores=num_scores
     )
+
+
+def exit_pass_work(exit_layer: int, is_read: bool = False, is_learned: bool = False) -> np.ndarray:
+    """Work of running the shallow layers on some pending tokens now and on the others later, beyond that of running
+    them on all at once; taken to be that of two rows and two rows instead of four. (W,)
+
+    is_read: with the head read and the test that such a run is for; is_learned as for `single_exit_work`.
+    """
+    read = int(is_read)
+    split = work_vector({2: 2 * exit_layer}, {1: read}, read, 0, num_learned_scores=read * is_learned)
+    split -= work_vector({4: exit_layer}, {}, 0, 0)
+    return split

@@ -1,6 +1,7 @@
 """A grid of fixed decisions at every row of a batch: what each emits and costs there, all of them together.
 
-Decisions that draft at one exit layer are played for all widths at once; any other is played by itself.
+Decisions that draft at one exit layer, or there after a lookup, are played for all widths at once; any other is played
+by itself.
 """
 
 # N rows, A decisions of the grid, R rows at which a step begins
@@ -79,7 +80,8 @@ class Grid:
         player = self.player
         for place in range(len(self.played)):
             score = (player.score[place], player.threshold[place], player.is_product[place])
-            profiles.setdefault((player.exit_layer[place], *score, player.width[place] == 0), []).append(place)
+            source = (player.exit_layer[place], player.lookup_threshold[place])
+            profiles.setdefault((*source, *score, player.width[place] == 0), []).append(place)
         return list(profiles.values())
 
     def steps(self, rows: np.ndarray, prompts: np.ndarray, chosen: np.ndarray) -> Steps:

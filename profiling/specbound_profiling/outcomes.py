@@ -162,6 +162,8 @@ class StepOutcomes:
     """(N,) int64"""
     num_layer_calls: np.ndarray
     """(N,) int64"""
+    is_deepest_read: np.ndarray
+    """Whether the deepest exit of the decision was read for a draft token. (N, w_max) bool"""
     work: np.ndarray
     """Counts of work in the order of `WORK_NAMES`. (N, W) float64"""
     is_exact: np.ndarray
@@ -215,6 +217,7 @@ def step_outcomes(
         num_accepted=draft.num_accepted,
         num_emitted=draft.num_accepted + 1 - draft.is_done,
         num_layer_calls=draft.counts.calls_by_rows.sum(axis=1),
+        is_deepest_read=draft.is_deepest_read,
         work=work,
         is_exact=draft.is_known,
         estimated_work=work[unknown] - known_work[np.argsort(draft.known_rows)],
@@ -286,6 +289,7 @@ class _Draft:
         self.num_accepted = np.zeros(n, dtype=np.int64)
         self.product = np.ones(n)
         self.counts = _Counts(n, decision.w_max)
+        self.is_deepest_read = np.zeros((n, decision.w_max), dtype=bool)
         is_tested = any(threshold > 0 for *_, threshold in exits)
         can_follow = not is_tested or has_branch_scores or branch_scores is not None
         self.follows = len(batch.branches.end) > 0 and can_follow
@@ -316,6 +320,8 @@ class _Draft:
                 clears = undecided & self.clears(row, draft_index, index, threshold, undecided)
             is_correct = clears & self.is_on_path & ~is_past_end & self.batch.is_accepted[row, index]
             is_eos = clears & ~is_past_end & self.batch.is_eos_draft[row, index]
+            if level == len(self.exits) - 1:
+                self.is_deepest_read[:, draft_index] = undecided
             if self.follows:
                 self.follow(branch, clears, is_correct, is_eos, wanted, is_past_end, index)
             self.counts.drafted += clears

@@ -1,4 +1,5 @@
-"""One step at many rows at once, each row with a decision of its own that drafts at one exit layer, or at none.
+"""One step at many rows at once, each row with a decision of its own that drafts at one exit layer, at none, or at one
+after a lookup in the context.
 
 The same accounting as `simulate`, which is the reference (a test compares the two, step by step). Scores may read step
 features, so that a controller's steps can be replayed many at a time. Knows no policy.
@@ -19,7 +20,7 @@ from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore
 from specbound_controller.score import SIGNAL_NAMES
 from specbound_controller.step_batch import StepBatch
-from specbound_profiling.drafting import Drafting
+from specbound_profiling.drafting import Drafting, DraftWork
 from specbound_profiling.exit_signals import exit_signals
 from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.trace import Branches, PromptTrace
@@ -29,10 +30,13 @@ _EXIT_TESTS, _LEARNED, _DECISIONS = (WORK_NAMES.index(name) for name in ("exit_t
 
 
 def is_single_exit(decision: Decision) -> bool:
-    """Whether this module can play a decision: one exit at most, and a score that it can compute in arrays."""
+    """Whether this module can play a decision: one exit at most beside the lookup, and a score that it can compute in
+    arrays."""
     exits = decision.exits()
     is_tested = any(threshold > 0 for _, threshold in exits)
-    return len(exits) <= 1 and (not is_tested or isinstance(decision.score, AnnealedConfidence | SignalScore))
+    if is_tested and not isinstance(decision.score, AnnealedConfidence | SignalScore):
+        return False
+    return len(exits) <= 1 or (len(exits) == 2 and exits[0][0] == LOOKUP_EXIT and exits[1][1] > 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,11 +59,16 @@ class SingleExitPlayer:
 
     def __init__(self, batch: TraceBatch, decisions: Sequence[Decision], num_layers: int) -> None:
         self.batch, self.num_layers = batch, num_layers
-        exits = [decision.exits()[:1] for decision in decisions]
+        exits = [decision.exits()[-1:] for decision in decisions]
+        first = [decision.exits()[0] if len(decision.exits()) > 1 else None for decision in decisions]
         self.exit_layer = np.array([found[0][0] if found else 0 for found in exits])
         """0 for lookups, and in plain decoding. (decisions,)"""
         self.exit_index = np.array([batch.exit_index(found[0][0]) if found else 0 for found in exits])
         self.threshold = np.array([found[0][1] if found else 0.0 for found in exits])
+        self.lookup_threshold = np.array([0.0 if found is None else found[1] for found in first])
+        """Of the lookup before the exit; 0 where there is none. (decisions,)"""
+        self.lookup_index = batch.exit_index(LOOKUP_EXIT) if any(self.lookup_threshold) else 0
+        """Exit index of these lookups."""
         self.width = np.array([d.w_max if found else 0 for d, found in zip(decisions, exits, strict=True)])
         self.is_product = np.array([decision.combine == "product" for decision in decisions])
         scores = [d.score if t > 0 else None for d, t in zip(decisions, self.threshold, strict=True)]
@@ -76,7 +85,9 @@ class SingleExitPlayer:
         self._branch_annealed: dict[int, np.ndarray] = {}
         for index, score in enumerate(self.scores):
             if isinstance(score, AnnealedConfidence):
-                layers = np.unique(self.exit_layer[self.score == index]).tolist()
+                chosen = self.score == index
+                first_layers = [LOOKUP_EXIT] if self.lookup_threshold[chosen].any() else []
+                layers = np.unique([*self.exit_layer[chosen], *first_layers]).tolist()
                 self._annealed[index] = batch.scores(score, layers, num_layers)
                 self._branch_annealed[index] = batch.branch_scores(score, layers, num_layers)
 
@@ -129,16 +140,15 @@ class SingleExitPlayer:
             if not draft.step(draft_index):
                 break
         num_emitted = draft.accepted + 1 - draft.is_done
-        work = self._work(draft, draft.drafted, draft.reads)
-        known_work = self._work(draft, draft.known_drafted, draft.known_reads)
+        work, known_work = self._work(draft, draft.work), self._work(draft, draft.known_work)
         known_work[draft.is_known] = work[draft.is_known]
         full_signals = self._full[rows + num_emitted - 1] * wants_full_signals[:, None]
         steps = StepBatch(
             context_length=self.batch.context_length[rows],
-            num_drafted=draft.drafted,
+            num_drafted=draft.work.drafted,
             num_accepted=draft.accepted,
             num_emitted=num_emitted,
-            exit_layer=np.where(draft.drafted > 0, draft.exit_layer, 0),
+            exit_layer=draft.last_exit,
             stop_reason=draft.stop_reason,
             draft_signals=draft.signals(),
             full_signals=full_signals,
@@ -164,11 +174,18 @@ class SingleExitPlayer:
         chosen[:, _DRAFT_INDEX] = j
         return score.probabilities_at(chosen, np.array(self.batch.exit_layers)[exits], features)
 
-    def _work(self, draft: Drafting, drafted: np.ndarray, reads: np.ndarray) -> np.ndarray:
-        """Work of steps that drafted and tried so much. (R, W)"""
-        tests = reads * draft.is_tested
+    def _work(self, draft: Drafting, done: DraftWork) -> np.ndarray:
+        """Work of steps whose drafts have cost so much, verification included. (R, W)"""
+        exit_layer, rows = draft.exit_layer, done.drafted + 1
+        waiting = row_shares(done.waiting) * (done.waiting > 0)[:, None]
+        shallow_calls, shallow_rows = done.shallow_calls + waiting, done.shallow_rows + done.waiting
+        deep = self.num_layers - exit_layer
+        calls = exit_layer[:, None] * shallow_calls + deep[:, None] * row_shares(rows)
+        row_calls = exit_layer * shallow_rows + deep * rows
         context = self.batch.context_length[draft.rows]
-        return _works(draft.exit_layer, self.num_layers, drafted, reads, tests, tests * draft.is_learned, context)
+        heads = [done.reads + 1, done.reads + rows, done.tests, done.scores]
+        columns = [row_calls * context / 1000.0, *heads, np.zeros(len(rows)), np.ones(len(rows))]
+        return np.column_stack([calls, *columns])
 
     def play_widths(
         self, decision: int, widths: Sequence[int], costs: CostTable
@@ -179,51 +196,13 @@ class SingleExitPlayer:
 
         widths: ascending, at most the decision's own. Yields 2 x (N,) for each.
         """
-        rows, longest = np.arange(self.batch.num_rows), int(self.width[decision])
+        rows = np.arange(self.batch.num_rows)
         draft = Drafting(self, rows, np.full(len(rows), decision), None, follows=True)
-        base, per_token = self._prices(decision, longest, costs)
         for width in range(widths[-1] + 1):
             if width:
                 draft.step(width - 1)
             if width in widths:
-                seconds = base[draft.drafted, draft.reads - draft.drafted]
-                seconds = seconds + per_token[draft.drafted] * self.batch.context_length
-                yield draft.accepted + 1 - draft.is_done, seconds
-
-    def _prices(self, decision: int, longest: int, costs: CostTable) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds by tokens drafted and reads that failed (0 or 1), and what each token of context adds to them."""
-        drafted, failed = np.arange(longest + 1)[:, None], np.arange(2)
-        reads = (drafted + failed).ravel()
-        drafted = np.repeat(drafted[:, 0], 2)
-        layer, tests = np.full(len(reads), self.exit_layer[decision]), reads * (self.threshold[decision] > 0)
-        learned = tests * self.is_learned[decision]
-        base, with_context = (
-            costs.seconds(_works(layer, self.num_layers, drafted, reads, tests, learned, np.full(len(reads), context)))
-            for context in (0, 1000)
-        )
-        return base.reshape(-1, 2), ((with_context - base) / 1000.0)[::2]
-
-
-def _works(
-    exit_layer: np.ndarray,
-    num_layers: int,
-    drafted: np.ndarray,
-    reads: np.ndarray,
-    tests: np.ndarray,
-    learned: np.ndarray,
-    context_length: np.ndarray,
-) -> np.ndarray:
-    """Work of steps at one exit layer each (0 without drafts), from what they drafted, tried and tested. (R, W)
-
-    At exit layer 0 nothing is read: what was tried there costs no more than its score.
-    """
-    reads, tests = reads * (exit_layer != LOOKUP_EXIT), tests * (exit_layer != LOOKUP_EXIT)
-    shallow, deep = exit_layer * (drafted + 1), num_layers - exit_layer
-    calls = deep[:, None] * row_shares(drafted + 1)
-    calls[:, 0] += shallow
-    row_calls = shallow + deep * (drafted + 1)
-    columns = [row_calls * context_length / 1000.0, reads + 1, reads + drafted + 1, tests, learned]
-    return np.column_stack([calls, *columns, np.zeros(len(reads)), np.ones(len(reads))])
+                yield draft.accepted + 1 - draft.is_done, costs.seconds(self._work(draft, draft.work))
 
 
 def with_policy_work(work: np.ndarray, wants_full_signals: np.ndarray, is_adaptive: bool) -> np.ndarray:

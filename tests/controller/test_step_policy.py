@@ -71,7 +71,56 @@ def test_table_of_many_steps_is_that_of_each(costs_of: Callable[..., CostTable])
 def test_layout_of_the_outputs_has_one_curve_per_profile_and_one_more_per_threshold() -> None:
     layout = CurveLayout(action_grid((2, 3), (1, 4), (0.3, 0.6)))
     assert len(layout.profiles) == 6 and layout.num_curves == 10 and layout.num_outputs == 40
-    assert layout.tested == (1, 2, 4, 5)
+    assert [layout.drafted_curve(profile) for profile in range(6)] == [None, None, 6, 7, 8, 9]
+    assert all(layout.run_curve(profile) is None for profile in range(6))
+    looking_up = CurveLayout(action_grid((0, 2), (1, 4), (0.3,), lookup_first=((0.5, 0.4), (0.6, 0.4))))
+    assert [profile.name for profile in looking_up.profiles] == [
+        "exit2_width1",
+        "lookup_width1_learned0.3",
+        "exit2_width1_learned0.3",
+        "lookup0.5_exit2_width1_learned0.4_token",
+        "lookup0.6_exit2_width1_learned0.4_token",
+    ]
+    assert [looking_up.drafted_curve(profile) for profile in range(5)] == [None, 5, 6, 7, 8]
+    assert [looking_up.run_curve(profile) for profile in range(5)] == [None, None, None, 9, 10]
+    assert looking_up.num_outputs == 11 * 4
+
+
+def test_seconds_of_a_lookup_before_an_exit_equal_the_work_of_every_way_that_the_step_can_go(
+    costs_of: Callable[..., CostTable],
+) -> None:
+    """Width 2, every row of a layer call as dear as every other, so that splitting a call costs its first row."""
+    action = Action(3, 2, 0.5, "learned", "token", lookup_threshold=0.6)
+    drafted, run = (0.9, 0.4), (0.7, 0.2)
+    policy = constant_policy((PLAIN, action), np.array([[0.5, 0.3], drafted, run]))
+    costs = costs_of(row_slope=0.25, head=2.0, per_context=1e-4)
+    _, seconds = policy.table(np.zeros(len(FEATURE_NAMES), np.float32), np.array(50.0), costs, NUM_LAYERS)
+    unit = 1e-3
+
+    def step(rows_run: list[int], num_drafted: int) -> float:
+        """rows_run: pending tokens of each run of the exit."""
+        rows = num_drafted + 1
+        left = rows - sum(rows_run)
+        shallow = sum(3 * (1 + 0.25 * (k - 1)) for k in [*rows_run, *([left] if left else [])])
+        heads = 2.0 * (len(rows_run) + 1)
+        return unit * (shallow + 9 * (1 + 0.25 * (rows - 1)) + heads) + 12 * rows * 1e-4 * 50 / 1000
+
+    # the exit is run for a draft with probability `run`; a draft that ends early has always run it
+    ways = (
+        (0.1, [1], 0),  # run, failed
+        (0.9 * 0.6 * 0.5, [1, 1], 1),
+        (0.9 * 0.6 * 0.5, [2], 1),
+        (0.9 * 0.4, [], 2),
+    )
+    early = 0.1 + 0.9 * 0.6
+    mean_runs = run[0] + 0.9 * run[1]
+    shallow_split = unit * 3 * (1 - 0.25)
+    pieces = sum(share * step([], count) for share, _, count in ways)
+    wanted = pieces + mean_runs * (shallow_split + 2.0 * unit) - early * shallow_split
+    assert seconds[1] == pytest.approx(wanted, rel=1e-6)
+    for runs, count in (([1], 0), ([2], 1), ([1, 1], 1)):
+        split = step([], count) + len(runs) * (shallow_split + 2.0 * unit) - shallow_split
+        assert step(runs, count) == pytest.approx(split, rel=1e-6)
 
 
 def test_perceptron_of_the_wrong_size_is_refused(mlp_of: Callable[..., Mlp]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from specbound.assets import demo_controller_dir
-from specbound_controller.actions import action_grid
+from specbound_controller.actions import Action, action_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.features import FEATURE_NAMES
@@ -23,7 +23,7 @@ from specbound_profiling.replay_result import ReplayResult
 from specbound_profiling.trace import PromptTrace
 
 TraceOf = Callable[..., PromptTrace]
-EXITS, NUM_LAYERS = (1, 3, 4), 6
+EXITS, NUM_LAYERS = (0, 1, 3, 4), 6
 
 
 class Hashing:
@@ -72,7 +72,8 @@ class Hashing:
 def grid(alpha: float) -> list[Decision]:
     scores = {"annealed": AnnealedConfidence(alpha)}
     actions = action_grid(EXITS, (1, 2, 4, 6), (0.2, 0.5), "annealed", "product")
-    actions += action_grid(EXITS, (3,), (0.4,), "annealed", "token")
+    actions += action_grid(EXITS, (3,), (0.4,), "annealed", "token", ((0.3, 0.4), (0.6, 0.2)))
+    actions += (Action(EXITS[-1], 5, 0.1, "annealed", "product", lookup_threshold=0.3),)
     return [action.decision(scores) for action in actions]
 
 

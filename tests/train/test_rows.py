@@ -23,17 +23,30 @@ from specbound_profiling.simulate import simulate_step
 from specbound_profiling.trace import PromptTrace
 from specbound_train.rows import ExploringPolicy, collect_steps, curve_rows, learned_scores, score_rows
 from tests.profiling.conftest import with_branches
+from tests.train.conftest import synthetic_trace
 
 NUM_LAYERS = 12
-ACTIONS = action_grid((2, 4), (1, 2, 4), (0.3, 0.6))
+EXITS = (0, 2, 4)
+ACTIONS = action_grid(EXITS, (1, 2, 4), (0.3, 0.6), lookup_first=((0.5, 0.4), (0.6, 0.6)))
 
 
 def random_score(seed: int = 0) -> LearnedScore:
     rng = np.random.default_rng(seed)
-    inputs = len(SIGNAL_NAMES) + 2 + len(FEATURE_NAMES)
+    inputs = len(SIGNAL_NAMES) + len(EXITS) + len(FEATURE_NAMES)
     shapes = ((8, inputs), (8,), (1, 8), (1,))
     mlp = Mlp(*(rng.normal(scale=0.3, size=shape).astype(np.float32) for shape in shapes))
-    return LearnedScore(mlp, (2, 4), (1.0, 1.2), (1.0, 0.5))
+    return LearnedScore(mlp, EXITS, (1.1, 1.0, 1.2), (0.5, 1.0, 0.5))
+
+
+@pytest.fixture
+def traces_of() -> Callable[..., list[PromptTrace]]:
+    """With lookups in the first column."""
+
+    def traces(seed: int, num_prompts: int, num_positions: int) -> list[PromptTrace]:
+        rng = np.random.default_rng(seed)
+        return [synthetic_trace(rng, index, num_positions, EXITS) for index in range(num_prompts)]
+
+    return traces
 
 
 class RandomPolicy:
@@ -86,14 +99,21 @@ def test_targets_equal_the_step_that_each_action_would_take(
         trace = traces[np.searchsorted(batch.end_row, steps.rows[row], side="right")]
         start, score = int(batch.position[steps.rows[row]]), scores[steps.folds[row]]
         for action in ACTIONS[1:]:
-            record = simulate_step(trace, start, action.decision({"learned": score}), steps.features[row], NUM_LAYERS)
+            # after a lookup's wrong draft the targets estimate what roll-outs of the exit cannot say
+            known_trace = replace(trace, branches=None) if action.lookup_threshold else trace
+            decision = action.decision({"learned": score})
+            record = simulate_step(known_trace, start, decision, steps.features[row], NUM_LAYERS)
             width = min(action.width, 25 - start - 1)
-            profile = layout.profile_of[ACTIONS.index(action)]
+            profile = layout.profile_of(action)
             assert reached[row, profile, :width].sum() == record.num_accepted
-            if action.threshold > 0:
-                drafted = reached[row, len(layout.profiles) + layout.tested.index(profile), :width]
-                assert drafted.sum() == record.num_drafted
-        is_next = np.concatenate((np.ones_like(reached[row, :, :1]), reached[row, :, :-1]), axis=1)
+            drafted, run = layout.drafted_curve(profile), layout.run_curve(profile)
+            if drafted is not None:
+                assert reached[row, drafted, :width].sum() == record.num_drafted
+            if run is not None:
+                assert (reached & known)[row, run, :width].sum() == record.num_exit_tests
+        survivals = reached[row, : layout.num_survivals]
+        is_next = np.concatenate((np.ones_like(survivals[:, :1]), survivals[:, :-1]), axis=1)
+        is_next = np.concatenate((is_next, is_next[layout.num_survivals - layout.num_looking_up :]))
         is_allowed = np.arange(layout.longest) < 25 - start - 1  # what the length limit does not cut
         np.testing.assert_array_equal(known[row], is_next & is_allowed)
 
@@ -108,9 +128,13 @@ def test_prices_of_the_step_policy_are_those_of_the_replayed_step(
     for start in (1, 10, 30):
         for a, action in enumerate(ACTIONS):
             record = simulate_step(trace, start, action.decision({"learned": score}), features, NUM_LAYERS)
-            logits = np.where(np.arange(layout.longest) < record.num_drafted, 60.0, -60.0).astype(np.float32)
+            logits = np.full((layout.num_curves, layout.longest), -60.0, dtype=np.float32)
+            logits[:, : record.num_drafted] = 60.0
+            is_run = [exit_layer != 0 for exit_layer in record.exit_layers] + [record.stop_reason == "depth"]
+            logits[layout.num_survivals :] = -60.0
+            logits[layout.num_survivals :, np.flatnonzero(is_run)] = 60.0
             zeros = [np.zeros(shape, np.float32) for shape in ((1, len(features)), (1,), (layout.num_outputs, 1))]
-            certain = StepPolicy(Mlp(*zeros, np.tile(logits, layout.num_curves)), ACTIONS)
+            certain = StepPolicy(Mlp(*zeros, logits.ravel()), ACTIONS)
             _, seconds = certain.table(features, np.array(trace.prompt_length + start), costs, NUM_LAYERS)
             assert seconds[a] == pytest.approx(costs.seconds(record_work(record, policy.needs_features)), rel=1e-6)
 
@@ -123,12 +147,13 @@ def test_score_rows_are_drafts_whose_predecessors_were_accepted(
     steps, _ = collect_steps(batch, np.arange(2), RandomPolicy(2), costs_of(), NUM_LAYERS, "none")
     rows = score_rows(steps, 4)
     wanted = []
-    for exit_index in range(2):
+    for exit_index in range(len(EXITS)):
         for row in steps.rows:
             trace = traces[np.searchsorted(batch.end_row, row, side="right")]
             start = int(batch.position[row])
             for draft in range(min(4, 20 - start)):
-                wanted.append((exit_index, draft, bool(trace.is_accepted[start + draft, exit_index])))
+                if exit_index > 0 or trace.lookups[start + draft, 0] > 0:  # a lookup may find nothing
+                    wanted.append((exit_index, draft, bool(trace.is_accepted[start + draft, exit_index])))
                 if not trace.is_accepted[start + draft, exit_index]:
                     break
     assert set(rows.folds) == {0, 1} and len(rows.subset(rows.folds == 0)) == (rows.folds == 0).sum()
@@ -156,7 +181,7 @@ def test_controller_replays_the_same_scores_as_the_vectorised_targets(
     action = Action(4, 4, 0.3, "learned")
     player = Controller(
         ControllerConfig(
-            (2, 4), 12, "f", ("none",), ACTIONS, 0.0, score.slopes, score.offsets, static_actions={"none": action}
+            EXITS, 12, "f", ("none",), ACTIONS, 0.0, score.slopes, score.offsets, static_actions={"none": action}
         ),
         score.mlp,
         Mlp(*(np.zeros(shape, dtype=np.float32) for shape in shapes)),
@@ -168,4 +193,4 @@ def test_controller_replays_the_same_scores_as_the_vectorised_targets(
     scores = learned_scores(steps, (score,), 4)
     records = [record for prompt in result.records or () for record in prompt]
     for row, record in zip(steps.rows, records, strict=True):
-        np.testing.assert_allclose(record.scores, scores[row, : record.num_drafted, 1], atol=1e-6)
+        np.testing.assert_allclose(record.scores, scores[row, : record.num_drafted, EXITS.index(4)], atol=1e-6)

@@ -7,7 +7,7 @@ off the trace for every action of the grid. Knows no network.
 # R rows (steps), N positions of all traces, J longest draft, E exit layers, F features, S signals, Q curves
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -154,7 +154,8 @@ def concatenate_score_rows(parts: Sequence[ScoreRows]) -> ScoreRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CurveRows:
-    """Targets of the step policy: for each curve and j = 1..J, whether the step got to j given j - 1."""
+    """Targets of the step policy, curve by curve: whether the step got to draft j = 1..J given j - 1, or ran its exit
+    for it."""
 
     features: np.ndarray
     """(R, F) float32"""
@@ -175,40 +176,54 @@ def curve_rows(steps: StepRows, layout: CurveLayout, fold_scores: Sequence[Learn
     fold_scores: For each fold the exit score that was fitted without it: one that has seen a prompt would promise
         more of itself than it keeps on others.
     """
-    scores = learned_scores(steps, fold_scores, layout.longest)
-    accepted, drafted = [], []
+    along_branches = learned_scores(steps, fold_scores, layout.longest)
+    on_path = None
+    accepted, drafted, runs = [], [], []
     for profile in layout.profiles:
-        decision = Decision(
-            w_max=layout.longest,
-            thresholds={profile.exit_layer: profile.threshold},
-            score=fold_scores[0] if profile.threshold > 0 else None,  # not called: `scores` holds the values
-            combine=profile.combine,
-        )
+        is_tested, looks_up = profile.threshold > 0, profile.lookup_threshold > 0
+        if looks_up and on_path is None:
+            on_path = learned_scores(steps, fold_scores, layout.longest, follows=False)
+        # the score is not called: the arrays hold its values
+        action = replace(profile, width=layout.longest)
+        decision = action.decision({"learned": fold_scores[0], "annealed": fold_scores[0]})
         outcomes = step_outcomes(
-            steps.batch, decision, num_layers, scores if profile.threshold > 0 else None, has_branch_scores=True
+            steps.batch,
+            decision,
+            num_layers,
+            (on_path if looks_up else along_branches) if is_tested else None,
+            has_branch_scores=not looks_up,
         )
         accepted.append(outcomes.num_accepted[steps.rows])
-        if profile.threshold > 0:
+        if is_tested:
             drafted.append(outcomes.num_drafted[steps.rows])
+        if looks_up:
+            runs.append(outcomes.is_deepest_read[steps.rows])
     reached = np.stack([*accepted, *drafted], axis=1)[..., None]  # (R, Q, 1)
     count = np.arange(1, layout.longest + 1)
     # A width that the length limit clipped says nothing about longer drafts; an end of sequence is an outcome.
     is_allowed = count <= steps.batch.max_width[steps.rows][:, None, None]
     is_known = (reached >= count - 1) & is_allowed
+    is_true = reached >= count
+    if runs:  # known where the draft got so far and went on
+        tried = np.stack(drafted[-len(runs) :], axis=1)[..., None] >= count - 1
+        is_known = np.concatenate((is_known, tried & is_allowed), axis=1)
+        is_true = np.concatenate((is_true, np.stack(runs, axis=1)), axis=1)
     flat = (len(steps), -1)
-    return CurveRows(steps.features, (reached >= count).reshape(flat), is_known.reshape(flat), steps.folds)
+    return CurveRows(steps.features, is_true.reshape(flat), is_known.reshape(flat), steps.folds)
 
 
-def learned_scores(steps: StepRows, fold_scores: Sequence[LearnedScore], longest: int) -> np.ndarray:
+def learned_scores(
+    steps: StepRows, fold_scores: Sequence[LearnedScore], longest: int, follows: bool = True
+) -> np.ndarray:
     """Scores along every step's draft, by the score of its fold; nan where no step begins. (N, J, E) float64
 
-    After the first wrong draft of an exit they are those of its roll-out, where there is one.
+    follows: after the first wrong draft of an exit they are those of its roll-out, where there is one.
     """
     batch = steps.batch
     scores = np.full((batch.num_rows, longest, len(batch.exit_layers)), np.nan)
     signals = exit_signals(batch.traces, batch.exit_layers)
     found = [trace.branches for trace in batch.traces if trace.branches is not None]
-    branch_signals = exit_signals(found, batch.exit_layers) if found else None
+    branch_signals = exit_signals(found, batch.exit_layers) if found and follows else None
     for exit_index, exit_layer in enumerate(batch.exit_layers):
         along = draft_signals(steps, signals, longest, exit_index)
         if branch_signals is not None:
