@@ -14,7 +14,7 @@ from math import nan
 import numpy as np
 
 from specbound_controller.costs import WORK_NAMES, CostTable
-from specbound_controller.features import FeatureState
+from specbound_controller.features import FEATURE_NAMES, FeatureState
 from specbound_controller.policy import Policy, decides_in_batches
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.work import record_work
@@ -61,12 +61,12 @@ def replay_stepwise(
     keep_records: bool = False,
 ) -> ReplayResult:
     """`replay`, one prompt after another and one step after another: the reference."""
-    state, all_records = FeatureState(compression), []
+    state, all_records, all_features = FeatureState(compression), [], []
     prompts, work, estimated, errors = [], [], [], []
     for index, trace in enumerate(traces):
         policy.reset()
         state.reset(trace.prompt_length + 1, trace.sampling_temperature)
-        records, start = [], 1
+        records, shown, start = [], [], 1
         bare = None if trace.branches is None else with_changes(trace, branches=None)
         while start < trace.num_positions:
             features = state.vector(trace.lookup_at(start)) if policy.needs_features else None
@@ -84,9 +84,12 @@ def replay_stepwise(
             policy.observe(record)
             state.update(record)
             records.append(record)
+            if features is not None:
+                shown.append(features)
             start += record.num_emitted
         prompts += [index] * len(records)
         all_records.append(tuple(records))
+        all_features.append(np.array(shown, dtype=np.float32).reshape(len(shown), len(FEATURE_NAMES)))
     flat = [record for records in all_records for record in records]
     steps = Steps(
         prompt=np.array(prompts, dtype=np.int64),
@@ -97,7 +100,10 @@ def replay_stepwise(
         estimated_s=np.array(estimated, dtype=float),
         estimate_error_s=np.array(errors, dtype=float),
     )
-    return steps.totals(traces, costs, tuple(all_records) if keep_records else None)
+    result = steps.totals(traces, costs, tuple(all_records) if keep_records else None)
+    if keep_records and policy.needs_features:
+        result = with_changes(result, features=tuple(all_features))
+    return result
 
 
 def _difference_s(more: StepRecord, less: StepRecord, is_adaptive: bool, costs: CostTable) -> float:

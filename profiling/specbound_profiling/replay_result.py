@@ -76,6 +76,9 @@ class ReplayResult:
     """None where nothing can be: oracles draft no wrong token."""
     records: tuple[tuple[StepRecord, ...], ...] | None = None
     """Step records per prompt, where asked for."""
+    features: tuple[np.ndarray, ...] | None = None
+    """The step features (steps, F) float32 that the policy was shown, per prompt, where records were asked for and the
+    policy asks for features."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -124,6 +127,7 @@ class ReplayResult:
             tasks=tuple(self.tasks[i] for i in chosen),
             estimates=None if estimates is None else Estimates(*(getattr(estimates, n)[chosen] for n in _ESTIMATES)),
             records=None if self.records is None else tuple(self.records[i] for i in chosen),
+            features=None if self.features is None else tuple(self.features[i] for i in chosen),
             **pick,
         )
 
@@ -137,12 +141,14 @@ def concatenated(results: Sequence[ReplayResult]) -> ReplayResult:
     arrays = {name: np.concatenate([getattr(result, name) for result in results]) for name in _ARRAYS}
     estimates = [result.estimates for result in results if result.estimates is not None]
     records = [result.records for result in results if result.records is not None]
+    features = [result.features for result in results if result.features is not None]
     whole = len(results)
     return ReplayResult(
         prompt_ids=tuple(name for result in results for name in result.prompt_ids),
         tasks=tuple(task for result in results for task in result.tasks),
         estimates=_joined(estimates) if len(estimates) == whole else None,
         records=tuple(steps for part in records for steps in part) if len(records) == whole else None,
+        features=tuple(shown for part in features for shown in part) if len(features) == whole else None,
         **arrays,
     )
 

@@ -11,7 +11,7 @@ from specbound_train.config import TrainConfig
 
 @dataclass(frozen=True, slots=True)
 class TrainCommand(TrainConfig):
-    """Fits a controller on a log that specbound profile wrote: an exit score and a step policy."""
+    """Fits a controller on logs that specbound profile wrote: an exit score and a step policy."""
 
     push_to_hub: str | None = None
     """Put the controller with its model card on the Hugging Face Hub under this name, such as user/controller."""
@@ -51,5 +51,5 @@ def run(argv: Sequence[str]) -> None:
             if row.method == "controller":
                 row = replace(row, tokens_per_step=level.tokens_per_step, acceptance_rate=level.acceptance_rate)
             rows.append(row)
-    model = logged_model(Path(config.log).expanduser())
+    model = logged_model(Path(config.logs[0]).expanduser())
     write_report(build_report(rows, model, training=summary.to_dict()), config.json)

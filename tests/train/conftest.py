@@ -1,6 +1,7 @@
 """Synthetic logs whose drafts get easier and harder along the text, so that there is something to learn."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,8 @@ def synthetic_costs(row_slope: float = 0.1, head: float = 1.2, layer_s: float = 
     return CostTable(seconds, "none", "synthetic", 0.0, 300)
 
 
-def write_log(root: Path, traces_by_level: dict[str, list[PromptTrace]], costs: CostTable) -> Path:
-    """A finished log directory."""
+def write_log(root: Path, traces_by_level: dict[str, list[PromptTrace]], costs: CostTable, **changes: object) -> Path:
+    """A finished log directory. changes: to the manifest."""
     first = next(iter(traces_by_level.values()))
     manifest = Manifest(
         model="synthetic",
@@ -98,6 +99,7 @@ def write_log(root: Path, traces_by_level: dict[str, list[PromptTrace]], costs: 
         max_new_tokens=max(trace.num_positions for trace in first),
         seed=0,
     )
+    manifest = replace(manifest, **changes)  # type: ignore[arg-type]
     writer = LogWriter(root, manifest)
     for level, traces in traces_by_level.items():
         for shard in range(manifest.num_shards):
@@ -117,7 +119,7 @@ def costs_of() -> Callable[..., CostTable]:
 
 
 @pytest.fixture(scope="session")
-def log_of() -> Callable[[Path, dict[str, list[PromptTrace]], CostTable], Path]:
+def log_of() -> Callable[..., Path]:
     return write_log
 
 

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from specbound.cli.parsing import parse_config
 from specbound_controller.errors import InputError
 from specbound_train.config import TrainConfig
 
@@ -32,6 +34,16 @@ from specbound_train.config import TrainConfig
 def test_values_out_of_range_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(InputError, match=field):
         TrainConfig(log="log", out="out", **{field: value})  # type: ignore[arg-type]
+
+
+def test_one_log_or_several_on_the_command_line_and_in_a_file(tmp_path: Path) -> None:
+    for text, logs in (("runs/a", ("runs/a",)), ("[runs/a, runs/b]", ("runs/a", "runs/b"))):
+        (tmp_path / "train.yaml").write_text(f"log: {text}\nout: runs/c\n")
+        assert parse_config(TrainConfig, "train", ["--config", str(tmp_path / "train.yaml")]).logs == logs
+        option = ",".join(logs)
+        assert parse_config(TrainConfig, "train", ["--log", option, "--out", "runs/c"]).logs == logs
+    with pytest.raises(InputError, match="log must name one folder or several different ones"):
+        parse_config(TrainConfig, "train", ["--log", "runs/a,runs/a", "--out", "runs/c"])
 
 
 def test_config_imports_no_torch() -> None:

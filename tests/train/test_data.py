@@ -48,7 +48,7 @@ def test_a_prompt_is_on_the_same_side_at_every_level(
     log = log_of(
         tmp_path / "log", {"none": traces_of(0, 8, 20), "int8": traces_of(0, 8, 20, compression="int8")}, costs_of()
     )
-    none, int8 = load_levels(open_log(log), 0.25, 0)
+    none, int8 = load_levels([open_log(log)], 0.25, 0)
     np.testing.assert_array_equal(none.folds, int8.folds)
     for part in ("training", "validation"):
         assert [t.prompt_id for t in getattr(none, part)] == [t.prompt_id for t in getattr(int8, part)]
@@ -65,7 +65,7 @@ def test_of_a_large_log_the_same_random_prompts_are_read_at_every_level(
     log = open_log(log_of(tmp_path / "log", levels, costs_of()))
 
     def ids(seed: int) -> list[list[str]]:
-        found = load_levels(log, 0.25, seed, max_positions=500)
+        found = load_levels([log], 0.25, seed, max_positions=500)
         return [sorted(trace.prompt_id for trace in data.training + data.validation) for data in found]
 
     none, int8 = ids(0)
@@ -73,7 +73,7 @@ def test_of_a_large_log_the_same_random_prompts_are_read_at_every_level(
     assert ids(0)[0] == none and ids(1)[0] != none
     chosen = np.concatenate([[int(name.split("-")[1]) for name in ids(seed)[0]] for seed in range(40)])
     assert abs(chosen.mean() - 19.5) < 3 * 11.5 / np.sqrt(len(chosen))  # no shard is preferred
-    assert load_levels(log, 0.25, 0, max_positions=2 * 40 * 25)[0].num_positions == 40 * 19
+    assert load_levels([log], 0.25, 0, max_positions=2 * 40 * 25)[0].num_positions == 40 * 19
 
 
 def test_no_more_than_the_sample_and_one_shard_is_held(
@@ -95,7 +95,7 @@ def test_no_more_than_the_sample_and_one_shard_is_held(
         return traces
 
     monkeypatch.setattr(StepLog, "_read_shard", counted)
-    (data,) = load_levels(log, 0.25, 0, max_positions=200)
+    (data,) = load_levels([log], 0.25, 0, max_positions=200)
     assert most <= 2 * 8  # a shard, and the one before it that is still named; the sample is copied out of them
     for trace in data.training + data.validation:
         for name in ("tokens", "is_accepted", "confidence_at", "full_margin"):
@@ -114,7 +114,7 @@ def test_a_log_without_enough_data_says_how_much_there_is(
     log = log_of(tmp_path / "log", {"none": traces_of(0, num_prompts, num_positions)}, costs_of())
     positions = num_prompts * (num_positions - 1)
     with pytest.raises(InputError, match=f"has {num_prompts} prompts and {positions} positions.*at least 3 prompts"):
-        load_levels(open_log(log), 0.25, 0)
+        load_levels([open_log(log)], 0.25, 0)
 
 
 def test_a_log_without_costs_is_refused(
@@ -126,4 +126,86 @@ def test_a_log_without_costs_is_refused(
     log = log_of(tmp_path / "log", {"none": traces_of(0, 4, 20)}, costs_of())
     (log / "costs.json").unlink()
     with pytest.raises(InputError, match="no cost table for none"):
-        load_levels(open_log(log), 0.25, 0)
+        load_levels([open_log(log)], 0.25, 0)
+
+
+SAMPLED = {"do_sample": True, "temperature": 0.7, "seed": 0}
+
+
+def test_a_prompt_is_on_the_same_side_in_every_log(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+) -> None:
+    """Also where one log holds only some of the prompts of the other."""
+    greedy = log_of(tmp_path / "greedy", {"none": traces_of(0, 24, 20)}, costs_of())
+    sampled = log_of(tmp_path / "sampled", {"none": traces_of(1, 11, 20)}, costs_of(layer_s=9.0), sampling=SAMPLED)
+    levels = load_levels([open_log(greedy), open_log(sampled)], 0.25, 0)
+    assert [data.name for data in levels] == ["none", "none at temperature 0.7"]
+    assert [len(data.training) + len(data.validation) for data in levels] == [24, 11]
+    places: dict[str, set[int]] = {}
+    for data in levels:
+        for trace, fold in zip(data.training, data.folds.tolist(), strict=True):
+            places.setdefault(trace.prompt_id, set()).add(fold)
+        for trace in data.validation:
+            places.setdefault(trace.prompt_id, set()).add(-1)
+        assert len(data.validation) >= 1
+        assert {trace.sampling_temperature for trace in data.training} == {data.sampling_temperature}
+        assert data.costs == costs_of()  # the first log's: a level has one table
+    assert all(len(found) == 1 for found in places.values()) and len(places) == 24
+
+
+def test_of_two_logs_with_the_same_text_it_counts_once(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+) -> None:
+    traces = traces_of(0, 8, 20)
+    first = log_of(tmp_path / "first", {"none": traces}, costs_of())
+    second = log_of(tmp_path / "second", {"none": traces[:6] + traces_of(1, 8, 20)[6:]}, costs_of())
+    (data,) = load_levels([open_log(first), open_log(second)], 0.25, 0)
+    assert len(data.training) + len(data.validation) == 8 + 2
+
+
+def test_logs_of_several_levels_and_temperatures_are_read_where_they_hold_them(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+) -> None:
+    greedy = log_of(tmp_path / "greedy", {"int8": traces_of(0, 8, 20, compression="int8")}, costs_of())
+    levels = {"none": traces_of(1, 8, 20), "int8": traces_of(2, 8, 20, compression="int8")}
+    sampled = log_of(tmp_path / "sampled", levels, costs_of(), sampling=SAMPLED)
+    logs = [open_log(greedy), open_log(sampled)]
+    names = ["int8", "int8 at temperature 0.7", "none at temperature 0.7"]
+    assert [data.name for data in load_levels(logs, 0.25, 0)] == names
+    assert [data.name for data in load_levels(logs, 0.25, 0, ["none"])] == names[2:]
+    with pytest.raises(InputError, match=r"compression must be one of the log's int8, none, got 'nf4'"):
+        load_levels(logs, 0.25, 0, ["nf4"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_fingerprint": "e" * 64}, f"model_fingerprint is {'f' * 64} in .*first and {'e' * 64} in .*second"),
+        ({"num_layers": 14}, "num_layers is 12 in .*first and 14 in .*second"),
+        ({"exactness": {"none": "bitwise"}}, "exactness of none is token in .*first and bitwise in .*second"),
+        ({"eos_token_ids": (3,)}, r"eos_token_ids is \(\) in .*first and \(3,\) in .*second"),
+    ],
+)
+def test_logs_that_do_not_fit_together_are_refused_with_both_values(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+    changes: dict[str, object],
+    words: str,
+) -> None:
+    logs = [
+        open_log(log_of(tmp_path / name, {"none": traces_of(0, 8, 20)}, costs_of(), **own))
+        for name, own in (("first", {}), ("second", changes))
+    ]
+    with pytest.raises(InputError, match=words):
+        load_levels(logs, 0.25, 0)

@@ -52,7 +52,7 @@ def test_trained_controller_loads_and_names_its_model(trained: tuple[Path, Train
 def test_summary_says_what_the_saved_controller_does(trained: tuple[Path, TrainSummary], log_dir: Path) -> None:
     out, summary = trained
     log, controller = open_log(log_dir), Controller.load(out)
-    data = load_levels(log, 0.25, 0)[0]
+    data = load_levels([log], 0.25, 0)[0]
     level = summary.levels[0]
     policy = controller.policy(log.costs["none"], "none")
     result = replay(data.validation, policy, log.costs["none"], 12, "none")
@@ -116,6 +116,37 @@ def test_two_compression_levels_train_one_controller(
     summary = train_controller(TrainConfig(log=str(log), out=str(tmp_path / "out"), **SMALL))  # type: ignore[arg-type]
     assert [level.compression for level in summary.levels] == ["none", "int8"]
     assert Controller.load(tmp_path / "out").config.compressions == ("none", "int8")
+
+
+def test_a_greedy_and_a_sampled_log_train_one_controller_that_is_told_which(
+    tmp_path: Path,
+    traces_of: Callable[..., list[PromptTrace]],
+    costs_of: Callable[..., CostTable],
+    log_of: Callable[..., Path],
+) -> None:
+    """Sampled text accepts nearly nothing, and nothing but the temperature says so before the first draft."""
+    bad = [replace(t, is_accepted=t.is_accepted & (t.tokens % 4 == 0)[:, None]) for t in traces_of(1, 12, 40)]
+    sampling = {"do_sample": True, "temperature": 0.7, "seed": 0}
+    logs = (
+        str(log_of(tmp_path / "greedy", {"none": traces_of(0, 12, 40)}, costs_of())),
+        str(log_of(tmp_path / "sampled", {"none": bad}, costs_of(), sampling=sampling)),
+    )
+    changes = {**SMALL, "epochs": 10, "report": True}
+    summary = train_controller(TrainConfig(log=logs, out=str(tmp_path / "out"), **changes))  # type: ignore[arg-type]
+    assert [level.name for level in summary.levels] == ["none", "none at temperature 0.7"]
+    assert [level.compression for level in summary.levels] == ["none", "none"]
+    assert summary.num_prompts == 12 and summary.num_positions == 2 * 12 * 39
+    controller = Controller.load(tmp_path / "out")
+    assert controller.config.compressions == ("none",) and controller.config.costs.keys() == {"none"}
+    column = FEATURE_NAMES.index("sampling_temperature")
+    np.testing.assert_allclose(np.unique(controller.sample.features[:, column]), [0.0, 0.7], rtol=1e-6)
+    features = np.repeat(controller.sample.features[:1], 2, axis=0)
+    features[:, column] = (0.0, 0.7)
+    first_draft = controller.step_policy.curves(features)[:, : len(controller.step_policy.layout.profiles), 1]
+    assert (first_draft[0] > first_draft[1]).mean() > 0.8
+    assert "none at temperature 0.7" in (tmp_path / "out" / "README.md").read_text()
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
+    assert set(report["widths"]) == {"none", "none at temperature 0.7"}
 
 
 def test_chosen_levels_of_a_log_train_a_controller_of_their_own(

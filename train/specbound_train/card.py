@@ -99,7 +99,7 @@ def _levels_table(levels: list[Mapping[str, Any]]) -> str:
         speedups = " | ".join(_number(level.get(key), 3) for key in names.values())
         interval = f"{_number(level.get('gain_low'), 3)} to {_number(level.get('gain_high'), 3)}"
         lines.append(
-            f"| {level.get('compression')} | {level.get('num_prompts')} | "
+            f"| {level.get('name', level.get('compression'))} | {level.get('num_prompts')} | "
             f"{_number(level.get('plain_tokens_per_second'), 1)} | {speedups} | {interval} | "
             f"{_number(level.get('tokens_per_step'), 2)} |"
         )
@@ -108,8 +108,8 @@ def _levels_table(levels: list[Mapping[str, Any]]) -> str:
 
 def _played_line(level: Mapping[str, Any]) -> str:
     return (
-        f"At {level.get('compression')} the step policy was not faster than the best static setting, so the controller "
-        "plays one setting at every step."
+        f"At {level.get('name', level.get('compression'))} the step policy was not faster than the best static "
+        "setting, so the controller plays one setting at every step."
     )
 
 

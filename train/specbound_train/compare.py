@@ -1,5 +1,6 @@
 """Judges a controller by replay: plain decoding, best static setting, controller and oracle on the same prompts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from specbound_controller.actions import Action
@@ -14,16 +15,21 @@ from specbound_train.data import LevelData
 
 @dataclass(frozen=True, slots=True)
 class LevelSummary:
-    """Replayed speeds at one compression level on the validation prompts; modelled, prefill left out."""
+    """Replayed speeds at one compression level and sampling temperature on the validation prompts; modelled, prefill
+    left out."""
 
+    name: str
+    """Compression level, and the temperature where the text was sampled."""
     compression: str
+    sampling_temperature: float
+    """0 under greedy decoding."""
     num_prompts: int
     """Validation prompts."""
     num_tokens: int
     """Tokens they emit in steps."""
     plain_tokens_per_second: float
     best_static: str
-    """The static setting that was fastest on the training prompts."""
+    """The static setting that was fastest on the training prompts at this level and temperature."""
     best_static_speedup: float
     """Over plain decoding, like the next ones."""
     best_static_learned: str
@@ -47,8 +53,8 @@ class LevelSummary:
     paused_share: float
     """Share of the controller's steps that the never-slower guard made plain."""
     played_action: Action | None
-    """The action that the controller plays at every step, where its step policy was not faster than the best static
-    setting; else None."""
+    """The action that the controller plays at every step of the compression level, where its step policy was not faster
+    than the best static setting; else None."""
 
     @property
     def is_static(self) -> bool:
@@ -67,47 +73,75 @@ class LevelSummary:
         return (self.controller_speedup - 1.0) / gain if gain > 0 else float("nan")
 
 
-def judge(data: LevelData, controller: Controller, static_action: Action, w_max: int, seed: int) -> LevelSummary:
-    """Replays everything on the validation prompts, and says what the controller is to play.
+def judge(
+    levels: Sequence[LevelData],
+    controller: Controller,
+    static_action: Action,
+    own_statics: Sequence[Action],
+    w_max: int,
+    seed: int,
+) -> list[LevelSummary]:
+    """Replays everything on the validation prompts, and says what the controller is to play at a compression level.
 
-    controller: one that plays its step policy at this level.
+    That is its step policy where it is faster than the static action over the prompts of all temperatures together;
+    else one action for all of them.
+
+    Args:
+        levels: Those of one compression level, one for each sampling temperature.
+        controller: One that plays its step policy at this compression level.
+        static_action: Fastest on the training prompts of all temperatures together.
+        own_statics: Fastest on those of each level.
     """
     num_layers = controller.config.num_layers
-    plain = replay_static(data.validation, PLAIN, data.costs, num_layers)
     annealed = {"annealed": AnnealedConfidence(controller.config.alpha)}
-    static = replay_static(data.validation, static_action.decision(annealed), data.costs, num_layers)
-    learned_action = best_learned_action(data, controller)
-    adaptive, num_paused = _play(data, controller, None)
-    learned, learned_paused = _play(data, controller, learned_action)
-    limit = oracle(data.validation, data.costs, num_layers, w_max)
 
+    def static(data: LevelData, action: Action) -> ReplayResult:
+        return replay_static(data.validation, action.decision(annealed), data.costs, num_layers)
+
+    to_beat = _speed([static(data, static_action) for data in levels])
+    learned_action = best_learned_action(levels[0], controller)
+    adaptive = [_play(data, controller, None) for data in levels]
+    learned = [_play(data, controller, learned_action) for data in levels]
     played, played_action = adaptive, None
-    if not adaptive.tokens_per_second > static.tokens_per_second:
-        if learned.tokens_per_second > static.tokens_per_second:
-            played, played_action, num_paused = learned, learned_action, learned_paused
+    if not _speed([result for result, _ in adaptive]) > to_beat:
+        if _speed([result for result, _ in learned]) > to_beat:
+            played, played_action = learned, learned_action
         else:
-            played_action = static_action
-            played, num_paused = _play(data, controller, static_action)
-    low, high = bootstrap_ratio(static.seconds, played.seconds, seed)
-    return LevelSummary(
-        compression=data.compression,
-        num_prompts=len(data.validation),
-        num_tokens=int(plain.num_tokens.sum()),
-        plain_tokens_per_second=plain.tokens_per_second,
-        best_static=static_action.name,
-        best_static_speedup=static.speedup_over(plain),
-        best_static_learned=learned_action.name,
-        best_static_learned_speedup=learned.speedup_over(plain),
-        step_policy_speedup=adaptive.speedup_over(plain),
-        controller_speedup=played.speedup_over(plain),
-        oracle_speedup=limit.speedup_over(plain),
-        gain_low=low,
-        gain_high=high,
-        tokens_per_step=played.tokens_per_step,
-        acceptance_rate=played.acceptance_rate,
-        paused_share=num_paused / max(1, int(played.num_steps.sum())),
-        played_action=played_action,
-    )
+            played, played_action = [_play(data, controller, static_action) for data in levels], static_action
+    summaries = []
+    for index, (data, own) in enumerate(zip(levels, own_statics, strict=True)):
+        plain, best = replay_static(data.validation, PLAIN, data.costs, num_layers), static(data, own)
+        (result, num_paused), limit = played[index], oracle(data.validation, data.costs, num_layers, w_max)
+        low, high = bootstrap_ratio(best.seconds, result.seconds, seed)
+        summaries.append(
+            LevelSummary(
+                name=data.name,
+                compression=data.compression,
+                sampling_temperature=data.sampling_temperature,
+                num_prompts=len(data.validation),
+                num_tokens=int(plain.num_tokens.sum()),
+                plain_tokens_per_second=plain.tokens_per_second,
+                best_static=own.name,
+                best_static_speedup=best.speedup_over(plain),
+                best_static_learned=learned_action.name,
+                best_static_learned_speedup=learned[index][0].speedup_over(plain),
+                step_policy_speedup=adaptive[index][0].speedup_over(plain),
+                controller_speedup=result.speedup_over(plain),
+                oracle_speedup=limit.speedup_over(plain),
+                gain_low=low,
+                gain_high=high,
+                tokens_per_step=result.tokens_per_step,
+                acceptance_rate=result.acceptance_rate,
+                paused_share=num_paused / max(1, int(result.num_steps.sum())),
+                played_action=played_action,
+            )
+        )
+    return summaries
+
+
+def _speed(results: Sequence[ReplayResult]) -> float:
+    """Tokens per second of some replays together."""
+    return float(sum(each.num_tokens.sum() for each in results) / sum(each.seconds.sum() for each in results))
 
 
 def best_learned_action(data: LevelData, controller: Controller) -> Action:

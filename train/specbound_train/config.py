@@ -19,10 +19,11 @@ UNFINISHED_FOLDER = "unfinished"
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Fits a controller on a log that specbound profile wrote: an exit score and a step policy."""
+    """Fits a controller on logs that specbound profile wrote: an exit score and a step policy."""
 
-    log: str
-    """Folder of the log."""
+    log: tuple[str, ...] | str
+    """Folder of the log, or several of the same model with commas between, such as a greedy and a sampled one; a prompt
+    is on the same side of the split in all of them."""
     out: str
     """Folder for the controller; one that holds a controller already is refused unless overwrite is on."""
     overwrite: bool = False
@@ -30,7 +31,7 @@ class TrainConfig:
     resume: bool = True
     """Go on with a run that was killed in this folder: fits that it finished are not done again. Off begins anew."""
     compression: Literal["auto"] | tuple[str, ...] = "auto"
-    """Compression levels of the log to train on, one controller for all of them; auto: all."""
+    """Compression levels of the logs to train on, one controller for all of them; auto: all."""
     without_compression: bool = False
     """Train networks that are not told the compression level (an ablation); costs stay those of each level."""
     full_signals: bool = False
@@ -67,7 +68,14 @@ class TrainConfig:
     report: bool = True
     """Write report/ into the folder: loss curves, importance of the features, chosen widths (some seconds)."""
 
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Folders of the logs, at least one."""
+        return (self.log,) if isinstance(self.log, str) else tuple(self.log)
+
     def __post_init__(self) -> None:
+        if not self.logs or len(set(self.logs)) != len(self.logs):
+            raise InputError(f"log must name one folder or several different ones, got {self.log}")
         bounds = {
             "hidden_units": (1, 256),
             "score_hidden_units": (1, 256),

@@ -1,4 +1,4 @@
-"""Reads a step log, as much of it as memory allows, and splits it by prompt. Knows no network."""
+"""Reads step logs, as much of them as memory allows, and splits them by prompt. Knows no network."""
 
 import hashlib
 from collections import Counter
@@ -24,16 +24,25 @@ MAX_FOLDS = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LevelData:
-    """One compression level's traces, split by prompt."""
+    """Traces of one compression level and one way to choose tokens, of all logs, split by prompt."""
 
     compression: str
     costs: CostTable
+    """Of the first log that has a table for the compression level: the same for all of its traces."""
     training: tuple[PromptTrace, ...]
     """Prompts that networks are fitted and settings chosen on."""
     folds: np.ndarray
     """Fold of each training prompt, from 0. (number of training prompts,) int64"""
     validation: tuple[PromptTrace, ...]
     """Prompts that only judge."""
+    sampling_temperature: float = 0.0
+    """What divided the logits before sampling; 0 under greedy decoding."""
+
+    @property
+    def name(self) -> str:
+        """The compression level, and the temperature where the text was sampled."""
+        sampled = self.sampling_temperature > 0
+        return f"{self.compression} at temperature {self.sampling_temperature:g}" if sampled else self.compression
 
     @property
     def num_positions(self) -> int:
@@ -42,66 +51,109 @@ class LevelData:
 
 
 def load_levels(
-    log: StepLog,
+    logs: Sequence[StepLog],
     validation_share: float,
     seed: int,
     compressions: Sequence[str] | None = None,
     max_positions: int | None = None,
 ) -> list[LevelData]:
-    """Compression levels of a log; a prompt is on the same side of the split at every level.
+    """Compression levels and sampling temperatures of some logs of one model, in the order of the logs.
+
+    A prompt is on the same side of the split at all of them. Where two logs hold the same text of a prompt, it counts
+    once.
 
     Args:
-        compressions: Levels to read; None takes all of the log.
-        max_positions: Most generated tokens over all levels; None takes all. Of a larger log the same random choice of
+        compressions: Levels to read; None takes all of the logs.
+        max_positions: Most generated tokens over all levels; None takes all. Of larger logs the same random choice of
             the prompts is taken at every level; no more than it and one shard are held at a time.
 
     Raises:
-        InputError: too few prompts or positions, a level that the log does not hold, or no cost table for one.
+        InputError: logs that do not fit together, too few prompts or positions, a level that no log holds, or no cost
+            table for one.
     """
-    chosen = tuple(log.manifest.compressions) if compressions is None else tuple(compressions)
+    check_alike(logs)
+    held = dict.fromkeys(level for log in logs for level in log.manifest.compressions)
+    chosen = tuple(held) if compressions is None else tuple(compressions)
     for level in chosen:
-        if level in log.manifest.compressions and level not in log.costs:
-            raise InputError(f"log {log.root} has no cost table for {level}; profile again to measure one")
-    by_level = _sampled(log, chosen, seed, max_positions)
-    for level, traces in by_level.items():
-        check_enough(traces, level, str(log.root))
-        by_level[level] = [trace for trace in traces if trace.num_positions > 1]  # the others hold no step
-    tasks = {trace.prompt_id: trace.task for traces in by_level.values() for trace in traces}
+        if level not in held:
+            raise InputError(f"compression must be one of the log's {', '.join(held)}, got {level!r} ({_roots(logs)})")
+    costs = {level: _costs(logs, level) for level in chosen}
+    by_kind: dict[tuple[str, float], dict[tuple[str, bytes], PromptTrace]] = {}
+    sources = [(log, level) for level in chosen for log in logs if level in log.manifest.compressions]
+    for (log, level), traces in zip(sources, _sampled(sources, seed, max_positions), strict=True):
+        unique = by_kind.setdefault((level, log.manifest.sampling_temperature), {})
+        for trace in traces:
+            unique.setdefault((trace.prompt_id, trace.tokens.tobytes()), trace)
+    kinds: dict[tuple[str, float], list[PromptTrace]] = {}
+    for kind, found in by_kind.items():
+        check_enough(list(found.values()), kind[0], _roots(logs))
+        kinds[kind] = [trace for trace in found.values() if trace.num_positions > 1]  # the others hold no step
+    tasks = {trace.prompt_id: trace.task for traces in kinds.values() for trace in traces}
     folds, validation = split_prompts(tasks, validation_share, seed)
     levels = []
-    for level, traces in by_level.items():
+    for (level, temperature), traces in kinds.items():
         training = tuple(trace for trace in traces if trace.prompt_id in folds)
         levels.append(
             LevelData(
                 compression=level,
-                costs=log.costs[level],
+                costs=costs[level],
                 training=training,
                 folds=np.array([folds[trace.prompt_id] for trace in training]),
                 validation=tuple(trace for trace in traces if trace.prompt_id in validation),
+                sampling_temperature=temperature,
             )
         )
     return levels
 
 
-def _sampled(
-    log: StepLog, compressions: Sequence[str], seed: int, max_positions: int | None
-) -> dict[str, list[PromptTrace]]:
-    """Level -> traces of the prompts with the smallest random keys that fit, in the order of the log."""
-    by_level: dict[str, list[PromptTrace]] = {}
-    border = 1.0  # prompts with larger keys are left out, at all levels
-    for level in compressions:
+def check_alike(logs: Sequence[StepLog]) -> None:
+    """Raises InputError, naming both logs and values, where two cannot train one controller together."""
+    first = logs[0]
+    seen: dict[str, StepLog] = {}
+    for log in logs:
+        for name in ("model_fingerprint", "num_layers", "exit_layers", "temperatures", "eos_token_ids"):
+            _require_equal(name, first, getattr(first.manifest, name), log, getattr(log.manifest, name))
+        for level in log.manifest.compressions:
+            other = seen.setdefault(level, log)
+            exactness = (other.manifest.exactness_of(level), log.manifest.exactness_of(level))
+            _require_equal(f"exactness of {level}", other, exactness[0], log, exactness[1])
+
+
+def _require_equal(name: str, first: StepLog, value: object, second: StepLog, other: object) -> None:
+    if value != other:
+        raise InputError(
+            f"logs must be of one model and recorded alike: {name} is {value} in {first.root} and {other} in "
+            f"{second.root}; profile again, or train on one of them"
+        )
+
+
+def _costs(logs: Sequence[StepLog], level: str) -> CostTable:
+    """The first log's table for a level."""
+    for log in logs:
+        if level in log.costs and level in log.manifest.compressions:
+            return log.costs[level]
+    raise InputError(f"log {_roots(logs)} has no cost table for {level}; profile again to measure one")
+
+
+def _roots(logs: Sequence[StepLog]) -> str:
+    return ", ".join(str(log.root) for log in logs)
+
+
+def _sampled(sources: Sequence[tuple[StepLog, str]], seed: int, max_positions: int | None) -> list[list[PromptTrace]]:
+    """Traces of each log and level: of the prompts with the smallest random keys that fit, in the order of the log."""
+    by_source: list[list[PromptTrace]] = []
+    border = 1.0  # prompts with larger keys are left out, everywhere
+    for log, level in sources:
         kept: list[PromptTrace] = []
         for shard in log.iter_shards(level):
             chosen = [trace for trace in shard if _key(trace.prompt_id, seed) < border]
             if max_positions is not None:
-                border = min(border, _border(kept + chosen, seed, max_positions / len(compressions)))
+                border = min(border, _border(kept + chosen, seed, max_positions / len(sources)))
                 kept = [trace for trace in kept if _key(trace.prompt_id, seed) < border]
                 chosen = [_copied(trace) for trace in chosen if _key(trace.prompt_id, seed) < border]
             kept += chosen
-        by_level[level] = kept
-    return {
-        level: [trace for trace in traces if _key(trace.prompt_id, seed) < border] for level, traces in by_level.items()
-    }
+        by_source.append(kept)
+    return [[trace for trace in traces if _key(trace.prompt_id, seed) < border] for traces in by_source]
 
 
 def _copied(trace: PromptTrace) -> PromptTrace:

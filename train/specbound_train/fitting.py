@@ -22,7 +22,7 @@ from specbound_profiling.best_static import best_static_action
 from specbound_profiling.log import StepLog
 from specbound_train.calibration import ExitFit, fit_measures, platt
 from specbound_train.collecting import at_most, first_steps, replay_training, sample_of
-from specbound_train.compare import judge
+from specbound_train.compare import LevelSummary, judge
 from specbound_train.config import TrainConfig
 from specbound_train.data import LevelData, load_levels
 from specbound_train.finished_fits import FinishedFits
@@ -53,12 +53,15 @@ class _Run:
 
     config: TrainConfig
     log: StepLog
+    """The first of the logs: they are alike in all but prompts, compression levels and sampling."""
     levels: tuple[LevelData, ...]
     actions: tuple[Action, ...]
     layout: CurveLayout
     alpha: float
     statics: dict[str, Action]
-    """Compression level -> best static action on its training prompts."""
+    """Compression level -> best static action on its training prompts, of all sampling temperatures together."""
+    own_statics: tuple[Action, ...]
+    """Best static action on the training prompts of each of `levels`."""
     fits: FinishedFits
 
     @property
@@ -85,14 +88,14 @@ class _Run:
     def first_steps(self, is_training: bool) -> list[StepRows]:
         """Steps of the best static actions with random ones between, of all levels."""
         steps = []
-        for index, data in enumerate(self.levels):
+        for index, (data, static) in enumerate(zip(self.levels, self.own_statics, strict=True)):
             traces = data.training if is_training else data.validation
             folds = data.folds if is_training else np.zeros(len(traces), dtype=np.int64)
             steps += first_steps(
                 data,
                 traces,
                 folds,
-                self.statics[data.compression],
+                static,
                 self.actions,
                 self.alpha,
                 self.num_layers,
@@ -117,21 +120,19 @@ class FittedController:
     """Name of a fit -> its losses."""
 
 
-def fit_controller(config: TrainConfig, log: StepLog, fits: FinishedFits) -> FittedController:
-    """Trains on a log. fits: what an earlier, killed run has finished is not done again."""
-    run = _prepare(config, log, fits)
+def fit_controller(config: TrainConfig, logs: Sequence[StepLog], fits: FinishedFits) -> FittedController:
+    """Trains on logs, at least one. fits: what an earlier, killed run has finished is not done again."""
+    run = _prepare(config, logs[0], fits, logs[1:])
     steps = run.first_steps(is_training=True)
     scores = _fit_scores(run, steps)
     step_policy = _fit_step_policy(run, scores, steps)
     controller = step_policy.controller
-    levels = tuple(
-        judge(data, controller, run.statics[data.compression], run.layout.longest, config.seed) for data in run.levels
-    )
+    levels = tuple(_judge_levels(run, controller))
     static = {level.compression: level.played_action for level in levels if level.played_action is not None}
     summary = TrainSummary(
         out=config.out,
-        model=_bare_name(log.manifest.model),
-        prompts=_bare_name(log.manifest.prompts),
+        model=_bare_name(run.log.manifest.model),
+        prompts=", ".join(dict.fromkeys(_bare_name(log.manifest.prompts) for log in logs)),
         num_prompts=len({trace.prompt_id for data in run.levels for trace in data.training + data.validation}),
         num_positions=sum(data.num_positions for data in run.levels),
         num_rows=step_policy.num_rows,
@@ -147,19 +148,34 @@ def fit_controller(config: TrainConfig, log: StepLog, fits: FinishedFits) -> Fit
     return FittedController(saved, summary, run.levels, step_policy.steps, fits.curves)
 
 
-def _prepare(config: TrainConfig, log: StepLog, fits: FinishedFits) -> _Run:
+def _prepare(config: TrainConfig, log: StepLog, fits: FinishedFits, others: Sequence[StepLog] = ()) -> _Run:
+    """others: further logs of the same model."""
     chosen = None if config.compression == "auto" else config.compression
-    levels = tuple(load_levels(log, config.validation_share, config.seed, chosen, config.max_positions))
+    levels = tuple(load_levels([log, *others], config.validation_share, config.seed, chosen, config.max_positions))
     num_layers = log.manifest.num_layers
     actions = action_grid(log.manifest.exit_layers, config.widths, config.thresholds)
     alpha = fit_alpha([trace for data in levels for trace in data.training], num_layers)
-    statics = {
-        data.compression: best_static_action(
-            data.training, data.costs, num_layers, alpha, config.widths, config.thresholds
-        )
-        for data in levels
-    }
-    return _Run(config, log, levels, actions, CurveLayout(actions), alpha, statics, fits)
+
+    def fastest(parts: Sequence[LevelData]) -> Action:
+        traces = [trace for data in parts for trace in data.training]
+        return best_static_action(traces, parts[0].costs, num_layers, alpha, config.widths, config.thresholds)
+
+    own_statics = tuple(fastest([data]) for data in levels)
+    statics = {}
+    for data, own in zip(levels, own_statics, strict=True):
+        parts = [each for each in levels if each.compression == data.compression]
+        statics[data.compression] = own if len(parts) == 1 else fastest(parts)
+    return _Run(config, log, levels, actions, CurveLayout(actions), alpha, statics, own_statics, fits)
+
+
+def _judge_levels(run: _Run, controller: Controller) -> list[LevelSummary]:
+    """What `judge` says of each compression level."""
+    summaries = []
+    for compression, static in run.statics.items():
+        pairs = zip(run.levels, run.own_statics, strict=True)
+        parts, own = zip(*(pair for pair in pairs if pair[0].compression == compression), strict=True)
+        summaries += judge(parts, controller, static, own, run.layout.longest, run.config.seed)
+    return summaries
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -236,7 +252,7 @@ def _controller(run: _Run, score: LearnedScore, mlp: Mlp, sample: Sample) -> Con
         exit_layers=tuple(manifest.exit_layers),
         num_layers=manifest.num_layers,
         model_fingerprint=manifest.model_fingerprint,
-        compressions=tuple(data.compression for data in run.levels),
+        compressions=tuple(run.statics),
         actions=run.actions,
         alpha=run.alpha,
         slopes=score.slopes,

@@ -31,7 +31,7 @@ class TrainSummary:
     exits: tuple[ExitFit, ...]
     """Calibration of the exit score on the validation prompts, one for each exit layer."""
     levels: tuple[LevelSummary, ...]
-    """Replayed speeds, one for each compression level."""
+    """Replayed speeds, one for each compression level and sampling temperature."""
     seconds: float
     """Wall time of the run."""
 
@@ -63,7 +63,7 @@ def _exit_line(fit: ExitFit) -> str:
 
 def _level_lines(level: LevelSummary) -> list[str]:
     lines = [
-        f"  {level.compression}: plain {level.plain_tokens_per_second:.1f} tokens/s, "
+        f"  {level.name}: plain {level.plain_tokens_per_second:.1f} tokens/s, "
         f"best static {level.best_static_speedup:.3f}x ({level.best_static}), "
         f"learned score alone {level.best_static_learned_speedup:.3f}x ({level.best_static_learned}), "
         f"controller {level.controller_speedup:.3f}x, oracle {level.oracle_speedup:.3f}x; "

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 def train_controller(config: TrainConfig) -> "TrainSummary":
-    """Trains a controller on the log and saves it; returns what a reader should know of it.
+    """Trains a controller on the logs and saves it; returns what a reader should know of it.
 
     A run that is killed leaves the fits that it has finished, and the same call goes on after them; it ends with the
     same controller.
 
     Raises:
-        InputError: no log, not enough data, or an output folder that must not be written to.
+        InputError: no log, logs that do not fit together, not enough data, or an output folder that must not be
+            written to.
         MissingExtraError: Lightning, scikit-learn or the logger is not installed.
     """
     started = time.perf_counter()
@@ -34,11 +35,11 @@ def train_controller(config: TrainConfig) -> "TrainSummary":
     from specbound_train.fitting import fit_controller
     from specbound_train.training_report import write_report
 
-    log = open_log(config.log)
+    logs = [open_log(path) for path in config.logs]
     _make_folder(folder)
     config = replace(config, out=str(folder))
     fits = FinishedFits(folder, config.resume)
-    fitted = fit_controller(config, log, fits)
+    fitted = fit_controller(config, logs, fits)
     if config.report:
         write_report(fitted, config.seed, folder / REPORT_FOLDER)
     (folder / CARD_FILE).write_text(controller_card(fitted.controller.config), encoding="utf-8")

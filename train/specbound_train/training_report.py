@@ -41,8 +41,8 @@ class TrainingReport:
 
     importance: Importance
     widths: dict[str, dict[int, int]]
-    """Compression level -> width bound -> steps of the validation prompts for which the step policy chose it, replayed
-    without the guard; also where the controller plays one action instead."""
+    """Level, with its temperature where sampled -> width bound -> steps of the validation prompts for which the step
+    policy chose it, replayed without the guard; also where the controller plays one action instead."""
 
 
 def write_report(fitted: FittedController, seed: int, folder: Path) -> TrainingReport:
@@ -74,7 +74,8 @@ def _importance(fitted: FittedController, seed: int) -> Importance:
     judged = []
     for data in fitted.levels:
         traces = _some(data.validation)
-        judged.append(LevelData(data.compression, data.costs, traces, np.zeros(len(traces), dtype=np.int64), ()))
+        folds = np.zeros(len(traces), dtype=np.int64)
+        judged.append(replace(data, training=traces, folds=folds, validation=()))
     _, steps = replay_training(judged, [controller], num_layers)
     steps = at_most(steps, MAX_FOREST_ROWS, seed)
     curves = concatenate_curve_rows([curve_rows(part, layout, [controller.score], num_layers) for part in steps])
@@ -85,7 +86,7 @@ def _widths(fitted: FittedController) -> dict[str, dict[int, int]]:
     controller, counts = _step_player(fitted), {}
     for data in fitted.levels:
         policy = controller.policy(data.costs, data.compression, guard=False)
-        counts[data.compression] = _chosen_widths(policy, data, controller.config.num_layers)
+        counts[data.name] = _chosen_widths(policy, data, controller.config.num_layers)
     return counts
 
 
