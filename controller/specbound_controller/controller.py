@@ -18,6 +18,7 @@ from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.config import ControllerConfig
 from specbound_controller.controller_policy import ControllerPolicy
 from specbound_controller.costs import CostTable
+from specbound_controller.draft_vocabulary import DraftVocabulary, describe
 from specbound_controller.errors import InputError
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp
@@ -26,6 +27,8 @@ from specbound_controller.step_policy import StepPolicy, solve_rho
 
 WEIGHTS_FILE = "controller.safetensors"
 CONFIG_FILE = "config.json"
+DRAFT_VOCABULARY = "draft_vocabulary"
+"""Array of the weights file; where there is none, exits read all tokens."""
 MAX_SAMPLE_ROWS = 5000
 """Most rows of the sample that a controller carries."""
 
@@ -78,6 +81,8 @@ class Controller:
     step_mlp: Mlp
     """Perceptron of the step policy."""
     sample: Sample
+    draft_vocabulary: DraftVocabulary | None = None
+    """Tokens that the exits read and draft, those of the log it was trained on; None is all. Its decisions say so."""
     score: LearnedScore = field(init=False)
     """The calibrated exit score."""
     step_policy: StepPolicy = field(init=False)
@@ -115,6 +120,14 @@ class Controller:
                 f"got {fingerprint[:16]}; profile this model and train a controller for it"
             )
 
+    def check_draft_vocabulary(self, vocabulary: DraftVocabulary | None) -> None:
+        """Raises InputError where a log's exits read other tokens than those that its scores were fitted on."""
+        if vocabulary != self.draft_vocabulary:
+            raise InputError(
+                f"the controller was trained on exits that read {describe(self.draft_vocabulary)}, got a log of "
+                f"{describe(vocabulary)}; train a controller on this log"
+            )
+
     def level_used(self, compression: str) -> str:
         """The compression level that stands in for the given one: itself where trained on. Warns where not."""
         if compression in self.config.compressions:
@@ -139,7 +152,7 @@ class Controller:
         change[FEATURE_NAMES.index(f"compression_{used}")] = 1.0
         before = np.zeros(len(SIGNAL_NAMES) + len(self.config.exit_layers), dtype=np.float32)
         score_mlp = self.score_mlp.shifted(np.concatenate((before, change)))
-        return Controller(self.config, score_mlp, self.step_mlp.shifted(change), self.sample)
+        return Controller(self.config, score_mlp, self.step_mlp.shifted(change), self.sample, self.draft_vocabulary)
 
     def solve_rho(self, costs: CostTable, compression: str) -> float:
         """Long-run tokens per second of the step policy on the sample's steps of one level, at these costs."""
@@ -171,6 +184,8 @@ class Controller:
             "sample.features": self.sample.features,
             "sample.weights": self.sample.weights,
         }
+        if self.draft_vocabulary is not None:
+            arrays[DRAFT_VOCABULARY] = self.draft_vocabulary.ids
         weights = save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         text = self.config.to_json(hashlib.sha256(weights).hexdigest())
         for name, content in ((WEIGHTS_FILE, weights), (CONFIG_FILE, text.encode())):
@@ -200,6 +215,7 @@ class Controller:
                 Mlp.from_arrays(arrays, "score"),
                 Mlp.from_arrays(arrays, "step"),
                 Sample(arrays["sample.features"], arrays["sample.weights"]),
+                DraftVocabulary(arrays[DRAFT_VOCABULARY]) if DRAFT_VOCABULARY in arrays else None,
             )
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder / WEIGHTS_FILE} holds no weights for this config: {_reason(error)}") from error

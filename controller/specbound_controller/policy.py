@@ -4,11 +4,12 @@ Knows no model and no log; a policy is asked once per step.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeGuard
 
 import numpy as np
 
+from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.records import Decision, ExitSignals, StepRecord
 from specbound_controller.step_batch import Choices, StepBatch
 
@@ -142,3 +143,34 @@ class StaticPolicy:
 
     def observe_batch(self, rows: np.ndarray, steps: StepBatch) -> None:
         """Nothing to learn."""
+
+
+class DraftingFrom:
+    """Another policy whose exits read and draft the tokens of a draft vocabulary only.
+
+    Its thresholds must have been chosen on signals of that vocabulary. A controller's decisions say theirs themselves.
+
+    Example:
+        >>> DraftingFrom(vocabulary, StaticPolicy(exit_layers=(3,), threshold=0.7, w_max=6))
+    """
+
+    def __init__(self, vocabulary: DraftVocabulary, policy: Policy) -> None:
+        self.vocabulary, self.policy = vocabulary, policy
+
+    @property
+    def needs_features(self) -> bool:
+        return self.policy.needs_features
+
+    @property
+    def needs_full_signals(self) -> bool:
+        return self.policy.needs_full_signals
+
+    def reset(self) -> None:
+        self.policy.reset()
+
+    def decide(self, features: np.ndarray | None) -> Decision:
+        """The other's decision, over the draft vocabulary."""
+        return replace(self.policy.decide(features), draft_vocabulary=self.vocabulary)
+
+    def observe(self, record: StepRecord) -> None:
+        self.policy.observe(record)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN
 
 STOP_REASONS = ("width", "depth", "eos", "off")
@@ -84,6 +85,8 @@ class Decision:
     """`token`: the score of each token is compared; `product`: the product over the draft so far."""
     d_max: int | None = None
     """Depth bound: deepest exit layer; None means the deepest with a finite threshold."""
+    draft_vocabulary: DraftVocabulary | None = None
+    """Tokens that exits read and draft; None is all. What the context says (exit layer 0) may be any token."""
 
     def __post_init__(self) -> None:
         if self.w_max < 0:

@@ -4,7 +4,7 @@ Knows nothing of drafts and policies. Never changes the model, its config or its
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from specbound.decoding.cache import DecodeCache, causal_mask, visible_keys
+from specbound.decoding.draft_head import DraftHead
 from specbound.decoding.lean import (
     PROBE_POSITION,
     PROBE_ROWS,
@@ -26,9 +27,11 @@ from specbound.decoding.lean import (
     signed,
 )
 from specbound.decoding.ragged import RaggedCall
+from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError, UnsupportedModelError
 
-# B rows, n tokens, D hidden width, V vocabulary, L layers, T positions, d width of a head
+# B rows, n tokens, D hidden width, V vocabulary, N tokens of a draft vocabulary, L layers, T positions,
+# d width of a head
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +101,7 @@ class ModelAdapter:
         self._masks: dict[tuple[str, int, int], Tensor] = {}
         self._lean: list[LeanLayer] = []
         self._is_lean_equal: bool | None = None
+        self._draft_heads: dict[DraftVocabulary, DraftHead] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -116,6 +120,7 @@ class ModelAdapter:
         self._normalise = lean_norm(self.final_norm) if self._lean else self.final_norm
         self._project = lean_projection(self.head) if self._lean else self.head
         is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
+        self._draft_heads = {v: draft for v, draft in self._draft_heads.items() if draft.is_current(self.head)}
         self._embedding_rows: Any = self.embedding.weight if is_table and self.position_table is None else None
 
     @torch.inference_mode()
@@ -286,11 +291,31 @@ class ModelAdapter:
 
     def read_head(self, hidden: Tensor) -> Tensor:
         """Final norm, head and soft-capping at any depth. (B, n, D) -> (B, n, V), in the model's dtype."""
+        return self._read(hidden, self._project)
+
+    def read_exit(self, hidden: Tensor, draft_head: DraftHead | None) -> Tensor:
+        """The same by a head of a draft vocabulary, where there is one. (B, n, D) -> (B, n, N or V)"""
+        return self.read_head(hidden) if draft_head is None else self._read(hidden, draft_head)
+
+    def draft_head(self, vocabulary: DraftVocabulary | None) -> DraftHead | None:
+        """The head of a draft vocabulary, made at its first use; None for all tokens.
+
+        Raises:
+            InputError: this model's head cannot be cut down (quantised, wrapped, with hooks), or has fewer tokens.
+        """
+        if vocabulary is None:
+            return None
+        found = self._draft_heads.get(vocabulary)
+        if found is None:
+            found = self._draft_heads[vocabulary] = DraftHead(self.head, vocabulary, name_of(self.model))
+        return found
+
+    def _read(self, hidden: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
         if self._normalise is not None:
             hidden = self._normalise(hidden)
         if self.project_out is not None:
             hidden = self.project_out(hidden)
-        logits = self._project(hidden)
+        logits = project(hidden)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits

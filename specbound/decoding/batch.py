@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
+from specbound.decoding.draft_head import DraftHead
 from specbound.decoding.ragged import RaggedCall
 from specbound.decoding.step import Draft
 from specbound_controller.lookup import LOOKUP_EXIT
@@ -28,6 +29,8 @@ class Row:
     draft: Draft
     exits: tuple[tuple[int, float], ...]
     """The (exit layer, threshold) pairs of its decision, shallow to deep."""
+    head: DraftHead | None
+    """What its exits read; None is the whole head."""
     next_exit: int = 0
     """The exit that its newest token goes to."""
     first: int = 0
@@ -53,7 +56,10 @@ class BatchRunner:
     def run(self, drafts: Sequence[Draft]) -> list[Tensor]:
         """Drafts and verifies one step of every row of the cache, in its order: the full model's logits (w + 1, V)."""
         num_layers = self.adapter.num_layers
-        rows = [Row(slot, draft, draft.checked_exits(num_layers)) for slot, draft in enumerate(drafts)]
+        rows = [
+            Row(slot, draft, draft.checked_exits(num_layers), self.adapter.draft_head(draft.decision.draft_vocabulary))
+            for slot, draft in enumerate(drafts)
+        ]
         self._start_tokens(rows)
         self._draft(rows)
         return self._verify(rows)
@@ -93,12 +99,16 @@ class BatchRunner:
 
     def _try_exits(self, rows: Sequence[Row]) -> None:
         """Tests the exit at which each row's newest token stands; where it clears, the next token is drafted."""
-        logits = self.adapter.read_head(torch.cat([row.draft.hidden[-1] for row in rows], dim=1))[0]
-        cleared = []
-        for row, own in zip(rows, logits.split(1), strict=True):
-            exit_layer, threshold = row.exits[row.next_exit]
-            cleared.append(row.draft.try_exit(own, exit_layer, threshold, self.adapter.num_layers))
-        self._go_on(rows, cleared)
+        by_head: dict[DraftHead | None, list[Row]] = {}
+        for row in rows:
+            by_head.setdefault(row.head, []).append(row)
+        for head, group in by_head.items():
+            logits = self.adapter.read_exit(torch.cat([row.draft.hidden[-1] for row in group], dim=1), head)[0]
+            cleared = []
+            for row, own in zip(group, logits.split(1), strict=True):
+                exit_layer, threshold = row.exits[row.next_exit]
+                cleared.append(row.draft.try_exit(own, exit_layer, threshold, self.adapter.num_layers, head))
+            self._go_on(group, cleared)
 
     def _try_lookups(self, rows: Sequence[Row]) -> None:
         """The same for rows whose next exit is the context."""

@@ -7,6 +7,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -158,7 +159,7 @@ def bounded(decision: Decision, most: int) -> Decision:
     """The same decision with its width clipped."""
     if decision.w_max <= most:
         return decision
-    return Decision(most, decision.thresholds, decision.score, decision.combine, decision.d_max)
+    return replace(decision, w_max=most)
 
 
 def step_record(

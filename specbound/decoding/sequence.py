@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process
 
+from specbound.decoding.draft_head import DraftHead
 from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
 from specbound.decoding.request import Request
 from specbound.decoding.signals import best_tokens
@@ -102,21 +103,23 @@ class Sequence:
                 break
         return emitted, num_accepted
 
-    def draft_token(self, logits: Tensor, drafted: list[int]) -> int:
-        """The token of `choose_draft` alone, for a draft that nobody tests. logits: (1, V)"""
+    def draft_token(self, logits: Tensor, drafted: list[int], head: DraftHead | None = None) -> int:
+        """The token of `choose_draft` alone, for a draft that nobody tests. logits: as there"""
         if self._drafts_most_probable:
-            return best_tokens(logits)[0]
-        _, noised, token_ids = self._draft_scores(logits, drafted)
+            best = best_tokens(logits)[0]
+            return best if head is None else head.token(best)
+        _, noised, token_ids = self._draft_scores(logits, drafted, head)
         return int(token_ids[noised.argmax()])
 
-    def choose_draft(self, logits: Tensor, drafted: list[int]) -> DraftChoice | None:
+    def choose_draft(self, logits: Tensor, drafted: list[int], head: DraftHead | None = None) -> DraftChoice | None:
         """The token that an exit drafts after `drafted`, chosen as at verification; None for the most probable one.
 
-        logits: (1, V) of the exit. Shares the noise of the position, and calls the stateless processors only.
+        logits: (1, V) of the exit, or (1, N) of a draft head: processors and noise, which know tokens, then see the
+            others at -inf. Shares the noise of the position, and calls the stateless processors only.
         """
         if self._drafts_most_probable:
             return None
-        scores, noised, token_ids = self._draft_scores(logits, drafted)
+        scores, noised, token_ids = self._draft_scores(logits, drafted, head)
         return draft_choice(scores, noised[None], token_ids)
 
     def look_up(self, drafted: list[int]) -> Lookup:
@@ -129,8 +132,11 @@ class Sequence:
     def _drafts_most_probable(self) -> bool:
         return not self._of_drafts and not self.request.do_sample
 
-    def _draft_scores(self, logits: Tensor, drafted: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _draft_scores(
+        self, logits: Tensor, drafted: list[int], head: DraftHead | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Scores after the stateless processors (1, V), with noise (k,), and the tokens of those (k,)."""
+        logits = logits if head is None else head.full_rows(logits)
         scores = self._processed(self._of_drafts, logits, drafted)
         return scores, *self._noised(scores, len(self.tokens) + len(drafted))
 

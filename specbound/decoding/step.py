@@ -14,6 +14,7 @@ from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
+from specbound.decoding.draft_head import DraftHead
 from specbound.decoding.signals import logit_statistics, row_statistics, tempered_confidence
 from specbound_controller.errors import InputError
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, NOTHING, Lookup, lookup_confidence
@@ -55,11 +56,12 @@ class DraftChooser(Protocol):
     def eos_token_ids(self) -> frozenset[int]:
         """Tokens after which drafting makes no sense."""
 
-    def draft_token(self, logits: Tensor, drafted: list[int]) -> int:
-        """The token after `drafted` by an exit's logits (1, V), without its signals."""
+    def draft_token(self, logits: Tensor, drafted: list[int], head: DraftHead | None = None) -> int:
+        """The token after `drafted` by an exit's logits (1, V), or (1, N) of a draft head, without its signals."""
 
-    def choose_draft(self, logits: Tensor, drafted: list[int]) -> DraftChoice | None:
-        """The token after `drafted` by an exit's logits (1, V); None for the most probable one."""
+    def choose_draft(self, logits: Tensor, drafted: list[int], head: DraftHead | None = None) -> DraftChoice | None:
+        """The token after `drafted` by an exit's logits (1, V), or (1, N) of a draft head; None for the most probable
+        one."""
 
     def look_up(self, drafted: list[int]) -> Lookup:
         """What the context says comes after `drafted`."""
@@ -107,18 +109,23 @@ class Draft:
                 )
         return exits
 
-    def try_exit(self, logits: Tensor, exit_layer: int, threshold: float, num_layers: int) -> bool:
-        """Tests one exit of the newest token on its logits (1, V); where it clears, its token joins the draft."""
+    def try_exit(
+        self, logits: Tensor, exit_layer: int, threshold: float, num_layers: int, head: DraftHead | None = None
+    ) -> bool:
+        """Tests one exit of the newest token on its logits; where it clears, its token joins the draft.
+
+        logits: (1, V), or (1, N) where a draft head was read.
+        """
         self.work.add_head(1)
         if threshold <= 0:
-            self._add(self.chooser.draft_token(logits, self.tokens[1:]), exit_layer, math.nan, None)
+            self._add(self.chooser.draft_token(logits, self.tokens[1:], head), exit_layer, math.nan, None)
             return True
         score_of = self.decision.score
         assert score_of is not None  # Decision checks it
         temperature = score_of.temperature(exit_layer, num_layers)
-        choice = self.chooser.choose_draft(logits, self.tokens[1:])
+        choice = self.chooser.choose_draft(logits, self.tokens[1:], head)
         lookup = self.chooser.look_up(self.tokens[1:]) if score_of.is_learned else NOTHING
-        signals = read_signals(logits, exit_layer, self.num_drafted, temperature, choice, lookup)
+        signals = read_signals(logits, exit_layer, self.num_drafted, temperature, choice, lookup, head)
         self.work.num_exit_tests += 1
         return self._offer(signals, threshold)
 
@@ -165,9 +172,10 @@ class StepRunner:
     def run_draft(self, draft: Draft) -> None:
         """Adds up to `w_max` draft tokens after the last committed one."""
         exits = draft.checked_exits(self.adapter.num_layers)
+        head = self.adapter.draft_head(draft.decision.draft_vocabulary) if exits else None
         self._start_token(draft)
         while exits and draft.stop_reason == "off":
-            if self._find_exit(draft, exits):
+            if self._find_exit(draft, exits, head):
                 self._start_token(draft)
             else:
                 draft.stop_reason = "depth"
@@ -193,7 +201,7 @@ class StepRunner:
         draft.hidden.append(self.adapter.embed_token(draft.tokens[-1], draft.position + draft.num_drafted))
         draft.depths.append(0)
 
-    def _find_exit(self, draft: Draft, exits: tuple[tuple[int, float], ...]) -> bool:
+    def _find_exit(self, draft: Draft, exits: tuple[tuple[int, float], ...], head: DraftHead | None) -> bool:
         """Advances the newest token from exit to exit until one clears and drafts the next; False if none does."""
         for exit_layer, threshold in exits:
             if exit_layer == LOOKUP_EXIT:
@@ -201,8 +209,8 @@ class StepRunner:
                     return True
                 continue
             self._advance(draft, exit_layer)
-            logits = self.adapter.read_head(draft.hidden[-1])[0]
-            if draft.try_exit(logits, exit_layer, threshold, self.adapter.num_layers):
+            logits = self.adapter.read_exit(draft.hidden[-1], head)[0]
+            if draft.try_exit(logits, exit_layer, threshold, self.adapter.num_layers, head):
                 return True
         return False
 
@@ -250,12 +258,14 @@ def read_signals(
     temperature: float,
     choice: DraftChoice | None = None,
     lookup: Lookup = NOTHING,
+    head: DraftHead | None = None,
 ) -> ExitSignals:
-    """Exit signals of one row of logits, in one transfer to the host. logits: (1, V)
+    """Exit signals of one row of logits, in one transfer to the host. logits: (1, V), or (1, N) of a draft head
 
     Args:
         choice: the draft token where it is not simply the most probable one.
         lookup: what the context says, where the score reads it.
+        head: what the logits were read by, where it was not the whole head.
     """
     read = _host_signals if logits.device.type == "cpu" else _device_signals
     confidence, annealed_confidence, entropy, margin, token, noised_margin, probability = read(
@@ -264,7 +274,7 @@ def read_signals(
     return ExitSignals(
         exit_layer=exit_layer,
         draft_index=draft_index,
-        draft_token=int(token),
+        draft_token=int(token) if head is None or choice is not None else head.token(int(token)),
         confidence=confidence,
         annealed_confidence=annealed_confidence,
         entropy_nats=entropy,
