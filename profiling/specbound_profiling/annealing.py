@@ -19,8 +19,11 @@ _NUM_TRIED = 401
 
 
 def label_nll_sums(traces: Sequence[PromptTrace]) -> np.ndarray:
-    """-log probability of the full model's token summed over all positions, nats. (E, K) float64"""
-    sums = [trace.label_nll_at.sum(axis=0, dtype=np.float64) for trace in traces]
+    """-log probability of the full model's token summed over all positions, nats. (E, K) float64
+
+    Tokens outside a draft vocabulary are left out: no temperature gives them a probability.
+    """
+    sums = [np.nansum(trace.label_nll_at, axis=0, dtype=np.float64) for trace in traces]
     return np.asarray(np.sum(sums, axis=0))
 
 

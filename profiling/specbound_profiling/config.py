@@ -7,6 +7,7 @@ from typing import Literal
 from specbound.config import SamplingConfig, require_one_of
 from specbound.decoding.exactness import EXACTNESS_LEVELS
 from specbound_controller.compression import COMPRESSIONS
+from specbound_controller.draft_vocabulary import MIN_TOKENS
 from specbound_controller.errors import InputError
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_profiling.trace import DEFAULT_TEMPERATURES
@@ -27,6 +28,9 @@ class ProfileConfig(SamplingConfig):
     exit_layers: Literal["auto"] | tuple[int, ...] = "auto"
     """Layers to read the head after; 0 looks drafts up in the context instead, without any layer. auto is 0 and every
     layer of the shallower half, at most 8 of them."""
+    draft_vocabulary: Literal["all"] | int = "all"
+    """Tokens that exits read and draft: all, or so many of the most frequent ones of the prompts, end tokens among
+    them. Reading fewer rows of the head makes exits cheaper; verification reads all, so outputs stay the same."""
     num_prompts: int | None = None
     """Prompts to take, spread evenly over the tasks; default: all."""
     max_new_tokens: int = 128
@@ -75,6 +79,8 @@ class ProfileConfig(SamplingConfig):
                 raise InputError(f"compression must be among {', '.join(COMPRESSIONS)}, got {name!r}")
         if len(set(self.compression)) < len(self.compression):
             raise InputError(f"compression must not repeat a level, got {','.join(self.compression)}")
+        if self.draft_vocabulary != "all" and self.draft_vocabulary < MIN_TOKENS:
+            raise InputError(f"draft_vocabulary must be all or >= {MIN_TOKENS}, got {self.draft_vocabulary}")
         least = {"max_new_tokens": 2, "shard_prompts": 1, "w_max": 1, "num_cost_steps": 30}
         for name, bound in least.items():
             if getattr(self, name) < bound:

@@ -12,7 +12,10 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from specbound_controller.costs import CostTable
+from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
 
 SCHEMA_VERSION = 2
@@ -57,6 +60,9 @@ class Manifest:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Compression level -> prompts, positions, cut loops, EOS ends; set when the level is complete."""
     schema_version: int = SCHEMA_VERSION
+    draft_vocabulary: tuple[int, ...] | None = None
+    """Token ids that the exits read and draft, ascending; None, also where a manifest does not say, is all. It comes
+    last, since it is long."""
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "vocab_size", "num_prompts", "shard_prompts", "max_new_tokens", "rollout_width"):
@@ -72,6 +78,16 @@ class Manifest:
         for name in ("sampling", "exactness", "versions", "counts"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be an object, got {getattr(self, name)!r}")
+        for token in self.draft_vocabulary or ():
+            if not _is_a(token, int) or not 0 <= token < self.vocab_size:
+                raise ValueError(f"draft_vocabulary must hold only token ids below {self.vocab_size}, got {token!r}")
+        self.drafted_tokens()  # raises ValueError where they do not ascend
+
+    def drafted_tokens(self) -> DraftVocabulary | None:
+        """What the exits read; None is all tokens."""
+        if self.draft_vocabulary is None:
+            return None
+        return DraftVocabulary(np.array(self.draft_vocabulary, dtype=np.int64))
 
     @property
     def num_shards(self) -> int:
@@ -112,6 +128,8 @@ def read_manifest(root: Path) -> Manifest:
         if unknown:
             raise ValueError(f"unknown key {unknown[0]!r}")
         arguments: dict[str, Any] = {n: tuple(value) if n in _TUPLES else value for n, value in values.items()}
+        if arguments.get("draft_vocabulary") is not None:
+            arguments["draft_vocabulary"] = tuple(arguments["draft_vocabulary"])
         return Manifest(**arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is not a manifest of schema {SCHEMA_VERSION}: {error}") from None

@@ -21,6 +21,7 @@ from specbound.decoding.request import greedy_twin
 from specbound.loading import LoadedModel
 from specbound_controller.actions import THRESHOLDS, WIDTHS
 from specbound_controller.costs import CostTable
+from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, StepRecord
@@ -53,8 +54,8 @@ class RandomPolicy:
 
     needs_features = needs_full_signals = False
 
-    def __init__(self, exit_layers: Sequence[int], seed: int) -> None:
-        self._exit_layers, self._seed = tuple(exit_layers), seed
+    def __init__(self, exit_layers: Sequence[int], seed: int, draft_vocabulary: DraftVocabulary | None = None) -> None:
+        self._exit_layers, self._seed, self._vocabulary = tuple(exit_layers), seed, draft_vocabulary
         self.restart()
 
     def restart(self) -> None:
@@ -68,6 +69,9 @@ class RandomPolicy:
 
     def decide(self, features: np.ndarray | None) -> Decision:
         """A decision that nothing decides."""
+        return replace(self._draw(), draft_vocabulary=self._vocabulary)
+
+    def _draw(self) -> Decision:
         rng, kind = self._rng, self._rng.random()
         if kind < PLAIN_SHARE:
             return Decision(0)
@@ -108,9 +112,12 @@ def measure_costs(
     max_seconds: float = 30.0,
     exit_layers: Sequence[int] | None = None,
     exactness: str = "token",
+    draft_vocabulary: DraftVocabulary | None = None,
 ) -> CostTable:
     """The cost table of this machine; see `cost_measurement`."""
-    return cost_measurement(loaded, prompt_ids, num_steps, seed, max_seconds, exit_layers, exactness).table
+    return cost_measurement(
+        loaded, prompt_ids, num_steps, seed, max_seconds, exit_layers, exactness, draft_vocabulary
+    ).table
 
 
 def cost_measurement(
@@ -121,6 +128,7 @@ def cost_measurement(
     max_seconds: float = 30.0,
     exit_layers: Sequence[int] | None = None,
     exactness: str = "token",
+    draft_vocabulary: DraftVocabulary | None = None,
 ) -> CostMeasurement:
     """Times live steps on some prompts and fits the cost table.
 
@@ -129,15 +137,18 @@ def cost_measurement(
         num_steps: steps to time, unless most of `max_seconds` is over before (at least 30 in any case).
         exit_layers: exits to draft from; None takes `auto_exit_layers`.
         exactness: kernels that the steps run on, `token` or `bitwise`.
+        draft_vocabulary: tokens that exits read; None is all. What verification reads beyond an exit's rows then goes
+            into the price of `steps`: every step verifies once.
     """
     started = time.perf_counter()
     model = greedy_twin(loaded.model, has_end=False)
     decoder = SpecBoundDecoder(model, compression=loaded.compression, exactness=exactness)
     exits = auto_exit_layers(decoder.adapter.num_layers) if exit_layers is None else tuple(exit_layers)
-    decoder.policy = policy = RandomPolicy(exits, seed)
+    decoder.policy = policy = RandomPolicy(exits, seed, draft_vocabulary)
     watch = Stopwatch(decoder)
     watch.decode(prompt_ids[0], TOKENS_PER_PROMPT)  # warm-up
-    overheads, their_probe_s = overhead_seconds(watch, exits, OVERHEADS_SHARE * max_seconds)
+    num_logits = None if draft_vocabulary is None else len(draft_vocabulary)
+    overheads, their_probe_s = overhead_seconds(watch, exits, OVERHEADS_SHARE * max_seconds, num_logits)
     first_started = time.perf_counter()
     first, taken = list[TimedSteps](), list[Tensor]()
     policy.restart()

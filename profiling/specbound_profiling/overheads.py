@@ -38,16 +38,17 @@ TEMPERATURE = 1.0
 
 @torch.inference_mode()
 def overhead_seconds(
-    watch: Stopwatch, exit_layers: Sequence[int], max_seconds: float = math.inf
+    watch: Stopwatch, exit_layers: Sequence[int], max_seconds: float = math.inf, num_logits: int | None = None
 ) -> tuple[dict[str, float], float]:
     """Seconds of one exit test beyond the bare arg max, one learned score and one decision, by work name.
 
     Also seconds of the stopwatch's probe meanwhile: the speed of the machine that they hold for. After `max_seconds`
-    no repetition begins but the fewest there must be.
+    no repetition begins but the fewest there must be. num_logits: of an exit; None is the model's vocabulary.
     """
     adapter, clock = watch.decoder.adapter, watch.clock
     controller = random_controller(exit_layers, adapter.num_layers)
-    logits = torch.randn(1, adapter.vocab_size, device=adapter.device, dtype=adapter.dtype)
+    num_logits = adapter.vocab_size if num_logits is None else num_logits
+    logits = torch.randn(1, num_logits, device=adapter.device, dtype=adapter.dtype)
     exit_layer, lookup = exit_layers[-1], ContextLookup()
     signals, state = read_signals(logits, exit_layer, 0, TEMPERATURE), FeatureState("none")
     tokens = [number % 7 for number in range(NUM_CONTEXT)]

@@ -11,11 +11,13 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.fingerprint import model_fingerprint
 from specbound.loading import LoadedModel, load_model, require_compression
+from specbound_controller.draft_vocabulary import most_frequent
 from specbound_profiling.config import ProfileConfig
 from specbound_profiling.engine import LOCAL, Block, Engine, Recording, record_shards, require_engine
 from specbound_profiling.log import LogWriter, open_log, refuse_foreign
@@ -62,7 +64,8 @@ def profile(config: ProfileConfig) -> ProfileSummary:
         adapter = ModelAdapter(loaded.model)
         prompt_ids = tokenize_prompts(prompts, loaded, adapter, config.max_new_tokens)
         if writer is None:
-            writer = LogWriter(root, new_manifest(config, prompts, loaded, adapter), config.resume)
+            manifest = new_manifest(config, prompts, loaded, adapter, prompt_ids)
+            writer = LogWriter(root, manifest, config.resume)
         record_missing(writer, adapter, prompts, prompt_ids, compression, engine)
         if not _has_own_costs(root, compression, machine_fingerprint(adapter.device)):
             with status(f"{compression}: measuring what work costs here"):
@@ -73,6 +76,7 @@ def profile(config: ProfileConfig) -> ProfileSummary:
                     config.seed,
                     exit_layers=writer.manifest.exit_layers,
                     exactness=writer.manifest.exactness_of(compression),
+                    draft_vocabulary=writer.manifest.drafted_tokens(),
                 )
             writer.write_costs(compression, table)
         del loaded, adapter
@@ -111,9 +115,18 @@ def _cost_prompts(prompt_ids: Sequence[Tensor], adapter: ModelAdapter) -> list[T
 
 
 def new_manifest(
-    config: ProfileConfig, prompts: Sequence[Prompt], loaded: LoadedModel, adapter: ModelAdapter
+    config: ProfileConfig,
+    prompts: Sequence[Prompt],
+    loaded: LoadedModel,
+    adapter: ModelAdapter,
+    prompt_ids: Sequence[Tensor],
 ) -> Manifest:
-    """What a run will record."""
+    """What a run will record. prompt_ids: (1, T) each, from which the most frequent tokens are counted."""
+    vocabulary = None
+    if config.draft_vocabulary != "all":
+        counts = token_counts(prompt_ids, adapter.vocab_size)
+        vocabulary = most_frequent(counts, config.draft_vocabulary, adapter.eos_token_ids)
+        adapter.draft_head(vocabulary)  # refuses a head that cannot be cut down before anything is written
     return Manifest(
         model=config.model,
         model_fingerprint=model_fingerprint(loaded.model),
@@ -134,7 +147,16 @@ def new_manifest(
         rollout_rate=config.rollout_rate,
         rollout_width=config.w_max if config.rollout_width is None else config.rollout_width,
         versions=_versions(),
+        draft_vocabulary=None if vocabulary is None else tuple(vocabulary.ids.tolist()),
     )
+
+
+def token_counts(prompt_ids: Sequence[Tensor], vocab_size: int) -> np.ndarray:
+    """How often every token stands in some prompts. (1, T) each -> (V,) int64"""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for ids in prompt_ids:
+        counts += np.bincount(ids.flatten().numpy(), minlength=vocab_size)
+    return counts
 
 
 def record_settings(manifest: Manifest) -> RecordSettings:
@@ -146,6 +168,7 @@ def record_settings(manifest: Manifest) -> RecordSettings:
         temperatures=manifest.temperatures,
         sampling=manifest.sampling,
         rollouts=RolloutSettings(manifest.rollout_rate, manifest.rollout_width, manifest.seed),
+        draft_vocabulary=manifest.drafted_tokens(),
     )
 
 

@@ -6,7 +6,8 @@ afterwards, many rows in one matrix product, since nothing waits for them; at th
 decoder's single ones by rounding. Knows no policy and no file.
 """
 
-# P positions, E exit layers, K temperatures, V vocabulary, D hidden width, n positions of a block, R rows (n x E)
+# P positions, E exit layers, K temperatures, V vocabulary, N tokens of a draft vocabulary, D hidden width,
+# n positions of a block, R rows (n x E)
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
+from specbound.decoding.draft_head import DraftHead
 from specbound.decoding.exactness import step_adapter
 from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
 from specbound.decoding.request import Request, batch_from_arguments, greedy_twin
@@ -25,6 +27,7 @@ from specbound.decoding.sequence import Sequence as DecodedSequence
 from specbound.decoding.sequence import draft_choice
 from specbound.decoding.signals import logit_statistics
 from specbound.decoding.step import DraftChoice
+from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, ContextLookup, Lookup, lookup_confidence
 from specbound_profiling.loops import LoopDetector
 from specbound_profiling.rollout import RolloutSettings, branch_logits, run_exits
@@ -48,6 +51,8 @@ class RecordSettings:
     """Arguments of the decoder that choose the tokens; its `seed` is that of the first prompt, the next one's is one
     higher, as in a batch of the decoder."""
     rollouts: RolloutSettings | None = None
+    draft_vocabulary: DraftVocabulary | None = None
+    """Tokens that exits read and draft; None is all."""
 
 
 class Recorder:
@@ -150,7 +155,10 @@ class _ExitReader:
         """Prompt and output so far."""
         self.found: list[Lookup] = []
         """What the context says at positions not read yet."""
-        self.block = max(1, BLOCK_LOGITS // (adapter.vocab_size * len(self.read_layers)))
+        self.head = adapter.draft_head(settings.draft_vocabulary)
+        """What exits read, where it is not the whole head."""
+        num_logits = adapter.vocab_size if self.head is None else len(self.head.vocabulary)
+        self.block = max(1, BLOCK_LOGITS // (num_logits * len(self.read_layers)))
         self.token_ids = torch.arange(adapter.vocab_size, device=adapter.device)
         self.states: list[Tensor] = []
         """Exits' hidden states of positions not read yet, (1, E, D) each."""
@@ -174,11 +182,11 @@ class _ExitReader:
 
     def _read(self) -> None:
         shape = (len(self.states), len(self.read_layers))
-        logits = self.adapter.read_head(torch.cat(self.states, dim=1))[0].float()
+        logits = self.adapter.read_exit(torch.cat(self.states, dim=1), self.head)[0].float()
         labels = torch.tensor(self.tokens, device=logits.device).repeat_interleave(shape[1])
         first = len(self.request.prompt) + self.num_read
         choice = self._choice(logits, range(first, first + shape[0]))
-        part = exit_columns(logits, self.settings.temperatures, choice, labels)
+        part = exit_columns(logits, self.settings.temperatures, choice, labels, self.head)
         part = {name: values.reshape(*shape, *values.shape[1:]) for name, values in part.items()}
         part = self._with_lookups(part, self.found, np.array(self.tokens))
         full = logit_statistics(torch.cat(self.full_logits))
@@ -200,9 +208,14 @@ class _ExitReader:
         }
 
     def _choice(self, logits: Tensor, positions: Sequence[int]) -> DraftChoice | None:
-        """What the exits draft at some positions of the sequence, by the rule of the decoder. logits: (n * E, V)"""
+        """What the exits draft at some positions of the sequence, by the rule of the decoder.
+
+        logits: (n * E, V), or (n * E, N) of a draft head.
+        """
         if not self.request.do_sample:
             return None
+        if self.head is not None:
+            logits = self.head.full_rows(logits)
         no_ids = torch.empty(len(logits), 0, dtype=torch.int64, device=logits.device)
         scores = self.request.processors(no_ids, logits)  # temperature, top-k and top-p look at the logits only
         noise = torch.stack([gumbel_noise(self.request.seed, position, self.token_ids) for position in positions])
@@ -241,7 +254,7 @@ class _ExitReader:
         while len(rows) < length and token != NO_TOKEN and token not in self.request.eos_token_ids:
             at = held + len(rows)
             drafted.append(token)
-            rows.append(branch_logits(self.adapter, token, self.read_layers, cache, at).float())
+            rows.append(branch_logits(self.adapter, token, self.read_layers, cache, at, self.head).float())
             choices.append(self._choice(rows[-1], [at + 1]))
             if self.num_lookups:
                 found.append(self.lookup.find(self.context[:-1], drafted))
@@ -249,13 +262,13 @@ class _ExitReader:
                 token = found[-1].token
                 continue
             read = exit_index - self.num_lookups
-            token = int(rows[-1][read].argmax() if choices[-1] is None else choices[-1].token[read])
+            token = self._drafted(rows[-1], choices[-1], read)
         cache.truncate(held)
         if not rows:
             return
         chosen = [choice for choice in choices if choice is not None]
         choice = DraftChoice(*map(torch.cat, zip(*chosen, strict=True))) if chosen else None
-        columns = exit_columns(torch.cat(rows), self.settings.temperatures, choice)
+        columns = exit_columns(torch.cat(rows), self.settings.temperatures, choice, head=self.head)
         shape = (len(rows), len(self.read_layers))
         columns = {name: values.reshape(*shape, *values.shape[1:]) for name, values in columns.items()}
         self.branch_parts.append(
@@ -266,6 +279,13 @@ class _ExitReader:
                 **self._with_lookups(columns, found),
             }
         )
+
+    def _drafted(self, logits: Tensor, choice: DraftChoice | None, read: int) -> int:
+        """What one exit drafts at one position. logits: (E, V), or (E, N) of a draft head"""
+        if choice is not None:
+            return int(choice.token[read])
+        best = int(logits[read].argmax())
+        return best if self.head is None else self.head.token(best)
 
     def columns(self) -> dict[str, np.ndarray]:
         """The arrays of the trace."""
@@ -310,18 +330,25 @@ def lookup_columns(
 
 
 def exit_columns(
-    logits: Tensor, temperatures: Sequence[float], choice: DraftChoice | None = None, labels: Tensor | None = None
+    logits: Tensor,
+    temperatures: Sequence[float],
+    choice: DraftChoice | None = None,
+    labels: Tensor | None = None,
+    head: DraftHead | None = None,
 ) -> dict[str, np.ndarray]:
     """A trace's columns of exits.
 
     Args:
-        logits: (R, V) float32.
+        logits: (R, V) float32, or (R, N) of a draft head.
         choice: what the exits draft; None takes the most probable tokens.
         labels: the full model's tokens (R,); without them the columns that need them are left out.
+        head: what the logits were read by, where it was not the whole head. `label_nll_at` is nan where it has no row
+            for the full model's token, which then has no probability at any temperature.
     """
     statistics = logit_statistics(logits)
+    top1_token = statistics.top_token if head is None else head.ids[statistics.top_token.to(head.ids.device)]
     if choice is None:
-        choice = DraftChoice(statistics.top_token, statistics.margin, statistics.confidence)
+        choice = DraftChoice(top1_token, statistics.margin, statistics.confidence)
     below_top = logits - logits.amax(-1, keepdim=True)
     powers, totals = torch.empty_like(below_top), []
     for temperature in temperatures:  # in place: new memory for every temperature would cost more than the arithmetic
@@ -329,7 +356,7 @@ def exit_columns(
     total = torch.stack(totals, dim=-1)
     columns = {
         "draft_token": choice.token,
-        "top1_token": statistics.top_token,
+        "top1_token": top1_token,
         "confidence": statistics.confidence,
         "entropy_nats": statistics.entropy_nats,
         "margin": statistics.margin,
@@ -338,6 +365,10 @@ def exit_columns(
         "confidence_at": total.reciprocal(),
     }
     if labels is not None:
-        label = below_top.gather(-1, labels[:, None]) / below_top.new_tensor(temperatures)
-        columns |= {"is_accepted": choice.token == labels, "label_nll_at": total.log() - label}
+        place, is_read = (labels, None) if head is None else head.places(labels)
+        label = below_top.gather(-1, place[:, None]) / below_top.new_tensor(temperatures)
+        nll = total.log() - label
+        if is_read is not None:
+            nll.masked_fill_(~is_read[:, None], torch.nan)
+        columns |= {"is_accepted": choice.token == labels, "label_nll_at": nll}
     return {name: values.cpu().numpy() for name, values in columns.items()}

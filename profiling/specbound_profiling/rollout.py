@@ -15,6 +15,7 @@ from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.cache import DecodeCache
+from specbound.decoding.draft_head import DraftHead
 from specbound.decoding.noise import MASK64, mix64
 
 
@@ -48,9 +49,17 @@ def run_exits(
 
 
 def branch_logits(
-    adapter: ModelAdapter, token: int, exit_layers: Sequence[int], cache: DecodeCache, position: int
+    adapter: ModelAdapter,
+    token: int,
+    exit_layers: Sequence[int],
+    cache: DecodeCache,
+    position: int,
+    head: DraftHead | None = None,
 ) -> Tensor:
-    """What every exit says after a draft token at `position`, which joins the cache up to the last exit. (E, V)"""
+    """What every exit says after a draft token at `position`, which joins the cache up to the last exit.
+
+    (E, V), or (E, N) by a draft head.
+    """
     hidden = adapter.embed(torch.tensor([[token]], device=adapter.device), position)
     states = run_exits(adapter, hidden, exit_layers, cache, position)
-    return adapter.read_head(torch.cat(states, dim=1))[0]
+    return adapter.read_exit(torch.cat(states, dim=1), head)[0]

@@ -93,7 +93,8 @@ class PromptTrace:
     confidence_at: np.ndarray
     """Largest softmax probability at each temperature. (P, E, K) float32"""
     label_nll_at: np.ndarray
-    """-log probability of the full model's token at each temperature, nats; nan at exit layer 0. (P, E, K) float32"""
+    """-log probability of the full model's token at each temperature, nats; nan at exit layer 0, and where the token
+    lies outside the draft vocabulary. (P, E, K) float32"""
     full_confidence: np.ndarray
     """Full model's largest probability. (P,) float32"""
     full_entropy_nats: np.ndarray

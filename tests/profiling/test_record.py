@@ -1,6 +1,6 @@
 """Recording against transformers: tokens, exits and signals of random small models."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.request import greedy_twin
 from specbound.loading import load_model
+from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.records import Decision, ExitSignals, StepRecord
 from specbound_profiling import record
 from specbound_profiling.record import Recorder, RecordSettings, exit_columns, record_continuation
@@ -103,14 +104,14 @@ class Watching:
         return 1.0
 
 
-class DraftingFrom:
+class DraftingAt:
     """Drafts three tokens at one exit, each of them tested."""
 
     needs_features = needs_full_signals = False
 
-    def __init__(self, exit_layer: int) -> None:
+    def __init__(self, exit_layer: int, draft_vocabulary: DraftVocabulary | None) -> None:
         self.score = Watching()
-        self.decision = Decision(3, {exit_layer: 0.5}, self.score)
+        self.decision = Decision(3, {exit_layer: 0.5}, self.score, draft_vocabulary=draft_vocabulary)
 
     def reset(self) -> None: ...
 
@@ -125,19 +126,31 @@ SAMPLINGS = {
     "temperature": {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 1.0, "seed": 5},
     "nucleus": {"do_sample": True, "temperature": 1.2, "top_k": 20, "top_p": 0.8, "seed": 5},
 }
-LEVELS = [(level, name) for level in (("none", "token"), ("bf16", "bitwise")) for name in SAMPLINGS]
-LEVELS += [(("none", "bitwise"), "temperature"), (("fp16", "bitwise"), "greedy")]
-LEVELS += [(("int8", "bitwise"), "nucleus"), (("nf4", "bitwise"), "temperature")]
+SOME = DraftVocabulary(np.arange(0, 64, 2))
+LEVELS = [(level, name, None) for level in (("none", "token"), ("bf16", "bitwise")) for name in SAMPLINGS]
+LEVELS += [(("none", "bitwise"), "temperature", None), (("fp16", "bitwise"), "greedy", None)]
+LEVELS += [(("int8", "bitwise"), "nucleus", None), (("nf4", "bitwise"), "temperature", None)]
+LEVELS += [
+    (("none", "token"), "greedy", SOME),
+    (("none", "token"), "nucleus", SOME),
+    (("bf16", "bitwise"), "greedy", SOME),
+]
+LEVELS += [(("int8", "bitwise"), "temperature", SOME)]
 
 
-@pytest.mark.parametrize(("level", "sampling"), LEVELS, ids=lambda value: "-".join(value) if len(value) == 2 else value)
+@pytest.mark.parametrize(
+    ("level", "sampling", "vocabulary"),
+    LEVELS,
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "all" if value is None else str(value),
+)
 def test_tokens_and_signals_are_those_of_live_decoding(
-    sharp_model_dir: Path, level: tuple[str, str], sampling: str
+    sharp_model_dir: Path, level: tuple[str, str], sampling: str, vocabulary: DraftVocabulary | None
 ) -> None:
     compression, exactness = level
     loaded = load_model(str(sharp_model_dir), compression)
     twin, eos = greedy_twin(loaded.model, has_end=False), ()
     settings = RecordSettings(EXITS, 20, eos, sampling=SAMPLINGS[sampling], rollouts=RolloutSettings(1.0, 4))
+    settings = replace(settings, draft_vocabulary=vocabulary)
     recorder = Recorder(ModelAdapter(loaded.model), settings, exactness)
     num_wrong = 0
     for index in range(2):
@@ -146,7 +159,7 @@ def test_tokens_and_signals_are_those_of_live_decoding(
         arguments = {**SAMPLINGS[sampling], "max_new_tokens": trace.length_limit}
         arguments |= {"seed": 5 + index} if sampling != "greedy" else {}
         assert trace.seed == arguments.get("seed")
-        policy = DraftingFrom(EXITS[index])
+        policy = DraftingAt(EXITS[index], vocabulary)
         output = SpecBoundDecoder(twin, policy, compression, exactness=exactness).decode(ids, **arguments)
         assert output.sequences[0, ids.shape[1] :].tolist() == trace.tokens.tolist()
         seen = iter(policy.score.seen)
@@ -167,6 +180,51 @@ def test_tokens_and_signals_are_those_of_live_decoding(
                     wanted = pytest.approx(getattr(recorded, name), rel=2e-4, abs=1e-5)
                     assert getattr(live, name) == wanted, name
     assert num_wrong > 0
+
+
+@pytest.mark.parametrize("sampling", ["greedy", "nucleus"])
+def test_exits_of_a_draft_vocabulary_say_what_holds_among_its_tokens(
+    model: PreTrainedModel, sampling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, ids = ModelAdapter(model), prompt(0)
+    monkeypatch.setattr(record, "BLOCK_LOGITS", 3 * len(SOME) * len(EXITS))
+    settings = RecordSettings(EXITS, 30, (), sampling=SAMPLINGS[sampling], draft_vocabulary=SOME)
+    trace = Recorder(adapter, settings).record(ids)
+    whole = Recorder(adapter, replace(settings, draft_vocabulary=None)).record(ids)
+    assert trace.tokens.tolist() == whole.tokens.tolist()  # the full model's head is read whole
+    is_inside = np.isin(trace.tokens, SOME.ids)
+    assert is_inside.any() and not is_inside.all()
+    assert trace.top1_token is not None and np.isin(trace.top1_token, SOME.ids).all()
+    assert np.isin(trace.draft_token, SOME.ids).all()
+    assert (trace.is_accepted == (trace.draft_token == trace.tokens[:, None])).all()
+    assert not trace.is_accepted[~is_inside].any()
+    assert np.isnan(trace.label_nll_at[~is_inside]).all()
+    text = torch.cat((ids[0], torch.from_numpy(trace.tokens)))[None]
+    with torch.no_grad():
+        output = model(text, output_hidden_states=True)
+        rows = slice(ids.shape[1] - 1, text.shape[1] - 1)
+        for index, layer in enumerate(EXITS):
+            logits = model.lm_head(model.model.norm(output.hidden_states[layer]))[0, rows][:, torch.tensor(SOME.ids)]
+            assert trace.top1_token[:, index].tolist() == SOME.ids[logits.argmax(-1).numpy()].tolist()
+            np.testing.assert_allclose(trace.confidence[:, index], logits.softmax(-1).amax(-1), atol=1e-5)
+            cold = (logits / 2.0).log_softmax(-1)
+            places = torch.from_numpy(np.searchsorted(SOME.ids, trace.tokens[is_inside]))[:, None]
+            found = trace.label_nll_at[is_inside, index, trace.temperatures.index(2.0)]
+            np.testing.assert_allclose(found, -cold[torch.from_numpy(is_inside)].gather(-1, places)[:, 0], atol=1e-4)
+
+
+def test_all_tokens_as_a_draft_vocabulary_record_the_same(model: PreTrainedModel) -> None:
+    settings = RecordSettings(EXITS, 20, (), sampling=SAMPLINGS["nucleus"], rollouts=RolloutSettings(1.0, 4))
+    traces = [
+        Recorder(ModelAdapter(model), replace(settings, draft_vocabulary=vocabulary)).record(prompt(1))
+        for vocabulary in (None, DraftVocabulary(np.arange(model.config.vocab_size)))
+    ]
+    assert traces[0].branches is not None and traces[1].branches is not None
+    for one, other in ((traces[0], traces[1]), (traces[0].branches, traces[1].branches)):
+        for name in (f.name for f in fields(one)):
+            values = getattr(one, name), getattr(other, name)
+            if isinstance(values[0], np.ndarray):
+                np.testing.assert_allclose(values[0], values[1], atol=1e-5)
 
 
 def test_top1_token_is_the_exits_own_and_the_draft_token_is_moved_by_the_noise(model: PreTrainedModel) -> None:

@@ -1,0 +1,134 @@
+"""Draft vocabularies in the log: which tokens, what the manifest says, resuming, annealing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from specbound.decoding.adapter import ModelAdapter
+from specbound.loading import load_model
+from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_controller.errors import InputError
+from specbound_profiling import profile as stage
+from specbound_profiling.annealing import fit_alpha, fit_temperatures, label_nll_sums
+from specbound_profiling.config import ProfileConfig
+from specbound_profiling.log import LogWriter, open_log
+from specbound_profiling.manifest import read_manifest, write_manifest
+from specbound_profiling.measure import cost_measurement
+from specbound_profiling.profile import profile, token_counts
+from specbound_profiling.trace import PromptTrace
+from tests.profiling.manifests import MANIFEST
+
+SENTENCES = ("the cat sat on the mat", "a dog ran", "the cat and the dog", "one two . then it was", "def a ( )")
+
+
+@pytest.fixture
+def config_of(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ProfileConfig]:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text, "task": "a"}) + "\n" for text in SENTENCES))
+
+    def costs(loaded: object, *arguments: object, **options: object) -> CostTable:
+        return CostTable(dict.fromkeys(WORK_NAMES, 1e-4), "none", "", 0.0, 30)
+
+    monkeypatch.setattr(stage, "measure_costs", costs)
+
+    def config(out: Path, **changes: object) -> ProfileConfig:
+        fields: dict[str, object] = {"model": str(tiny_model_dir), "prompts": str(prompts), "out": str(out)}
+        fields |= {"max_new_tokens": 24, "shard_prompts": 2, "exit_layers": (0, 1, 2), "rollout_rate": 0.5}
+        return ProfileConfig(**{**fields, **changes})  # type: ignore[arg-type]
+
+    return config
+
+
+def test_tokens_are_counted_over_all_prompts() -> None:
+    counts = token_counts([torch.tensor([[1, 4, 4]]), torch.tensor([[4, 0]])], 6)
+    assert counts.tolist() == [1, 1, 0, 0, 3, 0]
+
+
+def test_log_says_which_tokens_its_exits_read(config_of: Callable[..., ProfileConfig], tmp_path: Path) -> None:
+    profile(config_of(tmp_path / "log", draft_vocabulary=8))
+    log = open_log(tmp_path / "log")
+    vocabulary = log.manifest.drafted_tokens()
+    assert vocabulary is not None and len(vocabulary) == 8
+    tokenizer = load_model(config_of(tmp_path / "log").model).tokenizer
+    counts = np.bincount([t for text in SENTENCES for t in tokenizer(text)["input_ids"]], minlength=64)
+    assert 1 in vocabulary.ids and counts[1] == 0  # the end token, although it stands in no prompt
+    assert set(np.flatnonzero(counts > 1).tolist()) <= set(vocabulary.ids.tolist())
+    traces = log.traces("none")
+    assert all(np.isin(trace.draft_token[:, 1:], vocabulary.ids).all() for trace in traces)
+    assert any((~np.isin(trace.tokens, vocabulary.ids)).any() for trace in traces)
+    assert all(
+        trace.branches is None or np.isin(trace.branches.draft_token[:, 1:], vocabulary.ids).all() for trace in traces
+    )
+
+
+def test_run_of_another_draft_vocabulary_is_not_gone_on_with(
+    config_of: Callable[..., ProfileConfig], tmp_path: Path
+) -> None:
+    profile(config_of(tmp_path / "log", draft_vocabulary=8))
+    profile(config_of(tmp_path / "log", draft_vocabulary=8))
+    for other in (9, "all"):
+        with pytest.raises(InputError, match="out holds another run: draft_vocabulary is"):
+            profile(config_of(tmp_path / "log", draft_vocabulary=other))
+
+
+def test_manifest_without_a_draft_vocabulary_means_all_tokens(tmp_path: Path) -> None:
+    write_manifest(tmp_path, MANIFEST)
+    values = json.loads((tmp_path / "manifest.json").read_text())
+    assert values.pop("draft_vocabulary") is None
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    found = read_manifest(tmp_path)
+    assert found == MANIFEST and found.drafted_tokens() is None
+    LogWriter(tmp_path, MANIFEST)  # a run that an earlier version began is gone on with
+
+
+@pytest.mark.parametrize("tokens", [[3, 3], [5, 4], [5], [-1, 4], [4, 100], ["4", 5], [4.5, 5], [True, 5], 7, "45"])
+def test_broken_draft_vocabulary_is_refused(tmp_path: Path, tokens: object) -> None:
+    values = asdict(MANIFEST) | {"draft_vocabulary": tokens}
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="is not a manifest of schema 2") as error:
+        read_manifest(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [1, 0, 65])
+def test_size_out_of_range_is_refused_before_anything_is_written(
+    config_of: Callable[..., ProfileConfig], tmp_path: Path, size: int
+) -> None:
+    with pytest.raises(InputError, match="draft_vocabulary must be"):
+        profile(config_of(tmp_path / "log", draft_vocabulary=size))
+    assert not (tmp_path / "log").exists()
+
+
+def test_likelihood_leaves_out_tokens_that_no_exit_could_draft(trace_of: Callable[..., PromptTrace]) -> None:
+    trace = trace_of([[1]] * 6)
+    nll = np.linspace(0.1, 3.0, trace.label_nll_at.size).reshape(trace.label_nll_at.shape).astype(np.float32)
+    inside = replace(trace, label_nll_at=nll)
+    partly = nll.copy()
+    partly[[2, 4]] = np.nan
+    outside = replace(trace, label_nll_at=partly)
+    np.testing.assert_allclose(label_nll_sums([outside]), nll[[0, 1, 3, 5]].sum(axis=0), rtol=1e-6)
+    assert fit_alpha([inside, outside], 8) == fit_alpha([inside, inside], 8) == 0.0
+    assert fit_temperatures([outside]) == fit_temperatures([inside]) == (1.0,)
+
+
+def test_costs_are_measured_with_exits_that_read_the_draft_vocabulary(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, read = load_model(str(tiny_model_dir)), []
+    whole = ModelAdapter.read_exit
+
+    def watched(adapter: ModelAdapter, hidden: torch.Tensor, head: object) -> torch.Tensor:
+        logits = whole(adapter, hidden, head)  # type: ignore[arg-type]
+        read.append(logits.shape[-1])
+        return logits
+
+    monkeypatch.setattr(ModelAdapter, "read_exit", watched)
+    vocabulary = replace(MANIFEST, vocab_size=64, draft_vocabulary=(1, 5, 7, 9)).drafted_tokens()
+    prompts = [torch.randint(2, 60, (1, 8))]
+    measured = cost_measurement(loaded, prompts, num_steps=30, max_seconds=5.0, draft_vocabulary=vocabulary)
+    assert set(read) == {4} and measured.table.num_steps >= 30
