@@ -79,7 +79,7 @@ def _kept(config: CostsConfig) -> dict[str, CostTable]:
 
 
 def _measure(config: CostsConfig, loaded: LoadedModel, log: StepLog | None) -> CostMeasurement:
-    level, exactness, exit_layers = loaded.compression, config.exactness, None
+    level, exactness, exit_layers, vocabulary = loaded.compression, config.exactness, None, None
     if log is not None:
         manifest, found = log.manifest, model_fingerprint(loaded.model)
         if manifest.model_fingerprint != found:
@@ -87,14 +87,14 @@ def _measure(config: CostsConfig, loaded: LoadedModel, log: StepLog | None) -> C
                 f"log must be of model {config.model!r} ({found[:12]}), got one of {manifest.model!r} "
                 f"({manifest.model_fingerprint[:12]})"
             )
-        exit_layers = manifest.exit_layers
+        exit_layers, vocabulary = manifest.exit_layers, manifest.drafted_tokens()
         if exactness == "auto" and level in manifest.compressions:
             exactness = manifest.exactness_of(level)
     if exactness == "auto":
         exactness = "token" if level == "none" else "bitwise"
     prompt_ids = _prompt_ids(config.prompts, NUM_PROMPTS, loaded, TOKENS_PER_PROMPT)
     return cost_measurement(
-        loaded, prompt_ids, config.num_steps, config.seed, config.max_seconds, exit_layers, exactness
+        loaded, prompt_ids, config.num_steps, config.seed, config.max_seconds, exit_layers, exactness, vocabulary
     )
 
 

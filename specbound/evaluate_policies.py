@@ -15,7 +15,7 @@ from specbound_controller.actions import Action, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
-from specbound_controller.policy import AnnealedConfidence, Policy
+from specbound_controller.policy import AnnealedConfidence, DraftingFrom, Policy
 from specbound_profiling.best_static import static_seconds
 from specbound_profiling.log import StepLog, open_log
 
@@ -114,13 +114,16 @@ class Sources:
             stored = stored_static(self.controller, compression)
             assert stored is not None  # `available` sees to it
             level = trained_level(self.controller, compression)
+            vocabulary = self.controller.draft_vocabulary
             action, origin = stored, f"chosen in the controller's training at compression {level}"
         else:
             levels = self.log.manifest.compressions
             level = compression if compression in levels else levels[0]
+            vocabulary = self.log.manifest.drafted_tokens()
             action = fastest_static(self.log, level, costs, alpha, name == "best_static_annealed")
             origin = f"chosen on {self.log.manifest.num_prompts} prompts of a log at compression {level}"
-        choice.add(name, static_policy(action, alpha), f"{action.name}, {origin}")
+        policy = static_policy(action, alpha)
+        choice.add(name, policy if vocabulary is None else DraftingFrom(vocabulary, policy), f"{action.name}, {origin}")
 
 
 @dataclass(slots=True)

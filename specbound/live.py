@@ -7,6 +7,7 @@ seconds on both sides, as it is there: it begins in prefill.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from math import nan
 from statistics import median
@@ -24,8 +25,9 @@ from specbound.fingerprint import model_fingerprint
 from specbound.generation import request_of
 from specbound.loading import LoadedModel, load_model
 from specbound_controller.costs import CostTable
+from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
-from specbound_controller.policy import Policy
+from specbound_controller.policy import DraftingFrom, Policy
 from specbound_controller.records import StepRecord
 from specbound_controller.work import record_work
 from specbound_profiling.live_steps import LiveSteps
@@ -145,6 +147,9 @@ def compare_live(
         InputError: the log's model or prompts are not to be had, or are others now.
     """
     loaded, prompts = _logged(log, compression, num_prompts)
+    vocabulary = log.manifest.drafted_tokens()
+    if vocabulary is not None:  # what a policy reads live is what the log's exits read
+        policies = {name: partial(_over, vocabulary, new_policy) for name, new_policy in policies.items()}
     exactness, num_layers = log.manifest.exactness_of(compression), log.manifest.num_layers
     decoders = {}
     for name, new_policy in policies.items():
@@ -172,6 +177,11 @@ def compare_live(
         figures = _figures(replayed.only(equal), [runs[i] for i in equal], costs, decoder.policy.needs_features)
         result.items += [LiveItem(compression, name, item, len(equal), *both) for item, both in figures.items()]
     return result
+
+
+def _over(vocabulary: DraftVocabulary, new_policy: Callable[[], Policy]) -> Policy:
+    """A fresh policy that drafts from a draft vocabulary."""
+    return DraftingFrom(vocabulary, new_policy())
 
 
 def _interleaved(

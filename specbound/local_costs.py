@@ -16,6 +16,7 @@ from specbound.decoding.request import greedy_twin
 from specbound.loading import LoadedModel
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
+from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
 from specbound_profiling.machine import machine_fingerprint
 from specbound_profiling.manifest import read_cost_file, read_costs, write_costs
@@ -41,7 +42,8 @@ def choose_costs(
     here, own = machine_fingerprint(loaded.model.device), controller.config.costs
     if level in own and (own[level].machine, own[level].exactness) == (here, exactness):
         return own[level], "costs: the controller's own, from this machine"
-    local = local_costs(loaded, controller.config.model_fingerprint, controller.config.exit_layers, exactness)
+    config = controller.config
+    local = local_costs(loaded, config.model_fingerprint, config.exit_layers, exactness, controller.draft_vocabulary)
     if local is not None:
         return local
     used = level if level in own else controller.config.compressions[0]
@@ -52,14 +54,20 @@ def choose_costs(
 
 
 def local_costs(
-    loaded: LoadedModel, fingerprint: str, exit_layers: Sequence[int], exactness: str = "token"
+    loaded: LoadedModel,
+    fingerprint: str,
+    exit_layers: Sequence[int],
+    exactness: str = "token",
+    draft_vocabulary: DraftVocabulary | None = None,
 ) -> tuple[CostTable, str] | None:
     """The table of this machine, measured before or now, and one line that says which; None where scipy is missing.
 
-    fingerprint: the model's.
+    Args:
+        fingerprint: the model's.
+        draft_vocabulary: tokens that exits read; None is all.
     """
     level = loaded.compression
-    folder = kept_folder(machine_fingerprint(loaded.model.device), fingerprint, exactness)
+    folder = kept_folder(machine_fingerprint(loaded.model.device), fingerprint, exactness, draft_vocabulary)
     try:
         kept = read_costs(folder)
     except InputError:
@@ -68,13 +76,18 @@ def local_costs(
         return kept[level], f"costs: measured on this machine before, kept in {folder}"
     if importlib.util.find_spec("scipy") is None:
         return None
-    table = _measure(loaded, exit_layers, exactness)
+    table = _measure(loaded, exit_layers, exactness, draft_vocabulary)
     return table, f"costs: measured on this machine, {_keep(folder, {**kept, level: table})}"
 
 
-def kept_folder(machine: str, model_fingerprint: str, exactness: str = "token") -> Path:
-    """Where this user's tables for a machine, a model and a level of exactness are kept."""
-    name = hashlib.sha256(f"{machine}\n{model_fingerprint}\n{exactness}".encode()).hexdigest()[:16]
+def kept_folder(
+    machine: str, model_fingerprint: str, exactness: str = "token", draft_vocabulary: DraftVocabulary | None = None
+) -> Path:
+    """Where this user's tables for a machine, a model, a level of exactness and a draft vocabulary are kept."""
+    parts = [machine, model_fingerprint, exactness]
+    if draft_vocabulary is not None:
+        parts.append(draft_vocabulary.checksum)
+    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return Path("~/.cache/specbound").expanduser() / f"costs-{name}"
 
 
@@ -87,7 +100,9 @@ def given_costs(path: Path, level: str) -> CostTable:
     return tables[level]
 
 
-def _measure(loaded: LoadedModel, exit_layers: Sequence[int], exactness: str) -> CostTable:
+def _measure(
+    loaded: LoadedModel, exit_layers: Sequence[int], exactness: str, draft_vocabulary: DraftVocabulary | None
+) -> CostTable:
     from specbound_profiling.measure import TOKENS_PER_PROMPT, measure_costs
     from specbound_profiling.progress import status
 
@@ -98,7 +113,9 @@ def _measure(loaded: LoadedModel, exit_layers: Sequence[int], exactness: str) ->
     prompts = [torch.randint(adapter.vocab_size, (1, length), generator=random) for length in lengths]
     with status("measuring what work costs on this machine, once"):
         greedy = replace(loaded, model=greedy_twin(loaded.model))
-        return measure_costs(greedy, prompts, exit_layers=exit_layers, exactness=exactness)
+        return measure_costs(
+            greedy, prompts, exit_layers=exit_layers, exactness=exactness, draft_vocabulary=draft_vocabulary
+        )
 
 
 def _keep(folder: Path, tables: dict[str, CostTable]) -> str:

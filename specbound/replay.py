@@ -196,7 +196,8 @@ def log_costs(source: str, log: StepLog, compression: str) -> tuple[CostTable, s
     loaded = load_model(log.manifest.model, compression)
     if own is not None and (own.machine, own.exactness) == (machine_fingerprint(loaded.model.device), exactness):
         return own, "costs: the log's own, from this machine"
-    local = local_costs(loaded, log.manifest.model_fingerprint, log.manifest.exit_layers, exactness)
+    manifest = log.manifest
+    local = local_costs(loaded, manifest.model_fingerprint, manifest.exit_layers, exactness, manifest.drafted_tokens())
     if local is None:
         raise MissingExtraError("measuring costs", "profile")
     return local
@@ -206,6 +207,7 @@ def _controller(config: ReplayConfig, log: StepLog) -> Controller | None:
     controller = load_controller(chosen_controller(config.controller, log.manifest.model))
     if controller is not None:
         controller.check_model(log.manifest.model_fingerprint, log.manifest.num_layers)
+        controller.check_draft_vocabulary(log.manifest.drafted_tokens())
     return controller
 
 
@@ -214,7 +216,18 @@ def _tuned(config: ReplayConfig, log: StepLog) -> TunedPolicies | None:
         return None
     tuned = TunedPolicies.load(config.policies)
     tuned.check_model(log.manifest.model_fingerprint, log.manifest.num_layers)
+    require_all_tokens(log, "policies")
     return tuned
+
+
+def require_all_tokens(log: StepLog, user: str) -> None:
+    """Raises InputError where the exits of a log read a part of the vocabulary: constants of rules say none."""
+    vocabulary = log.manifest.drafted_tokens()
+    if vocabulary is not None:
+        raise InputError(
+            f"{user} needs a log whose exits read all tokens, got one of {vocabulary} ({log.root}); profile without "
+            "--draft-vocabulary"
+        )
 
 
 def _constants(level: Level, names: Sequence[str]) -> list[str]:

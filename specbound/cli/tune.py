@@ -17,7 +17,7 @@ def run(argv: Sequence[str]) -> None:
 
     from specbound.cli.edge import set_up
     from specbound.policies import TunedPolicies
-    from specbound.replay import log_costs
+    from specbound.replay import log_costs, require_all_tokens
     from specbound.report import check_destination
     from specbound_profiling.log import open_log
     from specbound_train.tuning import tune_log
@@ -25,6 +25,7 @@ def run(argv: Sequence[str]) -> None:
     check_destination(config.out)
     set_up()
     log = open_log(Path(config.log).expanduser())
+    require_all_tokens(log, "tune")
     costs = {level: log_costs(config.costs, log, level)[0] for level in log.manifest.compressions}
     file = tune_log(log, costs, config.seed, lambda line: print(line, file=sys.stderr, flush=True))
     file.save(Path(config.out).expanduser())

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from specbound_controller.costs import CostTable
+from specbound_controller.draft_vocabulary import describe
 from specbound_controller.errors import InputError
 from specbound_profiling.log import StepLog
 from specbound_profiling.trace import Branches, PromptTrace
@@ -113,6 +114,8 @@ def check_alike(logs: Sequence[StepLog]) -> None:
     for log in logs:
         for name in ("model_fingerprint", "num_layers", "exit_layers", "temperatures", "eos_token_ids"):
             _require_equal(name, first, getattr(first.manifest, name), log, getattr(log.manifest, name))
+        drafted = (describe(first.manifest.drafted_tokens()), describe(log.manifest.drafted_tokens()))
+        _require_equal("draft_vocabulary", first, drafted[0], log, drafted[1])
         for level in log.manifest.compressions:
             other = seen.setdefault(level, log)
             exactness = (other.manifest.exactness_of(level), log.manifest.exactness_of(level))

@@ -263,7 +263,7 @@ def _controller(run: _Run, score: LearnedScore, mlp: Mlp, sample: Sample) -> Con
         without_compression=run.config.without_compression,
         versions=_versions(),
     )
-    return Controller(config, score.mlp, mlp, sample)
+    return Controller(config, score.mlp, mlp, sample, manifest.drafted_tokens())
 
 
 def _judge_score(run: _Run, score: LearnedScore) -> tuple[ExitFit, ...]:
