@@ -6,13 +6,13 @@ Knows nothing of drafts and policies. Never changes the model, its config or its
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from specbound.decoding.cache import DecodeCache, causal_mask, visible_keys
+from specbound.decoding.cache import DecodeCache, KeyValueStore, causal_mask, visible_keys
 from specbound.decoding.draft_head import DraftHead
 from specbound.decoding.lean import (
     PROBE_POSITION,
@@ -29,6 +29,10 @@ from specbound.decoding.lean import (
 from specbound.decoding.ragged import RaggedCall
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from specbound.decoding.segments import StaticSegments
+    from specbound.decoding.static_cache import StaticView
 
 # B rows, n tokens, D hidden width, V vocabulary, N tokens of a draft vocabulary, L layers, T positions,
 # d width of a head
@@ -101,6 +105,8 @@ class ModelAdapter:
         self._masks: dict[tuple[str, int, int], Tensor] = {}
         self._lean: list[LeanLayer] = []
         self._is_lean_equal: bool | None = None
+        self.segments: StaticSegments | None = None
+        """What runs short calls of one sequence, where they are to be compiled."""
         self._draft_heads: dict[DraftVocabulary, DraftHead] = {}
         self.refresh()
 
@@ -122,6 +128,8 @@ class ModelAdapter:
         is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
         self._draft_heads = {v: draft for v, draft in self._draft_heads.items() if draft.is_current(self.head)}
         self._embedding_rows: Any = self.embedding.weight if is_table and self.position_table is None else None
+        if self.segments is not None:
+            self.segments.refresh()
 
     @torch.inference_mode()
     def _compare_lean(self) -> bool:
@@ -214,6 +222,8 @@ class ModelAdapter:
 
         hidden: (B, n, D) -> (B, n, D). Every layer of the range must hold `position` tokens.
         """
+        if self.segments is not None and self.segments.takes(hidden, cache, position):
+            return self.segments.run(hidden, first, last, cache, position)
         num_new = hidden.shape[1]
         lean = self._lean if num_new == 1 or (position > 0 and num_new <= MAX_MASK_TABLE_ROWS) else []
         kinds = set(self.kinds[first:last])
@@ -225,6 +235,26 @@ class ModelAdapter:
         positions = self._positions.narrow(1, position, num_new)
         tables = self._rows_of(self._rotary_tables, position, num_new)
         return self._run_modules(hidden, first, last, cache, positions, tables, masks)
+
+    def run_static(
+        self, hidden: Tensor, first: int, last: int, view: "StaticView", tables: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """Runs `layers[first:last]` on tokens whose positions the device alone knows: the same work for any.
+
+        hidden: (1, n, D) -> (1, n, D). view: what the layers read and write. tables: as `position_tables` gives them.
+        """
+        masks: dict[str, Tensor | None] = {
+            kind: view.mask(self._window(kind), self.dtype) for kind in set(self.kinds[first:last])
+        }
+        rows = {
+            kind: (cos.index_select(1, view.positions), sin.index_select(1, view.positions))
+            for kind, (cos, sin) in tables.items()
+        }
+        if not self._lean:
+            return self._run_modules(hidden, first, last, view, view.positions.unsqueeze(0), rows, masks)
+        group = self._lean[0].packed_heads
+        packed = {kind: mask if mask is None else pack_mask(mask, group) for kind, mask in masks.items()}
+        return self._run_lean(hidden, first, last, view, rows, packed)
 
     def run_rows(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, call: RaggedCall) -> Tensor:
         """Runs `layers[first:last]` on some rows of a cache, each from its own position on, and appends to these.
@@ -251,7 +281,7 @@ class ModelAdapter:
         hidden: Tensor,
         first: int,
         last: int,
-        cache: DecodeCache,
+        cache: KeyValueStore,
         positions: Tensor,
         tables: Mapping[str, tuple[Tensor, Tensor]],
         masks: Mapping[str, Tensor | None],
@@ -277,7 +307,7 @@ class ModelAdapter:
         hidden: Tensor,
         first: int,
         last: int,
-        cache: DecodeCache,
+        cache: KeyValueStore,
         tables: Mapping[str, tuple[Tensor, Tensor]],
         masks: Mapping[str, Tensor | None],
     ) -> Tensor:
@@ -319,6 +349,15 @@ class ModelAdapter:
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
+
+    def position_tables(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosine and sine of all positions so far, by kind of layer, as its layers take them."""
+        return dict(self._lean_tables if self._lean else self._rotary_tables)
+
+    def reserve_positions(self, length: int) -> None:
+        """Grows these tables to `length` positions, or to as many as the model has."""
+        has_end = self.max_positions is not None and self.position_table is not None
+        self._extend_positions(min(length, self.max_positions) if has_end and self.max_positions else length)
 
     def _window(self, kind: str) -> int | None:
         return self.window if kind == SLIDING else None

@@ -4,6 +4,7 @@ Knows nothing of drafts; the adapter writes to it by running layers, the decoder
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +14,15 @@ from specbound.decoding.ragged import RaggedCall
 from specbound_controller.errors import InputError
 
 # B rows (sequences), H key-value heads, C capacity in tokens, D head width, n new tokens, K visible keys
+
+
+class KeyValueStore(Protocol):
+    """What a layer needs of a cache."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Adds (B, H, n, D) of the new tokens; returns what they may see, (B, H, K, D) each."""
 
 
 class PreallocatedLayer(CacheLayerMixin):

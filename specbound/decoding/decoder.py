@@ -18,6 +18,7 @@ from specbound.decoding.exactness import step_adapter
 from specbound.decoding.loop import DecodeLoop, OnStep
 from specbound.decoding.output import GenerateOutput, assemble
 from specbound.decoding.request import Batch, batch_from_arguments, batch_from_transformers
+from specbound.decoding.segments import compiled_segments
 from specbound.decoding.wrapped import refuse_offloaded, unwrapped
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy, StaticPolicy
@@ -40,6 +41,7 @@ class SpecBoundDecoder:
         compression: str = "none",
         record_steps: bool = True,
         exactness: str = "token",
+        compile: bool = False,
     ) -> None:
         """Wraps a model, which is never changed.
 
@@ -52,10 +54,13 @@ class SpecBoundDecoder:
             record_steps: keep one `StepRecord` per step in `output.stats.steps`.
             exactness: `token`, or `bitwise`: steps run on row-stable kernels, so that the output equals plain
                 decoding's in the same mode at any compression. Prompts are run by the model's own kernels.
+            compile: on a GPU, at exactness `token`: runs of layers on up to 16 tokens of one sequence that repeat are
+                captured as CUDA graphs, without whose replay launching their kernels takes longer than running them.
 
         Raises:
+            InputError: `compile` at another exactness, or not on a GPU.
             UnsupportedModelError: the model cannot be run layer by layer, or not at this exactness on this device with
-                this number of threads; the message says why.
+                this number of threads, or not as graphs; the message says why.
         """
         self.model: PreTrainedModel = unwrapped(model)
         refuse_offloaded(self.model)
@@ -66,6 +71,8 @@ class SpecBoundDecoder:
         self.exactness = exactness
         self._step_adapter = step_adapter(self.adapter, exactness)
         self._tested_threads = torch.get_num_threads()
+        if compile:
+            self.adapter.segments = compiled_segments(self.adapter, exactness)
 
     def generate(
         self,

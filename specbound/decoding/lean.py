@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from specbound.decoding.cache import DecodeCache
+from specbound.decoding.cache import KeyValueStore
 
 # B sequences, n new tokens, R = B * n rows, D hidden width, H query heads, G key-value heads, d width of a head, K keys
 
@@ -53,7 +53,7 @@ class LeanLayer:
         self.activate: Callable[[Tensor], Tensor] = silu if is_silu else mlp.act_fn
 
     def __call__(
-        self, rows: Tensor, batch_size: int, cos: Tensor, signed_sin: Tensor, mask: Tensor | None, cache: DecodeCache
+        self, rows: Tensor, batch_size: int, cos: Tensor, signed_sin: Tensor, mask: Tensor | None, cache: KeyValueStore
     ) -> Tensor:
         """Runs the layer and appends to its cache. rows: (R, D) -> (R, D).
 
