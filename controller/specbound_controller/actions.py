@@ -17,6 +17,8 @@ THRESHOLDS = (0.1, 0.2, 0.35, 0.55)
 LOOKUP_FIRST = ((0.35, 0.35), (0.5, 0.55), (0.65, 0.55))
 """Threshold pairs of the default grid (of the lookup, of the exit), each token by itself, where the context is looked
 up before an exit is run."""
+MAX_PROFILES = 12
+"""Kinds of action, widths aside, that a controller keeps by default: a decision takes the longer, the more there are."""
 SCORES = ("fixed", "annealed", "learned")
 """Scores that an action may name; `fixed` drafts `width` tokens without a test."""
 

@@ -5,7 +5,7 @@ Predicts what the model will do, never what it costs; a measured cost table pric
 iteration: maximising tokens over seconds of a whole run is a renewal-reward problem.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,6 +67,10 @@ class CurveLayout:
     def profile_of(self, action: Action) -> int:
         """Index of an action's profile."""
         return self.profiles.index(replace(action, width=1))
+
+    def actions_of(self, profiles: Container[int]) -> tuple[Action, ...]:
+        """Plain decoding and the actions of some profiles, in the order of the grid."""
+        return tuple(action for action in self.actions if action.width == 0 or self.profile_of(action) in profiles)
 
     def drafted_curve(self, profile: int) -> int | None:
         """Index of the curve of a profile's issued drafts; None for a fixed draft, which always gets to its width."""

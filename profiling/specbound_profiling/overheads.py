@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from specbound.decoding.step import read_signals
-from specbound_controller.actions import action_grid
+from specbound_controller.actions import LOOKUP_FIRST, MAX_PROFILES, action_grid
 from specbound_controller.config import ControllerConfig
 from specbound_controller.controller import Controller, Sample
 from specbound_controller.costs import WORK_NAMES, CostTable
@@ -94,7 +94,8 @@ def overhead_seconds(
 def random_controller(exit_layers: Sequence[int], num_layers: int) -> Controller:
     """A controller of the usual size with random weights: what it computes costs what any controller's choice does."""
     random, exits = np.random.default_rng(0), tuple(sorted(exit_layers))
-    actions = action_grid(exits)
+    layout = CurveLayout(action_grid(exits, lookup_first=LOOKUP_FIRST))
+    actions = layout.actions_of(range(0, len(layout.profiles), math.ceil(len(layout.profiles) / MAX_PROFILES)))
 
     def mlp(inputs: int, outputs: int) -> Mlp:
         shapes = ((NUM_HIDDEN, inputs), (NUM_HIDDEN,), (outputs, NUM_HIDDEN), (outputs,))
