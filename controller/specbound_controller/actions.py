@@ -18,7 +18,7 @@ LOOKUP_FIRST = ((0.35, 0.35), (0.5, 0.55), (0.65, 0.55))
 """Threshold pairs of the default grid (of the lookup, of the exit), each token by itself, where the context is looked
 up before an exit is run."""
 MAX_PROFILES = 12
-"""Kinds of action, widths aside, that a controller keeps by default: a decision takes the longer, the more there are."""
+"""Kinds of action, widths aside, that a controller keeps by default; the more, the longer a decision takes."""
 SCORES = ("fixed", "annealed", "learned")
 """Scores that an action may name; `fixed` drafts `width` tokens without a test."""
 

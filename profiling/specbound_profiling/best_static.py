@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specbound_controller.actions import THRESHOLDS, WIDTHS, Action, static_grid
+from specbound_controller.actions import LOOKUP_FIRST, THRESHOLDS, WIDTHS, Action, static_grid
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
@@ -29,13 +29,14 @@ def best_static_action(
     alpha: float,
     widths: Sequence[int] = WIDTHS,
     thresholds: Sequence[float] = THRESHOLDS,
+    lookup_first: Sequence[tuple[float, float]] = LOOKUP_FIRST,
 ) -> Action:
     """The fastest of the settings that a user could choose by hand: exits x widths x thresholds, and plain decoding.
 
     alpha: strength of annealing, for the settings with a threshold.
     """
     batch = TraceBatch(traces)
-    grid = static_grid(batch.exit_layers, widths, thresholds)
+    grid = static_grid(batch.exit_layers, widths, thresholds, lookup_first)
     scores = {"annealed": AnnealedConfidence(alpha)}
     seconds = static_seconds(batch, costs, [action.decision(scores) for action in grid], num_layers)
     return grid[int(seconds.argmin())]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from specbound_controller.actions import THRESHOLDS, WIDTHS
+from specbound_controller.actions import LOOKUP_FIRST, MAX_PROFILES, THRESHOLDS, WIDTHS
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError
 
@@ -48,6 +48,12 @@ class TrainConfig:
     """Widths of the action grid (draft tokens), ascending, 1 to 64; plain decoding is always in the grid."""
     thresholds: tuple[float, ...] = THRESHOLDS
     """Thresholds of the action grid beside 0, ascending, in (0, 1): least probability that the draft is accepted."""
+    lookup_first: tuple[tuple[float, float], ...] = LOOKUP_FIRST
+    """Pairs of thresholds in (0, 1), of the lookup and of the exit: actions that look the context up and run the exit
+    where it is not sure. Only with lookups (exit layer 0) in the log; () for none."""
+    max_profiles: int = MAX_PROFILES
+    """Most kinds of action, widths aside, that the controller keeps beside plain decoding: those that the step policy
+    chose most often in the first round. The more, the longer a decision takes."""
     epochs: int = 40
     """Most passes over the training rows in each fit; a fit ends early where held-out loss stops falling."""
     learning_rate: float = 3e-3
@@ -81,6 +87,7 @@ class TrainConfig:
             "score_hidden_units": (1, 256),
             "epochs": (1, 10_000),
             "max_rounds": (1, 20),
+            "max_profiles": (1, 1000),
             "validation_share": (0.05, 0.5),
             "max_positions": (1000, 10**12),
         }
@@ -106,5 +113,10 @@ class TrainConfig:
         ascending = list(self.thresholds) == sorted(set(self.thresholds))
         if not ascending or any(not 0.0 < threshold < 1.0 for threshold in self.thresholds):
             raise InputError(f"thresholds must ascend within (0, 1), got {self.thresholds}")
+        for pair in self.lookup_first:
+            if len(pair) != 2 or any(not 0.0 < threshold < 1.0 for threshold in pair):
+                raise InputError(f"lookup_first must hold pairs within (0, 1), got {pair}")
+        if len(set(self.lookup_first)) != len(self.lookup_first):
+            raise InputError(f"lookup_first must hold different pairs, got {self.lookup_first}")
         if self.logger not in ("none", "csv", "tensorboard", "wandb"):
             raise InputError(f"logger must be none, csv, tensorboard or wandb, got {self.logger!r}")

@@ -14,6 +14,7 @@ import numpy as np
 from specbound_controller.actions import Action, action_grid
 from specbound_controller.config import ControllerConfig
 from specbound_controller.controller import Controller, Sample, is_feature
+from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp, sigmoid
 from specbound_controller.score import LearnedScore
 from specbound_controller.step_policy import CurveLayout
@@ -137,7 +138,7 @@ def fit_controller(config: TrainConfig, logs: Sequence[StepLog], fits: FinishedF
         num_positions=sum(data.num_positions for data in run.levels),
         num_rows=step_policy.num_rows,
         num_rounds=step_policy.num_rounds,
-        num_actions=len(run.actions),
+        num_actions=len(controller.config.actions),
         alpha=run.alpha,
         exits=_judge_score(run, scores.deployed),
         levels=levels,
@@ -153,12 +154,13 @@ def _prepare(config: TrainConfig, log: StepLog, fits: FinishedFits, others: Sequ
     chosen = None if config.compression == "auto" else config.compression
     levels = tuple(load_levels([log, *others], config.validation_share, config.seed, chosen, config.max_positions))
     num_layers = log.manifest.num_layers
-    actions = action_grid(log.manifest.exit_layers, config.widths, config.thresholds)
+    exit_layers, widths, pairs = log.manifest.exit_layers, config.widths, config.lookup_first
+    actions = action_grid(exit_layers, widths, config.thresholds, lookup_first=pairs)
     alpha = fit_alpha([trace for data in levels for trace in data.training], num_layers)
 
     def fastest(parts: Sequence[LevelData]) -> Action:
         traces = [trace for data in parts for trace in data.training]
-        return best_static_action(traces, parts[0].costs, num_layers, alpha, config.widths, config.thresholds)
+        return best_static_action(traces, parts[0].costs, num_layers, alpha, widths, config.thresholds, pairs)
 
     own_statics = tuple(fastest([data]) for data in levels)
     statics = {}
@@ -220,25 +222,53 @@ class _StepPolicyFit:
 
 
 def _fit_step_policy(run: _Run, scores: _Scores, steps: list[StepRows]) -> _StepPolicyFit:
-    """Fits, replays, adds the replayed steps and fits again, until the replayed speed is stable: the fastest one."""
-    rows = _targets(run, scores, steps)
-    sample = sample_of(steps, run.config.seed)
+    """Fits, replays, adds the replayed steps and fits again, until the replayed speed is stable: the fastest one.
+
+    Where the grid has more kinds of action than the controller may keep, a first fit on all of them says which.
+    """
+    earlier = [steps]
+    if len(run.layout.profiles) > run.config.max_profiles:
+        by_fold, _ = _fit_controllers(run, scores, "step_policy_all", _targets(run, scores, steps), steps)
+        _, steps = replay_training(run.levels, by_fold, run.num_layers)
+        run = _with_most_chosen(run, by_fold[0], steps)
+        earlier.append(steps)
+    rows = concatenate_curve_rows([_targets(run, scores, part) for part in earlier])
     speeds: list[float] = []
     best: Controller | None = None
     for number in range(1, run.config.max_rounds + 1):
-        targets = Rows(rows.features, rows.is_reached, rows.is_known)
-        mlps = run.fit(f"step_policy_{number}", targets, rows.folds, run.config.hidden_units)
-        by_fold = [_controller(run, score, mlp, sample) for score, mlp in zip(scores.by_fold, mlps, strict=True)]
+        by_fold, controller = _fit_controllers(run, scores, f"step_policy_{number}", rows, steps)
         speed, steps = replay_training(run.levels, by_fold, run.num_layers)
-        sample = sample_of(steps, run.config.seed)
         if not speeds or speed > max(speeds):
-            best = _controller(run, scores.deployed, average(mlps), sample)
+            best = replace(controller, sample=sample_of(steps, run.config.seed))
         speeds.append(speed)
         if number == run.config.max_rounds or (number > 1 and abs(speed / speeds[-2] - 1.0) < STABLE):
             break
         rows = concatenate_curve_rows([rows, _targets(run, scores, steps)])
     assert best is not None  # max_rounds is at least 1
     return _StepPolicyFit(best, len(rows), len(speeds), steps)
+
+
+def _fit_controllers(
+    run: _Run, scores: _Scores, name: str, rows: CurveRows, steps: Sequence[StepRows]
+) -> tuple[list[Controller], Controller]:
+    """A controller for each fold, fitted without it, and the one of their averages. steps: for their samples."""
+    mlps = run.fit(name, Rows(rows.features, rows.is_reached, rows.is_known), rows.folds, run.config.hidden_units)
+    sample = sample_of(steps, run.config.seed)
+    by_fold = [_controller(run, score, mlp, sample) for score, mlp in zip(scores.by_fold, mlps, strict=True)]
+    return by_fold, _controller(run, scores.deployed, average(mlps), sample)
+
+
+def _with_most_chosen(run: _Run, controller: Controller, steps: Sequence[StepRows]) -> _Run:
+    """The same run with the kinds of action alone that a controller chooses most often in some steps."""
+    features, times = np.concatenate([part.features for part in steps]), np.zeros(len(run.layout.profiles))
+    for compression, costs in controller.config.costs.items():
+        own = features[features[:, FEATURE_NAMES.index(f"compression_{compression}")] > 0.5]
+        chosen = controller.policy(costs, compression, guard=False).best_actions(own)
+        drafting = [run.actions[action] for action in chosen.tolist() if run.actions[action].width]
+        np.add.at(times, [run.layout.profile_of(action) for action in drafting], 1)
+    kept = np.argsort(-times, kind="stable")[: run.config.max_profiles].tolist()
+    actions = run.layout.actions_of(kept)
+    return replace(run, actions=actions, layout=CurveLayout(actions))
 
 
 def _targets(run: _Run, scores: _Scores, steps: Sequence[StepRows]) -> CurveRows:
