@@ -24,6 +24,7 @@ from specbound.loading import load_model
 from specbound.micro_decoder import attention, cache, overhead, signals
 from specbound.micro_replay import replay
 from specbound.micro_rollouts import rollouts
+from specbound.micro_segments import segments
 from specbound.micro_timing import demo_prompts, interleaved
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.log import LogWriter
@@ -318,6 +319,7 @@ MEASUREMENTS: dict[str, Any] = {
     "signals": signals,
     "attention": attention,
     "cache": cache,
+    "segments": segments,
 }
 
 if __name__ == "__main__":

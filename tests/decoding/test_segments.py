@@ -74,6 +74,14 @@ def test_any_number_of_rows_gets_the_numbers_of_the_layers() -> None:
     assert {shape.num_rows for shape in segments.segments} == {1, 2, 4, 8, 16}  # prefill and 17 rows run without
 
 
+def test_positions_beyond_the_tables_of_the_first_call_are_known_to_what_was_captured() -> None:
+    model, prompt = random_model("gemma", dtype=torch.float64), random_prompt(0, 290)
+    decoder, _ = with_segments(model, None, tape_capture)
+    decoder.generate(random_prompt(1, 300), max_new_tokens=1)  # leaves tables of 300 positions
+    expected = model.generate(prompt, max_new_tokens=30, do_sample=False)
+    assert torch.equal(decoder.generate(prompt, max_new_tokens=30), expected)
+
+
 def test_buckets_hold_what_they_are_asked_for() -> None:
     assert [row_bucket(n) for n in (1, 2, 3, 5, 9, 16)] == [1, 2, 4, 8, 16, 16]
     assert [key_bucket(n) for n in (1, 256, 257, 512, 513)] == [256, 256, 512, 512, 1024]
