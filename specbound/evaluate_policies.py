@@ -31,12 +31,16 @@ class Sources:
     controller: Controller | None
     tuned: TunedPolicies | None
     log: StepLog | None
+    sampling_temperature: float = 0.0
+    """Of the evaluation; 0 for greedy decoding."""
 
     @staticmethod
     def open(config: EvaluateConfig, controller: Controller | None) -> "Sources":
         """Raises InputError where a file is none, or lacks a level or a policy that was asked for."""
         tuned = None if config.policies is None else TunedPolicies.load(Path(config.policies).expanduser())
-        sources = Sources(config.asked, controller, tuned, None if config.log is None else open_log(config.log))
+        log = None if config.log is None else open_log(config.log)
+        temperature = config.temperature if config.sample else 0.0
+        sources = Sources(config.asked, controller, tuned, log, temperature)
         for compression in config.compression:
             if tuned is not None:
                 tuned.level(compression)
@@ -72,7 +76,7 @@ class Sources:
             names |= set(self.tuned.names)
         if self.log is not None:
             names |= {"best_static", "best_static_annealed"}
-        elif self.controller is not None and stored_static(self.controller, compression) is not None:
+        elif self.controller is not None and self._stored_static(compression) is not None:
             names.add("best_static")
         return [name for name in EVALUATED_POLICIES if name in names]
 
@@ -106,12 +110,16 @@ class Sources:
         if played is not None:
             choice.notes.append(f"controller: found nothing faster in training than {played.name} at every step")
 
+    def _stored_static(self, compression: str) -> Action | None:
+        assert self.controller is not None
+        return stored_static(self.controller, compression, self.sampling_temperature)
+
     def _add_static(self, choice: "Choice", name: str, compression: str, costs: CostTable) -> None:
         """A fixed setting without a file: searched on a log at this level's costs, or the one of training."""
         alpha = 0.0 if self.controller is None else self.controller.config.alpha
         if self.log is None:
             assert self.controller is not None
-            stored = stored_static(self.controller, compression)
+            stored = self._stored_static(compression)
             assert stored is not None  # `available` sees to it
             level = trained_level(self.controller, compression)
             vocabulary = self.controller.draft_vocabulary
@@ -146,10 +154,13 @@ def trained_level(controller: Controller, compression: str) -> str:
     return compression if compression in levels else levels[0]
 
 
-def stored_static(controller: Controller, compression: str) -> Action | None:
-    """The best static setting that the controller's training has stored by name; None where there is none."""
+def stored_static(controller: Controller, compression: str, sampling_temperature: float = 0.0) -> Action | None:
+    """The best static setting that the controller's training has stored by name, for the temperature that is nearest
+    among those trained on; None where there is none."""
     config, level = controller.config, trained_level(controller, compression)
-    names = [each.get("best_static") for each in config.summary.get("levels", []) if each.get("compression") == level]
+    levels = [each for each in config.summary.get("levels", []) if each.get("compression") == level]
+    levels.sort(key=lambda each: abs(each.get("sampling_temperature", 0.0) - sampling_temperature))
+    names = [each.get("best_static") for each in levels]
     drafting = [action for action in config.actions if action.width > 0]
     widths, thresholds = {action.width for action in drafting}, {action.threshold for action in drafting} - {0.0}
     grid = static_grid(config.exit_layers, sorted(widths), sorted(thresholds))

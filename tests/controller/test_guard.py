@@ -63,9 +63,33 @@ def test_exits_that_are_always_wrong_cost_at_most_the_stated_debt(
     limits, pauses = GuardLimits(), guard.num_pauses
     step_loss = without / plain - 1.0  # of one step, in plain tokens
     bound = limits.debt + limits.probe_debt * (pauses - 1) + (step_loss + 1) * pauses
-    assert 4 <= pauses <= 10  # growing: 8, 16, 32, ...
+    assert 4 <= pauses <= 10  # growing: 16, 32, 64, ...
     assert (seconds - plain) / guard.plain_seconds(10) <= bound
     assert seconds < 1.03 * plain < without
+
+
+@pytest.mark.parametrize(("num_tokens", "most"), [(96, 1.10), (128, 1.10), (512, 1.03)])
+def test_exits_that_are_always_wrong_cost_short_outputs_little_too(
+    num_tokens: int, most: float, record_of: Callable[..., StepRecord], costs_of: Callable[..., CostTable]
+) -> None:
+    """Every draft nearly triples the cost of its token here."""
+    seconds, plain = run(NeverSlowerGuard(costs_of(), NUM_LAYERS), record_of, 0, num_tokens, costs_of())
+    assert plain < seconds <= most * plain
+
+
+def test_text_that_turns_hard_and_easy_again_is_drafted_again(
+    record_of: Callable[..., StepRecord], costs_of: Callable[..., CostTable]
+) -> None:
+    guard = NeverSlowerGuard(costs_of(), NUM_LAYERS)
+    easy, _ = run(guard, record_of, WIDTH, 200, costs_of())
+    assert guard.num_paused_steps == 0
+    run(guard, record_of, 0, 200, costs_of())
+    paused = guard.num_paused_steps
+    assert guard.num_pauses >= 3 and paused > 150
+    again, _ = run(guard, record_of, WIDTH, 600, costs_of())
+    assert not guard.is_paused
+    assert guard.num_paused_steps - paused <= 128  # what was left of the last pause: no longer than the hard text
+    assert again < 3 * easy + 128 * guard.plain_seconds(10)
 
 
 def test_good_speculation_is_never_paused(

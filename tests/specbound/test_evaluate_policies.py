@@ -35,7 +35,8 @@ def with_summary(summary: Mapping[str, Any], static_actions: Mapping[str, Action
             alpha=0.5,
             static_actions=static_actions or {},
             summary=summary,
-        )
+        ),
+        draft_vocabulary=None,
     )
 
 
@@ -57,6 +58,19 @@ def test_the_setting_of_training_is_found_by_its_name() -> None:
     assert stored_static(stored, "int8") == wanted  # the level that stands in
     assert stored_static(with_summary({}), "none") is None
     assert stored_static(with_summary(summary(none="exit99_width1")), "none") is None
+
+
+def test_the_setting_of_training_is_that_of_the_nearest_temperature() -> None:
+    found = [
+        {"compression": "none", "sampling_temperature": temperature, "best_static": name}
+        for temperature, name in ((0.0, "exit3_width6"), (0.7, "exit2_width1"))
+    ]
+    stored = with_summary({"levels": found})
+    actions = [stored_static(stored, "none", temperature) for temperature in (0.0, 0.3, 0.6, 1.0)]
+    assert actions == [Action(3, 6), Action(3, 6), Action(2, 1), Action(2, 1)]
+    config = EvaluateConfig(policy=("best_static",), sample=True, temperature=0.8)
+    choice = Sources.open(config, stored).choose("none", COSTS)
+    assert choice.policies["best_static"].decide(None).exits() == ((2, 0.0),)
 
 
 @pytest.mark.usefixtures("controller")
@@ -119,6 +133,10 @@ def test_the_fixed_settings_of_a_log_are_the_fastest_on_it(
 
         class manifest:
             exit_layers, num_layers, compressions, num_prompts = (1, 2), 4, ("bf16",), 5
+
+            @staticmethod
+            def drafted_tokens() -> None:
+                return None
 
         def iter_shards(self, level: str) -> list[list[str]]:
             assert level == "bf16"
