@@ -22,6 +22,7 @@ from specbound.decoding.request import Request, greedy_twin
 from specbound.decoding.sequence import Sequence as DecodedSequence
 from specbound.loading import load_model
 from specbound.micro_decoder import attention, cache, overhead, signals
+from specbound.micro_draft_vocabulary import draft_vocabulary
 from specbound.micro_replay import replay
 from specbound.micro_rollouts import rollouts
 from specbound.micro_segments import segments
@@ -315,6 +316,7 @@ MEASUREMENTS: dict[str, Any] = {
     "recording-memory": recording_memory,
     "rollouts": rollouts,
     "replay": replay,
+    "draft-vocabulary": draft_vocabulary,
     "overhead": overhead,
     "signals": signals,
     "attention": attention,
