@@ -95,5 +95,5 @@ def test_score_without_features_is_refused(controller_of: Callable[..., Controll
 
 
 def test_perceptron_of_the_wrong_size_is_refused(mlp_of: Callable[..., Mlp]) -> None:
-    with pytest.raises(ValueError, match="must map 45 inputs to 1, got 5 to 1"):
+    with pytest.raises(ValueError, match="must map 46 inputs to 1, got 5 to 1"):
         LearnedScore(mlp_of(np.random.default_rng(0), 5, 4, 1), (2, 4), (1.0, 1.0), (0.0, 0.0))
