@@ -1,7 +1,6 @@
 """How far replay is off without roll-outs, as a table: `python -m specbound.micro rollouts`. Knows no model."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
@@ -18,7 +17,7 @@ def rollouts(
     """
     found = open_log(log)
     traces, costs, num_layers = found.traces(compression), found.costs[compression], found.manifest.num_layers
-    bare = [replace(trace, branches=None) for trace in traces]
+    bare = [trace.without_rollouts() for trace in traces]
     print(f"{len(traces)} prompts, {sum(trace.num_positions for trace in traces)} positions\n")
     print("| exit layer | threshold | estimated share | error of all seconds |\n|---|---|---|---|")
     for exit_layer in found.manifest.exit_layers:

@@ -92,6 +92,8 @@ class Drafting:
         """Confidence and entropy of the last draft, and their sums. (R, 2) each"""
         self.last_exit = np.zeros(num, dtype=np.int64)
         """Exit layer of the last draft. (R,)"""
+        self.is_exit_run = np.zeros((num, int(self.width.max(initial=0))), dtype=bool)
+        """Whether an exit with a head was run for each draft token. (R, longest width)"""
 
     def step(self, draft_index: int) -> bool:
         """Tries to draft one more token wherever the draft goes on; whether it did anywhere."""
@@ -102,8 +104,7 @@ class Drafting:
         unknown = active[
             self.is_known[active] & ~self.is_on_path[active] & (self.branch[active] < 0) & self.can_stop[active]
         ]
-        self.known_work.keep(work, unknown)
-        self.is_known[unknown] = False
+        self._keep_what_is_known(unknown)
         exits = self.exit_index[active]
         is_found = self._look_up(active, draft_index)
         exits[is_found] = self.player.lookup_index
@@ -124,12 +125,27 @@ class Drafting:
         self.last_exit[active] = np.array(batch.exit_layers)[exits]
         self.accepted[active] += is_correct
         self.is_done[active] = is_correct & is_eos
-        if self.follows and len(batch.branches.end):
+        if len(batch.branches.end):
             self._follow(active, row, exits, self.is_on_path[active] & ~is_correct & ~is_past_end)
         self.is_on_path[active] = is_correct
         ended = active[is_eos]
         self.stop_reason[ended], self.is_active[ended] = _EOS, False
         return True
+
+    def _keep_what_is_known(self, rows: np.ndarray) -> None:
+        """From here on some steps are estimates."""
+        self.known_work.keep(self.work, rows)
+        self.is_known[rows] = False
+
+    def _leave_lookups(self, rows: np.ndarray) -> None:
+        """Some steps read an exit's head: those that stand where the context alone is known leave what is known."""
+        branches, at = self.player.batch.branches, self.branch[rows]
+        if not (at >= 0).any():
+            return
+        is_bare = branches.is_lookup_only[np.maximum(at, 0)] | (not self.follows)
+        leaves = rows[(at >= 0) & is_bare]
+        self._keep_what_is_known(leaves[self.is_known[leaves] & self.can_stop[leaves]])
+        self.branch[leaves] = -1
 
     def _look_up(self, active: np.ndarray, draft_index: int) -> np.ndarray:
         """Which of some steps draft what the context says, before they would run their exit. (rows,) bool"""
@@ -143,6 +159,8 @@ class Drafting:
     def _try_exit(self, active: np.ndarray, exits: np.ndarray, draft_index: int) -> np.ndarray:
         """Whether the exits of some steps draft a token. (rows,) bool"""
         is_run = active[self.exit_layer[active] != LOOKUP_EXIT]
+        self._leave_lookups(is_run)
+        self.is_exit_run[is_run, draft_index] = True
         self.work.reads[is_run] += 1
         self.work.tests[is_run] += self.is_tested[is_run]
         self.work.run_shallow(is_run)
@@ -182,6 +200,7 @@ class Drafting:
         is_its_own = tokens[np.arange(len(at)), exits] == tokens[np.arange(len(at)), branches.along[at]]
         is_next = (self.branch[active] >= 0) & is_its_own & (at + 1 < branches.end[at])
         following = np.where(is_next, at + 1, -1)
+        leaves &= self.follows | (np.array(self.player.batch.exit_layers)[exits] == LOOKUP_EXIT)
         self.branch[active] = np.where(leaves, branches.first[row, exits], following)
         self.has_followed[active] |= self.branch[active] >= 0
 

@@ -137,6 +137,8 @@ class BranchBatch:
         """Row after the last one of the row's branch. (M,)"""
         self.along = np.concatenate([np.zeros(0, dtype=np.int64), *along])
         """Exit index whose drafts the branch goes along. (M,)"""
+        self.is_lookup_only = np.concatenate([np.zeros(0, dtype=bool), *(b.is_lookup_only for b in found)])
+        """Rows that say what the context says, and nothing of other exits. (M,)"""
         self.draft_token = np.concatenate([np.zeros((0, num_exits), dtype=np.int64), *(b.draft_token for b in found)])
         """(M, E)"""
         eos = [np.isin(t.branches.draft_token, list(t.eos_tokens)) for t in traces if t.branches is not None]
@@ -162,8 +164,6 @@ class StepOutcomes:
     """(N,) int64"""
     num_layer_calls: np.ndarray
     """(N,) int64"""
-    is_deepest_read: np.ndarray
-    """Whether the deepest exit of the decision was read for a draft token. (N, w_max) bool"""
     work: np.ndarray
     """Counts of work in the order of `WORK_NAMES`. (N, W) float64"""
     is_exact: np.ndarray
@@ -217,7 +217,6 @@ def step_outcomes(
         num_accepted=draft.num_accepted,
         num_emitted=draft.num_accepted + 1 - draft.is_done,
         num_layer_calls=draft.counts.calls_by_rows.sum(axis=1),
-        is_deepest_read=draft.is_deepest_read,
         work=work,
         is_exact=draft.is_known,
         estimated_work=work[unknown] - known_work[np.argsort(draft.known_rows)],
@@ -289,10 +288,10 @@ class _Draft:
         self.num_accepted = np.zeros(n, dtype=np.int64)
         self.product = np.ones(n)
         self.counts = _Counts(n, decision.w_max)
-        self.is_deepest_read = np.zeros((n, decision.w_max), dtype=bool)
         is_tested = any(threshold > 0 for *_, threshold in exits)
         can_follow = not is_tested or has_branch_scores or branch_scores is not None
         self.follows = len(batch.branches.end) > 0 and can_follow
+        self.branch_is_lookup_only = batch.branches.is_lookup_only
         self.branch = np.full(n, -1)
         """Row of the branch that a draft which left the path stands at, -1 where it stands at none. (N,)"""
         self.can_stop = batch.has_eos | is_tested
@@ -310,8 +309,10 @@ class _Draft:
         self.keep_what_is_known(undecided & ~self.is_on_path & (self.branch < 0) & self.can_stop & self.is_known)
         is_next, branch = np.zeros_like(undecided), self.branch.copy()
         for level, (index, exit_layer, threshold) in enumerate(self.exits):
-            self.advance(undecided, level, draft_index)
             has_head = exit_layer != LOOKUP_EXIT
+            if has_head:
+                self.leave_lookups(undecided, branch)
+            self.advance(undecided, level, draft_index)
             self.counts.reads += undecided & has_head
             clears = undecided
             if threshold > 0:
@@ -320,8 +321,6 @@ class _Draft:
                 clears = undecided & self.clears(row, draft_index, index, threshold, undecided)
             is_correct = clears & self.is_on_path & ~is_past_end & self.batch.is_accepted[row, index]
             is_eos = clears & ~is_past_end & self.batch.is_eos_draft[row, index]
-            if level == len(self.exits) - 1:
-                self.is_deepest_read[:, draft_index] = undecided
             if self.follows:
                 self.follow(branch, clears, is_correct, is_eos, wanted, is_past_end, index)
             self.counts.drafted += clears
@@ -333,6 +332,14 @@ class _Draft:
             undecided = undecided & ~clears
         self.is_active = is_next
         self.branch = branch
+
+    def leave_lookups(self, rows: np.ndarray, branch: np.ndarray) -> None:
+        """Some rows read an exit's head: those that stand where the context alone is known leave what is known."""
+        if not self.branch_is_lookup_only.any():
+            return
+        leaves = rows & (self.branch >= 0) & self.branch_is_lookup_only[np.maximum(self.branch, 0)]
+        self.keep_what_is_known(leaves & self.can_stop & self.is_known)
+        self.branch[leaves] = branch[leaves] = -1
 
     def keep_what_is_known(self, rows: np.ndarray) -> None:
         """From here on some rows are estimates."""

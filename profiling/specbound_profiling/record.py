@@ -224,7 +224,8 @@ class _ExitReader:
         return draft_choice(scores, noised.masked_fill_(is_far, -torch.inf), self.token_ids)
 
     def roll_out(self, cache: DecodeCache) -> None:
-        """Follows those wrong drafts of the newest position that are drawn, and rolls the cache back.
+        """Follows those wrong drafts of the newest position that are drawn, and rolls the cache back; a wrong lookup
+        always, along lookups.
 
         The cache holds the true tokens before the position, in every layer.
         """
@@ -233,9 +234,13 @@ class _ExitReader:
             return
         # a draft never reaches the last token that is wanted: it would come as the bonus of a shorter one
         length = min(settings.width - 1, self.settings.max_new_tokens - 2 - position)
+        if length < 1:
+            return
         exits = self.settings.exit_layers
         drawn = [i for i, e in enumerate(exits) if settings.is_drawn(self.prompt_index, position, e)]
-        if length < 1 or not drawn:
+        if self.num_lookups and 0 not in drawn:
+            self._follow_lookup(position, length)
+        if not drawn:
             return
         if self.states:
             self._read()
@@ -243,6 +248,42 @@ class _ExitReader:
         for index in drawn:
             if not accepted[index] and drafts[index] != NO_TOKEN:
                 self._follow(cache, position, index, int(drafts[index]), length)
+
+    def _follow_lookup(self, position: int, length: int) -> None:
+        """Records what the context says after a wrong lookup at the newest position, for which no layer has to run."""
+        *context, label = self.context
+        found = self.found[-1] if self.found else self.lookup.find(context)
+        if found.token in (label, NO_TOKEN):
+            return
+        token, drafted, along = found.token, list[int](), list[Lookup]()
+        while len(along) < length and token != NO_TOKEN and token not in self.request.eos_token_ids:
+            drafted.append(token)
+            along.append(self.lookup.find(context, drafted))
+            token = along[-1].token
+        if along:
+            self._add_branch(position, 0, self._with_lookups(self._unknown_columns(len(along)), along))
+
+    def _unknown_columns(self, num_rows: int) -> dict[str, np.ndarray]:
+        """Columns of the exits with a head at rows where nobody has read them."""
+        shape = (num_rows, len(self.read_layers))
+        names = ("confidence", "entropy_nats", "margin", "noised_margin", "draft_probability")
+        return {
+            **{name: np.full(shape, NO_TOKEN, dtype=np.int64) for name in ("draft_token", "top1_token")},
+            **{name: np.full(shape, np.nan, dtype=np.float32) for name in names},
+            "confidence_at": np.full((*shape, len(self.settings.temperatures)), np.nan, dtype=np.float32),
+        }
+
+    def _add_branch(self, position: int, exit_index: int, columns: Mapping[str, np.ndarray]) -> None:
+        """Keeps a branch that begins with an exit's wrong draft. columns: of its rows, (n, E, ...)"""
+        num_rows = len(columns["draft_token"])
+        self.branch_parts.append(
+            {
+                "branch_position": np.full(num_rows, position),
+                "branch_exit_layer": np.full(num_rows, self.settings.exit_layers[exit_index]),
+                "position": position + 1 + np.arange(num_rows),
+                **columns,
+            }
+        )
 
     def _follow(self, cache: DecodeCache, position: int, exit_index: int, token: int, length: int) -> None:
         """Records one branch: at most `length` positions, fewer where the exit drafts an end token."""
@@ -271,14 +312,7 @@ class _ExitReader:
         columns = exit_columns(torch.cat(rows), self.settings.temperatures, choice, head=self.head)
         shape = (len(rows), len(self.read_layers))
         columns = {name: values.reshape(*shape, *values.shape[1:]) for name, values in columns.items()}
-        self.branch_parts.append(
-            {
-                "branch_position": np.full(len(rows), position),
-                "branch_exit_layer": np.full(len(rows), exits[exit_index]),
-                "position": position + 1 + np.arange(len(rows)),
-                **self._with_lookups(columns, found),
-            }
-        )
+        self._add_branch(position, exit_index, self._with_lookups(columns, found))
 
     def _drafted(self, logits: Tensor, choice: DraftChoice | None, read: int) -> int:
         """What one exit drafts at one position. logits: (E, V), or (E, N) of a draft head"""

@@ -67,7 +67,7 @@ def replay_stepwise(
         policy.reset()
         state.reset(trace.prompt_length + 1, trace.sampling_temperature)
         records, shown, start = [], [], 1
-        bare = None if trace.branches is None else with_changes(trace, branches=None)
+        bare = None if trace.branches is None else trace.without_rollouts()
         while start < trace.num_positions:
             features = state.vector(trace.lookup_at(start)) if policy.needs_features else None
             decision = policy.decide(features)
@@ -180,7 +180,7 @@ def estimate_errors(
     errors = np.full(batch.num_rows, nan)
     if not len(batch.branches.end):
         return errors
-    bare = TraceBatch([with_changes(trace, branches=None) for trace in batch.traces])
+    bare = TraceBatch([trace.without_rollouts() for trace in batch.traces])
     guess = step_outcomes(bare, decision, num_layers, scores)
     is_checked = outcomes.is_exact & ~guess.is_exact
     errors[is_checked] = costs.seconds(guess.work[is_checked] - outcomes.work[is_checked])

@@ -1,8 +1,9 @@
 """One speculative step read off a trace: the reference of what a decision does at a position, call by call.
 
 Exact up to and including the first wrong draft. After it the draft leaves the trace: a roll-out that followed the same
-draft says what the exits find there, and while the step's drafts are the roll-out's own the step stays exact. Without
-one the rest of the branch is estimated: the exits are taken to say what they said there on the true continuation.
+draft says what the exits find there, and while the step's drafts are the roll-out's own the step stays exact. So it
+does along lookups, for which the context is enough. Without either the rest of the branch is estimated: the exits are
+taken to say what they said there on the true continuation.
 """
 
 import copy
@@ -64,6 +65,9 @@ def simulate(
         if known is None and can_stop and not place.is_known:
             known = step.copied()
         for index, exit_layer, threshold in exits:
+            if not place.knows(exit_layer):
+                known = step.copied() if known is None and can_stop else known
+                place.branch = None
             step.read(exit_layer)
             if step.offer(place, index, decision, threshold, features, num_layers):
                 break
@@ -94,6 +98,13 @@ class _Place:
     @property
     def is_known(self) -> bool:
         return self.is_on_path or self.branch is not None
+
+    def knows(self, exit_layer: int) -> bool:
+        """Whether what an exit says here is known, or was not known before either."""
+        if self.branch is None or exit_layer == LOOKUP_EXIT:
+            return True
+        assert self.trace.branches is not None
+        return not self.trace.branches.is_lookup_only[self.branch.start]
 
     @property
     def row(self) -> int:

@@ -52,6 +52,8 @@ class Draws:
     """(R,) bool"""
     has_followed: np.ndarray
     """Whether a roll-out was read. (R,) bool"""
+    is_exit_run: np.ndarray
+    """Whether an exit with a head was run for each draft token. (R, longest width) bool"""
 
 
 class SingleExitPlayer:
@@ -133,7 +135,8 @@ class SingleExitPlayer:
             decision: index of each row's decision. (R,)
             features: (R, F) float32, where a score reads them.
             wants_full_signals: (R,) bool
-            follows: whether roll-outs are read; otherwise what they would say is estimated.
+            follows: whether roll-outs are read; otherwise what they would say is estimated. What the context says
+                is known all the same.
         """
         draft = Drafting(self, rows, decision, features, follows)
         for draft_index in range(int(draft.width.max(initial=0))):
@@ -154,7 +157,7 @@ class SingleExitPlayer:
             full_signals=full_signals,
             work=work,
         )
-        return Draws(steps, known_work, draft.is_known, draft.has_followed)
+        return Draws(steps, known_work, draft.is_known, draft.has_followed, draft.is_exit_run)
 
     def score_values(
         self, index: int, at: np.ndarray, is_branch: np.ndarray, exits: np.ndarray, features: np.ndarray, j: int

@@ -6,7 +6,7 @@ Plain numpy values; knows no model, no file format and no policy.
 # P positions (generated tokens), E exit layers, K temperatures, M positions of branches
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -26,6 +26,9 @@ class Branches:
     A branch that begins with exit e's wrong draft at position p has rows for p + 1, p + 2, ...; each of them is what
     the exits predict there after the true tokens before p, the wrong draft, and e's drafts since. Rows of a branch
     stand together, in order.
+
+    What the context says after a wrong lookup (exit layer 0) takes no model to know. Every such branch is there; where
+    the roll-out was not drawn, it holds the lookup alone: nan and `NO_TOKEN` in the columns of all other exits.
     """
 
     branch_position: np.ndarray
@@ -46,13 +49,28 @@ class Branches:
     """(M, E, K) float32"""
     rows: dict[tuple[int, int], range] = field(init=False)
     """(position, exit layer) of a wrong draft -> rows of its branch."""
+    is_lookup_only: np.ndarray = field(init=False)
+    """Rows that hold no more than the lookup. (M,) bool"""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "is_lookup_only", np.isnan(self.confidence[:, -1]))
         starts = np.flatnonzero(self.position == self.branch_position + 1)
         ends = np.append(starts[1:], len(self.position))
         keys = zip(self.branch_position[starts].tolist(), self.branch_exit_layer[starts].tolist(), strict=True)
         ranges = [range(first, end) for first, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         object.__setattr__(self, "rows", dict(zip(keys, ranges, strict=True)))
+
+    def lookups_only(self) -> "Branches | None":
+        """The branches of wrong lookups, without what roll-outs add to them; None where there are none."""
+        chosen = self.branch_exit_layer == LOOKUP_EXIT
+        if not chosen.any():
+            return None
+        columns = {each.name: getattr(self, each.name)[chosen] for each in fields(self) if each.init}
+        for name, values in columns.items():
+            if values.ndim > 1:
+                columns[name] = values = values.copy()
+                values[:, 1:] = NO_TOKEN if values.dtype.kind == "i" else np.nan
+        return Branches(**columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,6 +174,12 @@ class PromptTrace:
     def eos_tokens(self) -> frozenset[int]:
         """All tokens known to end a draft."""
         return frozenset(self.eos_token_ids) | ({int(self.tokens[-1])} if self.is_final_eos else frozenset())
+
+    def without_rollouts(self) -> "PromptTrace":
+        """The same without what roll-outs say; what the context says after a wrong lookup stays."""
+        if self.branches is None or self.exit_layers[0] != LOOKUP_EXIT:
+            return replace(self, branches=None)
+        return replace(self, branches=self.branches.lookups_only())
 
     def exit_index(self, exit_layer: int) -> int:
         """Column of an exit layer. Raises InputError where it was not recorded."""

@@ -94,6 +94,11 @@ def with_branches(rng: np.random.Generator, trace: PromptTrace, width: int, shar
         for name in ("confidence", "entropy_nats", "margin", "noised_margin", "draft_probability")
     }
     cooled = np.stack([floats["confidence"] ** t for t in temperatures], axis=-1).astype(np.float32)
+    if exits[0] == 0:  # about half of the wrong lookups were followed along lookups alone
+        is_bare = (branch_exit_layer == 0) & (branch_position % 2 == 0)
+        tokens[is_bare, 1:] = -1
+        for values in (*floats.values(), cooled):
+            values[is_bare, 1:] = np.nan
     branches = Branches(
         branch_position, branch_exit_layer, position, tokens, tokens + 1, **floats, confidence_at=cooled
     )

@@ -9,7 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specbound.decoding.adapter import ModelAdapter
+from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_controller.policy import AnnealedConfidence
+from specbound_controller.records import Decision
 from specbound_profiling.record import Recorder, RecordSettings
+from specbound_profiling.replay import replay_static
 from specbound_profiling.rollout import RolloutSettings
 from specbound_profiling.trace import PromptTrace
 
@@ -122,3 +126,47 @@ def test_no_branch_leaves_the_part_of_a_loop_that_is_cut(model: PreTrainedModel)
     cut = [trace for trace in traces if trace.is_loop_cut and trace.branches is not None]
     assert cut, "a random greedy model loops within 200 tokens"
     assert all(trace.branches.branch_position.max() < trace.num_positions for trace in cut if trace.branches)
+
+
+@pytest.mark.parametrize("eos", [(), (9, 13, 21)])
+def test_what_the_context_says_after_a_wrong_lookup_needs_no_roll_out(
+    model: PreTrainedModel, eos: tuple[int, ...]
+) -> None:
+    """Without any roll-outs its branches are there, equal to those of a log with all of them."""
+    settings = replace(SETTINGS, exit_layers=(0, *EXITS), max_new_tokens=40, eos_token_ids=eos)
+    drawn = trace_of(model, settings)
+    bare = trace_of(model, replace(settings, rollouts=RolloutSettings(0.0, WIDTH)))
+    assert drawn.branches is not None and bare.branches is not None
+    own = {key: rows for key, rows in drawn.branches.rows.items() if key[1] == 0}
+    assert len(own) > 3 and set(bare.branches.rows) == set(own)
+    assert bare.branches.is_lookup_only.all() and not drawn.branches.is_lookup_only.any()
+    for other in (bare.branches, drawn.without_rollouts().branches):
+        assert other is not None
+        for key, rows in own.items():
+            for name in ("draft_token", "confidence", "entropy_nats", "margin", "noised_margin", "draft_probability"):
+                wanted = getattr(drawn.branches, name)[rows.start : rows.stop, 0]
+                found = getattr(other, name)[other.rows[key].start : other.rows[key].stop]
+                np.testing.assert_array_equal(found[:, 0], wanted, err_msg=name)
+                assert (found[:, 1:] == -1).all() or np.isnan(found[:, 1:]).all()
+
+
+def test_lookups_are_replayed_exactly_without_roll_outs(model: PreTrainedModel) -> None:
+    settings = replace(SETTINGS, exit_layers=(0, *EXITS), max_new_tokens=40)
+    traces = [
+        trace_of(model, replace(settings, rollouts=RolloutSettings(rate, WIDTH)), index=index)
+        for index in range(3)
+        for rate in (0.0, 1.0)
+    ]
+    costs = CostTable(dict.fromkeys(WORK_NAMES, 1.0), "none", "test machine", 0.0, 300)
+    num_estimated = 0
+    for thresholds in ({0: 0.3}, {0: 0.4, 3: 0.01}):
+        decision = Decision(WIDTH, thresholds, AnnealedConfidence(0.0), "product")
+        bare, drawn = (
+            replay_static(traces[first::2], decision, costs, model.config.num_hidden_layers) for first in (0, 1)
+        )
+        assert drawn.estimates is not None and bare.estimates is not None
+        if 3 not in thresholds:
+            np.testing.assert_array_equal(bare.work, drawn.work)
+            assert bare.estimates.num_steps.sum() == drawn.estimates.num_steps.sum() == 0
+        num_estimated += int(bare.estimates.num_steps.sum())
+    assert num_estimated > 0  # an exit that is read after a wrong lookup is not known

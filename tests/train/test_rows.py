@@ -99,10 +99,8 @@ def test_targets_equal_the_step_that_each_action_would_take(
         trace = traces[np.searchsorted(batch.end_row, steps.rows[row], side="right")]
         start, score = int(batch.position[steps.rows[row]]), scores[steps.folds[row]]
         for action in ACTIONS[1:]:
-            # after a lookup's wrong draft the targets estimate what roll-outs of the exit cannot say
-            known_trace = replace(trace, branches=None) if action.lookup_threshold else trace
             decision = action.decision({"learned": score})
-            record = simulate_step(known_trace, start, decision, steps.features[row], NUM_LAYERS)
+            record = simulate_step(trace, start, decision, steps.features[row], NUM_LAYERS)
             width = min(action.width, 25 - start - 1)
             profile = layout.profile_of(action)
             assert reached[row, profile, :width].sum() == record.num_accepted

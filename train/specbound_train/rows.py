@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from specbound_controller.actions import Action
 from specbound_controller.costs import CostTable
 from specbound_controller.features import FEATURE_NAMES, FeatureState
 from specbound_controller.lookup import LOOKUP_EXIT
@@ -22,6 +23,7 @@ from specbound_profiling.exit_signals import exit_signals
 from specbound_profiling.outcomes import TraceBatch, step_outcomes
 from specbound_profiling.replay import replay
 from specbound_profiling.replay_result import ReplayResult
+from specbound_profiling.single_exit import Draws, SingleExitPlayer
 
 
 class ExploringPolicy:
@@ -176,28 +178,24 @@ def curve_rows(steps: StepRows, layout: CurveLayout, fold_scores: Sequence[Learn
     fold_scores: For each fold the exit score that was fitted without it: one that has seen a prompt would promise
         more of itself than it keeps on others.
     """
-    along_branches = learned_scores(steps, fold_scores, layout.longest)
-    on_path = None
+    scores = learned_scores(steps, fold_scores, layout.longest)
     accepted, drafted, runs = [], [], []
     for profile in layout.profiles:
-        is_tested, looks_up = profile.threshold > 0, profile.lookup_threshold > 0
-        if looks_up and on_path is None:
-            on_path = learned_scores(steps, fold_scores, layout.longest, follows=False)
-        # the score is not called: the arrays hold its values
-        action = replace(profile, width=layout.longest)
-        decision = action.decision({"learned": fold_scores[0], "annealed": fold_scores[0]})
+        if profile.lookup_threshold > 0:
+            draws = _draws(steps, replace(profile, width=layout.longest), fold_scores, num_layers)
+            accepted.append(draws.steps.num_accepted)
+            drafted.append(draws.steps.num_drafted)
+            runs.append(draws.is_exit_run)
+            continue
+        is_tested = profile.threshold > 0
+        # the score is not called: `scores` holds its values
+        decision = replace(profile, width=layout.longest).decision({"learned": fold_scores[0]})
         outcomes = step_outcomes(
-            steps.batch,
-            decision,
-            num_layers,
-            (on_path if looks_up else along_branches) if is_tested else None,
-            has_branch_scores=not looks_up,
+            steps.batch, decision, num_layers, scores if is_tested else None, has_branch_scores=True
         )
         accepted.append(outcomes.num_accepted[steps.rows])
         if is_tested:
             drafted.append(outcomes.num_drafted[steps.rows])
-        if looks_up:
-            runs.append(outcomes.is_deepest_read[steps.rows])
     reached = np.stack([*accepted, *drafted], axis=1)[..., None]  # (R, Q, 1)
     count = np.arange(1, layout.longest + 1)
     # A width that the length limit clipped says nothing about longer drafts; an end of sequence is an outcome.
@@ -207,23 +205,29 @@ def curve_rows(steps: StepRows, layout: CurveLayout, fold_scores: Sequence[Learn
     if runs:  # known where the draft got so far and went on
         tried = np.stack(drafted[-len(runs) :], axis=1)[..., None] >= count - 1
         is_known = np.concatenate((is_known, tried & is_allowed), axis=1)
-        is_true = np.concatenate((is_true, np.stack(runs, axis=1)), axis=1)
+        padded = [np.pad(run, ((0, 0), (0, layout.longest - run.shape[1]))) for run in runs]
+        is_true = np.concatenate((is_true, np.stack(padded, axis=1)), axis=1)
     flat = (len(steps), -1)
     return CurveRows(steps.features, is_true.reshape(flat), is_known.reshape(flat), steps.folds)
 
 
-def learned_scores(
-    steps: StepRows, fold_scores: Sequence[LearnedScore], longest: int, follows: bool = True
-) -> np.ndarray:
+def _draws(steps: StepRows, action: Action, fold_scores: Sequence[LearnedScore], num_layers: int) -> Draws:
+    """What an action does in each step, by the score of its fold."""
+    decisions = [action.decision({"learned": score}) for score in fold_scores]
+    player = SingleExitPlayer(steps.batch, decisions, num_layers)
+    return player.play(steps.rows, steps.folds, steps.features, np.zeros(len(steps), dtype=bool))
+
+
+def learned_scores(steps: StepRows, fold_scores: Sequence[LearnedScore], longest: int) -> np.ndarray:
     """Scores along every step's draft, by the score of its fold; nan where no step begins. (N, J, E) float64
 
-    follows: after the first wrong draft of an exit they are those of its roll-out, where there is one.
+    After the first wrong draft of an exit they are those of its roll-out, where there is one.
     """
     batch = steps.batch
     scores = np.full((batch.num_rows, longest, len(batch.exit_layers)), np.nan)
     signals = exit_signals(batch.traces, batch.exit_layers)
     found = [trace.branches for trace in batch.traces if trace.branches is not None]
-    branch_signals = exit_signals(found, batch.exit_layers) if found and follows else None
+    branch_signals = exit_signals(found, batch.exit_layers) if found else None
     for exit_index, exit_layer in enumerate(batch.exit_layers):
         along = draft_signals(steps, signals, longest, exit_index)
         if branch_signals is not None:
