@@ -300,7 +300,7 @@ def recording_memory(model: str = "demo", max_new_tokens: int = 32, sizes: Seque
     with tempfile.TemporaryDirectory() as folder:
         for size in sorted(sizes):
             config = ProfileConfig(out=f"{folder}/{size}", model=model, max_new_tokens=max_new_tokens, rollout_rate=1.0)
-            manifest = stage.new_manifest(config, prompts[:size], loaded, adapter, prompt_ids[:size])
+            manifest = stage.new_manifest(config, prompts[:size], loaded, adapter)
             stage.record_missing(LogWriter(Path(config.out), manifest), adapter, prompts[:size], prompt_ids, "none")
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             print(f"| {size} | {pages * resource.getpagesize() / 2**20:.0f} MiB |", flush=True)

@@ -16,7 +16,7 @@ from specbound.loading import LoadedModel
 from specbound.micro_timing import demo_prompts, interleaved
 from specbound_controller.draft_vocabulary import DraftVocabulary, most_frequent
 from specbound_controller.policy import DraftingFrom, Policy, StaticPolicy
-from specbound_profiling.profile import token_counts
+from specbound_profiling.frequent_tokens import token_shares
 from specbound_profiling.prompts import load_prompts
 from specbound_profiling.record import Recorder, RecordSettings
 from specbound_profiling.stopwatch import step_clock
@@ -46,7 +46,7 @@ def draft_vocabulary(
 
     A read is final norm, head, confidence, entropy and margin, as an exit test asks for them: random numbers, all sizes
     in turn, so that each finds its rows as far from the processor as a step would. The model's draft vocabularies are
-    counted on the profiling prompts; its tokens, agreement and speed are those of evaluation prompts.
+    those of its profiling prompts; its tokens, agreement and speed are those of evaluation prompts.
     """
     head = " | ".join(["all", "V/2", "V/4", "V/8", f"{FEWEST:,}"])
     print(f"| vocabulary V | hidden width | weights | {head} |\n{'|---' * 8}|")
@@ -89,12 +89,15 @@ def _print_agreement(
     """The second table."""
     adapter = ModelAdapter(loaded.model)
     profiled = tokenize_prompts(load_prompts("demo"), loaded, adapter, max_new_tokens)
-    counts, vocab_size = token_counts(profiled, adapter.vocab_size), adapter.vocab_size
+    vocab_size = adapter.vocab_size
+    shares = token_shares(adapter, profiled, max_new_tokens, {"do_sample": False})
     vocabularies: dict[str, DraftVocabulary | None] = {"all": None}
     for size in (vocab_size // 2, vocab_size // 4, vocab_size // 8):
-        vocabularies[f"{size:,}"] = most_frequent(counts, size, adapter.eos_token_ids)
-    print(f"{len(prompts)} prompts, at most {max_new_tokens} tokens each; draft vocabularies of {len(profiled)} others")
-    print(f"tokens per second: {draft_width} fixed drafts at exit {exit_layers[0]}\n")
+        vocabularies[f"{size:,}"] = most_frequent(shares, size, adapter.eos_token_ids)
+    print(
+        f"{len(prompts)} prompts, at most {max_new_tokens} tokens each; draft vocabularies from {len(profiled)} others;"
+    )
+    print(f"tokens per step and second: {draft_width} fixed drafts at exit {exit_layers[0]}\n")
     columns = ["tokens read", "share of the model's tokens", *(f"agreement, exit {e}" for e in exit_layers)]
     print(f"| {' | '.join([*columns, 'tokens per step', 'tokens per second'])} |\n{'|---' * (len(columns) + 2)}|")
     twin = greedy_twin(loaded.model, has_end=False)

@@ -29,8 +29,9 @@ class ProfileConfig(SamplingConfig):
     """Layers to read the head after; 0 looks drafts up in the context instead, without any layer. auto is 0 and every
     layer of the shallower half, at most 8 of them."""
     draft_vocabulary: Literal["all"] | int = "all"
-    """Tokens that exits read and draft: all, or so many of the most frequent ones of the prompts, end tokens among
-    them. Reading fewer rows of the head makes exits cheaper; verification reads all, so outputs stay the same."""
+    """Tokens that exits read and draft: all, or so many of the most frequent ones, counted in the prompts and in what
+    the model writes after some of them. Reading fewer rows of the head makes exits cheaper; verification reads all, so
+    outputs stay the same."""
     num_prompts: int | None = None
     """Prompts to take, spread evenly over the tasks; default: all."""
     max_new_tokens: int = 128

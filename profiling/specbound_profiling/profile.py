@@ -11,18 +11,19 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
 from specbound.fingerprint import model_fingerprint
 from specbound.loading import LoadedModel, load_model, require_compression
-from specbound_controller.draft_vocabulary import most_frequent
+from specbound_controller.draft_vocabulary import DraftVocabulary, describe
+from specbound_controller.errors import InputError
 from specbound_profiling.config import ProfileConfig
 from specbound_profiling.engine import LOCAL, Block, Engine, Recording, record_shards, require_engine
+from specbound_profiling.frequent_tokens import frequent_tokens
 from specbound_profiling.log import LogWriter, open_log, refuse_foreign
 from specbound_profiling.machine import machine_fingerprint
-from specbound_profiling.manifest import Manifest, read_costs
+from specbound_profiling.manifest import Manifest, read_costs, read_manifest
 from specbound_profiling.measure import TOKENS_PER_PROMPT, measure_costs
 from specbound_profiling.progress import RecordingBar, status
 from specbound_profiling.prompts import Prompt, load_prompts, prompts_hash
@@ -64,7 +65,8 @@ def profile(config: ProfileConfig) -> ProfileSummary:
         adapter = ModelAdapter(loaded.model)
         prompt_ids = tokenize_prompts(prompts, loaded, adapter, config.max_new_tokens)
         if writer is None:
-            manifest = new_manifest(config, prompts, loaded, adapter, prompt_ids)
+            vocabulary = _draft_vocabulary(config, root, adapter, prompt_ids)
+            manifest = new_manifest(config, prompts, loaded, adapter, vocabulary)
             writer = LogWriter(root, manifest, config.resume)
         record_missing(writer, adapter, prompts, prompt_ids, compression, engine)
         if not _has_own_costs(root, compression, machine_fingerprint(adapter.device)):
@@ -114,19 +116,33 @@ def _cost_prompts(prompt_ids: Sequence[Tensor], adapter: ModelAdapter) -> list[T
     return [ids if room is None else ids[:, :room] for ids in prompt_ids[:NUM_COST_PROMPTS]]
 
 
+def _draft_vocabulary(
+    config: ProfileConfig, root: Path, adapter: ModelAdapter, prompt_ids: Sequence[Tensor]
+) -> DraftVocabulary | None:
+    """What exits read: all tokens, those of the run that is gone on with, or the most frequent ones."""
+    size = config.draft_vocabulary
+    if size == "all":
+        return None
+    if (root / "manifest.json").exists():
+        kept = read_manifest(root).drafted_tokens()
+        if kept is None or len(kept) != size:
+            raise InputError(
+                f"out holds another run: its exits read {describe(kept)}, draft_vocabulary is {size} here ({root}); "
+                "choose another folder"
+            )
+        return kept
+    with status("counting the most frequent tokens"):
+        return frequent_tokens(adapter, prompt_ids, size, config.max_new_tokens, config.generate_arguments())
+
+
 def new_manifest(
     config: ProfileConfig,
     prompts: Sequence[Prompt],
     loaded: LoadedModel,
     adapter: ModelAdapter,
-    prompt_ids: Sequence[Tensor],
+    vocabulary: DraftVocabulary | None = None,
 ) -> Manifest:
-    """What a run will record. prompt_ids: (1, T) each, from which the most frequent tokens are counted."""
-    vocabulary = None
-    if config.draft_vocabulary != "all":
-        counts = token_counts(prompt_ids, adapter.vocab_size)
-        vocabulary = most_frequent(counts, config.draft_vocabulary, adapter.eos_token_ids)
-        adapter.draft_head(vocabulary)  # refuses a head that cannot be cut down before anything is written
+    """What a run will record. vocabulary: what its exits read; None is all tokens."""
     return Manifest(
         model=config.model,
         model_fingerprint=model_fingerprint(loaded.model),
@@ -149,14 +165,6 @@ def new_manifest(
         versions=_versions(),
         draft_vocabulary=None if vocabulary is None else tuple(vocabulary.ids.tolist()),
     )
-
-
-def token_counts(prompt_ids: Sequence[Tensor], vocab_size: int) -> np.ndarray:
-    """How often every token stands in some prompts. (1, T) each -> (V,) int64"""
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    for ids in prompt_ids:
-        counts += np.bincount(ids.flatten().numpy(), minlength=vocab_size)
-    return counts
 
 
 def record_settings(manifest: Manifest) -> RecordSettings:

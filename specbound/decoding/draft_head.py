@@ -32,9 +32,7 @@ class DraftHead:
         Raises:
             InputError: rows of the head cannot be copied, or the vocabulary is another model's.
         """
-        reason = why_whole(head)
-        if reason:
-            raise InputError(f"draft_vocabulary must be left out for {name}, whose head {reason}: its rows are not cut")
+        require_plain(head, name)
         whole: Any = head
         self.vocabulary = vocabulary
         self.vocab_size: int = whole.out_features
@@ -94,6 +92,13 @@ class DraftHead:
         if self.bias is not None:
             part.bias = nn.Parameter(self.bias, requires_grad=False)
         return RowBlocks(part, functools.partial(nn.Linear.forward, part), forward.find)
+
+
+def require_plain(head: nn.Module, name: str) -> None:
+    """Raises InputError where rows of a head cannot be copied. name: the model's."""
+    reason = why_whole(head)
+    if reason:
+        raise InputError(f"draft_vocabulary must be left out for {name}, whose head {reason}: its rows are not cut")
 
 
 def why_whole(head: nn.Module) -> str:

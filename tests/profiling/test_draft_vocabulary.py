@@ -4,22 +4,28 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.output import GenerateOutput
 from specbound.loading import load_model
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.errors import InputError
+from specbound_controller.lookup import NO_TOKEN
+from specbound_profiling import frequent_tokens as module
 from specbound_profiling import profile as stage
 from specbound_profiling.annealing import fit_alpha, fit_temperatures, label_nll_sums
 from specbound_profiling.config import ProfileConfig
+from specbound_profiling.frequent_tokens import frequent_tokens, token_counts, token_shares
 from specbound_profiling.log import LogWriter, open_log
 from specbound_profiling.manifest import read_manifest, write_manifest
 from specbound_profiling.measure import cost_measurement
-from specbound_profiling.profile import profile, token_counts
+from specbound_profiling.profile import profile
 from specbound_profiling.trace import PromptTrace
 from tests.profiling.manifests import MANIFEST
 
@@ -54,16 +60,58 @@ def test_log_says_which_tokens_its_exits_read(config_of: Callable[..., ProfileCo
     log = open_log(tmp_path / "log")
     vocabulary = log.manifest.drafted_tokens()
     assert vocabulary is not None and len(vocabulary) == 8
-    tokenizer = load_model(config_of(tmp_path / "log").model).tokenizer
-    counts = np.bincount([t for text in SENTENCES for t in tokenizer(text)["input_ids"]], minlength=64)
-    assert 1 in vocabulary.ids and counts[1] == 0  # the end token, although it stands in no prompt
-    assert set(np.flatnonzero(counts > 1).tolist()) <= set(vocabulary.ids.tolist())
     traces = log.traces("none")
     assert all(np.isin(trace.draft_token[:, 1:], vocabulary.ids).all() for trace in traces)
     assert any((~np.isin(trace.tokens, vocabulary.ids)).any() for trace in traces)
-    assert all(
-        trace.branches is None or np.isin(trace.branches.draft_token[:, 1:], vocabulary.ids).all() for trace in traces
-    )
+    branches = [trace.branches for trace in traces if trace.branches is not None]
+    drafted = np.concatenate([branch.draft_token[:, 1:].ravel() for branch in branches])
+    assert set(drafted.tolist()) - {NO_TOKEN} <= set(vocabulary.ids.tolist()) and (drafted != NO_TOKEN).any()
+
+
+def test_tokens_are_those_of_prompts_and_of_continuations(tiny_model_dir: Path) -> None:
+    loaded = load_model(str(tiny_model_dir))
+    adapter, model = ModelAdapter(loaded.model), loaded.model
+    prompts = [loaded.tokenizer(text, return_tensors="pt")["input_ids"] for text in SENTENCES]
+    in_prompts, written = np.zeros(64), np.zeros(64)
+    for ids in prompts:
+        np.add.at(in_prompts, ids[0].numpy(), 1)
+        new = model.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+        np.add.at(written, new.numpy(), 1)
+    shares = in_prompts / in_prompts.sum() + written / written.sum()
+    np.testing.assert_allclose(token_shares(adapter, prompts, 20, {"do_sample": False}), shares)
+    vocabulary = frequent_tokens(adapter, prompts, 12, 20, {"do_sample": False})
+    assert len(vocabulary) == 12 and 1 in vocabulary.ids and shares[1] == 0  # the end token, although it stands nowhere
+    least = min(shares[token] for token in vocabulary.ids if token != 1)
+    assert all(shares[token] <= least for token in range(64) if token not in vocabulary.ids)
+    sampled = token_shares(adapter, prompts, 20, {"do_sample": True, "seed": 3})
+    assert not np.allclose(sampled, shares)
+
+
+def test_only_some_prompts_are_continued(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_model(str(tiny_model_dir))
+    continued: list[tuple[int, Any]] = []
+
+    class Decoder(SpecBoundDecoder):
+        def decode(self, inputs: Any = None, *arguments: Any, **options: Any) -> GenerateOutput:
+            continued.append((int(inputs[0][0, 0]), options))
+            return super().decode(inputs, *arguments, **options)
+
+    monkeypatch.setattr(module, "SpecBoundDecoder", Decoder)
+    monkeypatch.setattr(module, "MOST_CONTINUED", 4)
+    monkeypatch.setattr(module, "MOST_NEW_TOKENS", 2)
+    prompts = [torch.tensor([[2 + index, 3]]) for index in range(10)]
+    token_shares(ModelAdapter(loaded.model), prompts, 20, {"do_sample": True, "seed": 7})
+    assert [first for first, _ in continued] == [2, 5, 8, 11]
+    assert [options["seed"] for _, options in continued] == [7, 10, 13, 16]
+    assert all(options["max_new_tokens"] == 2 for _, options in continued)
+
+
+def test_gone_on_run_keeps_its_tokens(
+    config_of: Callable[..., ProfileConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile(config_of(tmp_path / "log", draft_vocabulary=8))
+    monkeypatch.setattr(stage, "frequent_tokens", lambda *arguments: pytest.fail("counted again"))
+    profile(config_of(tmp_path / "log", draft_vocabulary=8))
 
 
 def test_run_of_another_draft_vocabulary_is_not_gone_on_with(
@@ -72,7 +120,7 @@ def test_run_of_another_draft_vocabulary_is_not_gone_on_with(
     profile(config_of(tmp_path / "log", draft_vocabulary=8))
     profile(config_of(tmp_path / "log", draft_vocabulary=8))
     for other in (9, "all"):
-        with pytest.raises(InputError, match="out holds another run: draft_vocabulary is"):
+        with pytest.raises(InputError, match=r"out holds another run: .*draft_vocabulary is"):
             profile(config_of(tmp_path / "log", draft_vocabulary=other))
 
 
