@@ -194,7 +194,7 @@ class ModelAdapter:
     def embed_token(self, token: int, position: int) -> Tensor:
         """Hidden state before the first layer of one token. (1, 1, D), which may be a view of the embedding."""
         if self._embedding_rows is None:
-            return self.embed(torch.tensor([[token]], device=self.device), position)
+            return self.embed(torch.full((1, 1), token, device=self.device), position)  # filled there, not copied to it
         self._extend_positions(position + 1)
         return self._embedding_rows[token : token + 1].unsqueeze(0)  # no operation, and no copy to a device
 
