@@ -178,6 +178,15 @@ class Controller:
         """Writes `controller.safetensors` and `config.json`; each appears whole or not at all."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
+        weights = save_arrays({name: np.ascontiguousarray(array) for name, array in self._arrays().items()})
+        text = self.config.to_json(hashlib.sha256(weights).hexdigest())
+        for name, content in ((WEIGHTS_FILE, weights), (CONFIG_FILE, text.encode())):
+            partial = folder / f"{name}.partial"
+            partial.write_bytes(content)
+            os.replace(partial, folder / name)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """What the weights file holds."""
         arrays = {
             **self.score_mlp.arrays("score"),
             **self.step_mlp.arrays("step"),
@@ -186,12 +195,7 @@ class Controller:
         }
         if self.draft_vocabulary is not None:
             arrays[DRAFT_VOCABULARY] = self.draft_vocabulary.ids
-        weights = save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        text = self.config.to_json(hashlib.sha256(weights).hexdigest())
-        for name, content in ((WEIGHTS_FILE, weights), (CONFIG_FILE, text.encode())):
-            partial = folder / f"{name}.partial"
-            partial.write_bytes(content)
-            os.replace(partial, folder / name)
+        return arrays
 
     @staticmethod
     def load(directory: str | os.PathLike[str]) -> "Controller":
@@ -210,13 +214,17 @@ class Controller:
             if hashlib.sha256(weights).hexdigest() != sha256:
                 raise ValueError(f"its sha256 is not the one that {CONFIG_FILE} names; copy both files again")
             arrays = load_arrays(weights)
-            return Controller(
+            controller = Controller(
                 config,
                 Mlp.from_arrays(arrays, "score"),
                 Mlp.from_arrays(arrays, "step"),
                 Sample(arrays["sample.features"], arrays["sample.weights"]),
                 DraftVocabulary(arrays[DRAFT_VOCABULARY]) if DRAFT_VOCABULARY in arrays else None,
             )
+            unknown = sorted(arrays.keys() - controller._arrays().keys())
+            if unknown:
+                raise ValueError(f"unknown array {unknown[0][:40]!r}")
+            return controller
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder / WEIGHTS_FILE} holds no weights for this config: {_reason(error)}") from error
 
