@@ -20,16 +20,16 @@ aten = torch.ops.aten
 class OnDevice(Tensor):
     """A tensor that says it is on the device."""
 
-    inner: Tensor
+    host: Tensor
     crossings: ClassVar[Counter[str]] = Counter()
     """Transfers so far, by name: `read` to the host, `written` to the device, `sized` by the device."""
 
     @staticmethod
-    def __new__(cls: type, inner: Tensor) -> "OnDevice":
+    def __new__(cls: type, host: Tensor) -> "OnDevice":
         made: OnDevice = Tensor._make_wrapper_subclass(
-            cls, inner.shape, strides=inner.stride(), dtype=inner.dtype, device=DEVICE
+            cls, host.shape, strides=host.stride(), dtype=host.dtype, device=DEVICE
         )
-        made.inner = inner
+        made.host = host
         return made
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
@@ -59,8 +59,8 @@ class OnDevice(Tensor):
 
         def unwrapped(leaf: Any) -> Any:
             if isinstance(leaf, OnDevice):
-                wrappers[id(leaf.inner)] = leaf
-                return leaf.inner
+                wrappers[id(leaf.host)] = leaf
+                return leaf.host
             if isinstance(leaf, Tensor) and leaf.ndim > 0 and func is not aten.copy_.default:
                 raise AssertionError(f"{func} mixes tensors of the host and of the device")
             return leaf
@@ -90,7 +90,7 @@ class SimulatedDevice(TorchFunctionMode):
             return to_device(args[0])
         if func is Tensor.tolist and isinstance(args[0], OnDevice):  # which subclasses do not have
             OnDevice.crossings["read"] += 1
-            return args[0].inner.tolist()
+            return args[0].host.tolist()
         if func is Tensor.__setitem__ and isinstance(args[0], OnDevice) and isinstance(args[2], (bool, int, float)):
             tensor, index, value = args  # torch fills on the device as well; here it would make a tensor on `meta`
             is_mask = isinstance(index, Tensor) and index.dtype == torch.bool

@@ -47,7 +47,7 @@ def test_a_greedy_step_reads_one_result_of_each_head_and_sends_nothing(
             decoder.adapter.segments = StaticSegments(decoder.adapter)
         output = decoder.decode([prompt], max_new_tokens=30, on_step=on_step)
         assert isinstance(output.sequences, OnDevice)
-        assert torch.equal(output.sequences.inner, expected)
+        assert torch.equal(output.sequences.host, expected)
     assert len(seen) > 3
     for crossings, num_head_reads in seen[1:]:  # the first holds the prompt's
         assert crossings == Counter(read=num_head_reads)
