@@ -68,8 +68,7 @@ def test_outcomes_equal_the_step_that_each_action_would_take(
         start, score = int(batch.position[steps.rows[row]]), scores[steps.folds[row]]
         for column, action in enumerate(ACTIONS):
             decision = action.decision({"learned": score})
-            known = replace(trace, branches=None) if len(decision.exits()) > 1 else trace
-            record = simulate_step(known, start, decision, steps.features[row], NUM_LAYERS, has_full_signals)
+            record = simulate_step(trace, start, decision, steps.features[row], NUM_LAYERS, has_full_signals)
             assert rows.emitted[row, column] == record.num_emitted
             assert rows.seconds[row, column] == pytest.approx(costs.seconds(record_work(record, True)), rel=1e-5)
             wanted = rest[trace.prompt_id][start + record.num_emitted]

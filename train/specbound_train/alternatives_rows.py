@@ -16,10 +16,10 @@ from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.score import LearnedScore
 from specbound_profiling.grid import Grid, chunks
-from specbound_profiling.outcomes import TraceBatch, step_outcomes
-from specbound_profiling.single_exit import with_policy_work
+from specbound_profiling.outcomes import TraceBatch
+from specbound_profiling.single_exit import SingleExitPlayer, with_policy_work
 from specbound_profiling.trace import PromptTrace
-from specbound_train.rows import StepRows, learned_scores
+from specbound_train.rows import StepRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,21 +76,18 @@ def outcome_rows(
         fold_scores: for each fold the exit score that was fitted without it.
         rest: of `rest_seconds`, for all prompts of the steps.
     """
-    batch, rows = steps.batch, steps.rows
-    longest = max(action.width for action in pricing.actions)
-    # After a wrong draft scores are those of its exit's roll-out; where two sources draft, of the true text.
-    scores = {follows: learned_scores(steps, fold_scores, longest, follows) for follows in (True, False)}
+    batch, rows, num_actions = steps.batch, steps.rows, len(pricing.actions)
+    decisions = [action.decision({"learned": score}) for score in fold_scores for action in pricing.actions]
+    player = SingleExitPlayer(batch, decisions, pricing.num_layers)
     trace = np.searchsorted(batch.end_row, rows, side="right")
     all_rest = np.concatenate([rest[each.prompt_id] for each in batch.traces])  # one entry more than rows, each trace
-    emitted, seconds, rest_s = (np.empty((len(rows), len(pricing.actions)), dtype=np.float32) for _ in range(3))
-    for column, action in enumerate(pricing.actions):
-        decision = action.decision({"learned": fold_scores[0]})  # not called: `scores` hold the values
-        follows = len(decision.exits()) < 2
-        own_scores = None if decision.score is None else scores[follows]
-        outcomes = step_outcomes(batch, decision, pricing.num_layers, own_scores, has_branch_scores=follows)
-        emitted[:, column] = outcomes.num_emitted[rows]
-        seconds[:, column] = pricing.seconds(outcomes.work[rows])
-        rest_s[:, column] = all_rest[rows + trace + outcomes.num_emitted[rows]]
+    wanted = np.zeros(len(rows), dtype=bool)
+    emitted, seconds, rest_s = (np.empty((len(rows), num_actions), dtype=np.float32) for _ in range(3))
+    for column in range(num_actions):
+        played = player.play(rows, steps.folds * num_actions + column, steps.features, wanted).steps
+        emitted[:, column] = played.num_emitted
+        seconds[:, column] = pricing.seconds(played.work)
+        rest_s[:, column] = all_rest[rows + trace + played.num_emitted]
     return OutcomeRows(steps.features, emitted, seconds, rest_s, steps.folds)
 
 
