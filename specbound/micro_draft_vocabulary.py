@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -129,11 +130,8 @@ def _decode_all(decoder: SpecBoundDecoder, prompts: Sequence[Tensor], max_new_to
 
 def _share(traces: Sequence[PromptTrace], vocabulary: DraftVocabulary | None) -> float:
     """Share of the full model's tokens that a draft vocabulary holds."""
-    if vocabulary is None:
-        return 1.0
-    ids = set(vocabulary.ids.tolist())
-    tokens = [token for trace in traces for token in trace.tokens.tolist()]
-    return sum(token in ids for token in tokens) / len(tokens)
+    tokens = np.concatenate([trace.tokens for trace in traces])
+    return 1.0 if vocabulary is None else vocabulary.share(np.bincount(tokens, minlength=vocabulary.ids[-1] + 1))
 
 
 def _agreement(traces: Sequence[PromptTrace]) -> list[float]:

@@ -11,6 +11,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from specbound.decoding.adapter import ModelAdapter
@@ -21,7 +22,7 @@ from specbound_controller.errors import InputError
 from specbound_profiling.config import ProfileConfig
 from specbound_profiling.engine import LOCAL, Block, Engine, Recording, record_shards, require_engine
 from specbound_profiling.frequent_tokens import frequent_tokens
-from specbound_profiling.log import LogWriter, open_log, refuse_foreign
+from specbound_profiling.log import LogWriter, StepLog, open_log, refuse_foreign
 from specbound_profiling.machine import machine_fingerprint
 from specbound_profiling.manifest import Manifest, read_costs, read_manifest
 from specbound_profiling.measure import TOKENS_PER_PROMPT, measure_costs
@@ -45,9 +46,11 @@ class ProfileSummary:
     """The log directory."""
     verdicts: tuple[Verdict, ...]
     """One for each compression level."""
+    coverage: str = ""
+    """How much of what the model wrote a draft vocabulary holds, in words; empty where exits read all tokens."""
 
     def __str__(self) -> str:
-        return "\n".join([*map(str, self.verdicts), f"log: {self.out}"])
+        return "\n".join([*map(str, self.verdicts), *filter(None, [self.coverage]), f"log: {self.out}"])
 
 
 def profile(config: ProfileConfig) -> ProfileSummary:
@@ -84,7 +87,22 @@ def profile(config: ProfileConfig) -> ProfileSummary:
         del loaded, adapter
     assert writer is not None  # a config names at least one level
     verdicts = [_verdict(writer, compression, config.w_max) for compression in config.compression]
-    return ProfileSummary(root, tuple(verdicts))
+    return ProfileSummary(root, tuple(verdicts), _coverage(open_log(root)))
+
+
+def _coverage(log: StepLog) -> str:
+    """What `ProfileSummary.coverage` says, over all levels together."""
+    manifest, vocabulary = log.manifest, log.manifest.drafted_tokens()
+    if vocabulary is None:
+        return ""
+    counts = np.zeros(manifest.vocab_size, dtype=np.int64)
+    for compression in manifest.compressions:
+        for traces in log.iter_shards(compression):
+            counts += np.bincount(np.concatenate([trace.tokens for trace in traces]), minlength=manifest.vocab_size)
+    return (
+        f"draft vocabulary: {len(vocabulary):,} of {manifest.vocab_size:,} tokens, which are "
+        f"{vocabulary.share(counts):.1%} of what the model wrote"
+    )
 
 
 def _verdict(writer: LogWriter, compression: str, w_max: int) -> Verdict:

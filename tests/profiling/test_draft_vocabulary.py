@@ -56,13 +56,17 @@ def test_tokens_are_counted_over_all_prompts() -> None:
 
 
 def test_log_says_which_tokens_its_exits_read(config_of: Callable[..., ProfileConfig], tmp_path: Path) -> None:
-    profile(config_of(tmp_path / "log", draft_vocabulary=8))
+    summary = profile(config_of(tmp_path / "log", draft_vocabulary=8))
     log = open_log(tmp_path / "log")
     vocabulary = log.manifest.drafted_tokens()
     assert vocabulary is not None and len(vocabulary) == 8
     traces = log.traces("none")
     assert all(np.isin(trace.draft_token[:, 1:], vocabulary.ids).all() for trace in traces)
     assert any((~np.isin(trace.tokens, vocabulary.ids)).any() for trace in traces)
+    tokens = np.concatenate([trace.tokens for trace in traces])
+    share = np.isin(tokens, vocabulary.ids).mean()
+    assert 0 < share < 1
+    assert f"draft vocabulary: 8 of 64 tokens, which are {share:.1%} of what the model wrote" in str(summary)
     branches = [trace.branches for trace in traces if trace.branches is not None]
     drafted = np.concatenate([branch.draft_token[:, 1:].ravel() for branch in branches])
     assert set(drafted.tolist()) - {NO_TOKEN} <= set(vocabulary.ids.tolist()) and (drafted != NO_TOKEN).any()
@@ -104,6 +108,12 @@ def test_only_some_prompts_are_continued(tiny_model_dir: Path, monkeypatch: pyte
     assert [first for first, _ in continued] == [2, 5, 8, 11]
     assert [options["seed"] for _, options in continued] == [7, 10, 13, 16]
     assert all(options["max_new_tokens"] == 2 for _, options in continued)
+
+
+def test_run_over_all_tokens_says_nothing_of_draft_vocabularies(
+    config_of: Callable[..., ProfileConfig], tmp_path: Path
+) -> None:
+    assert "draft vocabulary" not in str(profile(config_of(tmp_path / "log")))
 
 
 def test_gone_on_run_keeps_its_tokens(
