@@ -18,8 +18,9 @@ from specbound.decoding.draft_head import require_plain
 from specbound.decoding.request import greedy_twin
 from specbound_controller.draft_vocabulary import DraftVocabulary, most_frequent
 
-MOST_CONTINUED = 48
-"""Prompts that the model continues, evenly spread."""
+MOST_CONTINUED, ONE_IN = 48, 4
+"""Prompts that the model continues, evenly spread: at most so many, and at most one in four, so that the log shows
+what such a vocabulary misses of other texts."""
 MOST_NEW_TOKENS = 64
 """Most tokens of each."""
 
@@ -54,7 +55,7 @@ def token_shares(
     """How frequent every token is in the prompts and in the model's continuations, the two added up. (V,) float64"""
     decoder = SpecBoundDecoder(greedy_twin(adapter.model), record_steps=False)
     new_tokens = []
-    for index in range(0, len(prompt_ids), -(-len(prompt_ids) // MOST_CONTINUED)):
+    for index in range(0, len(prompt_ids), max(ONE_IN, -(-len(prompt_ids) // MOST_CONTINUED))):
         own = {**sampling, "seed": sampling["seed"] + index} if "seed" in sampling else sampling
         ids = prompt_ids[index]
         output = decoder.decode([ids], max_new_tokens=min(MOST_NEW_TOKENS, max_new_tokens), **own)
