@@ -19,18 +19,28 @@ from tests.cli.conftest import made_up_costs
 
 Run = Callable[..., tuple[int, str, str]]
 WORDS = ("the cat sat on", "a dog ran under the", "one two and then", "def return ( )", "it was that", "the mat and a")
-NUM_TOKENS = 12
+NUM_TOKENS = 32
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> dict[str, Path]:
-    """Twelve prompts, two logs of them, one over 12 of 64 tokens and one over all, and the first one's controller."""
+    """Twelve prompts, two logs of them, one over 32 of 64 tokens and one over all, and the first one's controller."""
     root = tmp_path_factory.mktemp("reduced")
     prompts = root / "prompts.jsonl"
     rows = [{"prompt": f"{text} {extra}", "task": extra} for text in WORDS for extra in ("tree", "two")]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     paths = {"model": tiny_model_dir, "log": root / "log", "whole": root / "whole", "controller": root / "controller"}
-    profile = ("profile", "--model", str(tiny_model_dir), "--prompts", str(prompts), "--max-new-tokens", "20")
+    profile = (
+        "profile",
+        "--model",
+        str(tiny_model_dir),
+        "--prompts",
+        str(prompts),
+        "--max-new-tokens",
+        "20",
+        "--rollout-rate",
+        "1",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("specbound_profiling.profile.measure_costs", made_up_costs)
         assert main((*profile, "--out", str(paths["log"]), "--draft-vocabulary", str(NUM_TOKENS))) == 0
@@ -79,7 +89,7 @@ def test_generate_reads_the_draft_vocabulary_and_equals_plain_decoding(
 
 def test_replay_agrees_with_live_decoding_over_the_draft_vocabulary(chain: dict[str, Path], run: Run) -> None:
     argv = ("replay", "--log", str(chain["log"]), "--policy", "controller,static,best_static,random", "--live", "12")
-    static = ("--exit-layers", "1,2", "--threshold", "0.12", "--width", "4")
+    static = ("--exit-layers", "2", "--threshold", "0.04", "--width", "4")
     code, out, err = run(*argv, *static, "--controller", str(chain["controller"]), "--json", "-")
     assert code in (0, 1), err  # 1: seconds of made-up costs are not those of live decoding
     live = {(item["policy"], item["item"]): item for item in json.loads(out)["live"]}
@@ -91,7 +101,7 @@ def test_replay_agrees_with_live_decoding_over_the_draft_vocabulary(chain: dict[
 
 def test_logs_and_controllers_of_other_tokens_are_refused(chain: dict[str, Path], run: Run, tmp_path: Path) -> None:
     code, _, err = run("replay", "--log", str(chain["whole"]), "--controller", str(chain["controller"]))
-    assert code == 2 and "trained on exits that read 12 tokens" in err and "got a log of all tokens" in err
+    assert code == 2 and "trained on exits that read 32 tokens" in err and "got a log of all tokens" in err
     code, _, err = run("tune", "--log", str(chain["log"]), "--out", str(tmp_path / "policies.json"))
     assert code == 2 and "tune needs a log whose exits read all tokens" in err
     assert main(("tune", "--log", str(chain["whole"]), "--out", str(tmp_path / "policies.json"))) == 0
