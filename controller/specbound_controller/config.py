@@ -13,8 +13,10 @@ from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.score import SIGNAL_NAMES
 
-SCHEMA = 2
-"""Written. 1, which has no checksum of its own, is read as well."""
+SCHEMA = 3
+"""Of `config.json`."""
+TEXT_KINDS = ("greedy", "sampled")
+"""Kinds of text that the step policy's choice is corrected for, by whether the sampling temperature is above 0."""
 MAX_COEFFICIENT_S = 1e6
 """Most seconds that a unit of work may cost."""
 
@@ -39,6 +41,9 @@ class ControllerConfig:
     """Calibration of the exit score: slope for each exit layer. (E,)"""
     offsets: tuple[float, ...]
     """Calibration of the exit score: offset for each exit layer. (E,)"""
+    corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Kind of text of `TEXT_KINDS` -> tokens that each action's expected gain is corrected by there, (A,): what replay
+    found that the predictions miss. Kinds that are not named have none."""
     static_actions: Mapping[str, Action] = field(default_factory=dict)
     """Compression level -> the action played at every step, where the step policy was not faster than the best
     static action on the validation prompts. Levels that are not named play the step policy."""
@@ -72,6 +77,11 @@ class ControllerConfig:
             raise ValueError("widths must be at most 64")
         if len(self.slopes) != len(layers) or len(self.offsets) != len(layers):
             raise ValueError(f"slopes and offsets must have {len(layers)} values")
+        for kind, values in self.corrections.items():
+            if kind not in TEXT_KINDS or len(values) != len(self.actions):
+                raise ValueError(f"corrections must be {len(self.actions)} values for {' or '.join(TEXT_KINDS)}")
+            if any(not abs(value) <= 1e6 for value in values):
+                raise ValueError("corrections must be within 1e6")
         if any(not abs(value) <= 1e6 for value in (self.alpha, *self.slopes, *self.offsets)) or self.alpha < 0:
             raise ValueError(f"alpha must be in [0, 1e6], slopes and offsets within 1e6, got {self.alpha}")
         for name, mapping in (("costs", self.costs), ("static_actions", self.static_actions)):
@@ -116,11 +126,15 @@ class ControllerConfig:
             alpha=_number(content["alpha"], "alpha"),
             slopes=tuple(_number(value, "slopes") for value in _list(content, "slopes")),
             offsets=tuple(_number(value, "offsets") for value in _list(content, "offsets")),
+            corrections={
+                kind: tuple(_number(value, "corrections") for value in _list(_object(content, "corrections"), kind))
+                for kind in _object(content, "corrections")
+            },
             static_actions={name: _action(value) for name, value in _object(content, "static_actions").items()},
             costs={name: _cost_table(value) for name, value in _object(content, "costs").items()},
             prompts_hash=_text(content["prompts_hash"], "prompts_hash"),
             seed=_integer(content["seed"], "seed"),
-            without_compression=_boolean(content.get("without_compression", False), "without_compression"),
+            without_compression=_boolean(content["without_compression"], "without_compression"),
             versions={name: _text(value, "versions") for name, value in _object(content, "versions").items()},
             summary=_object(content, "summary"),
         )
@@ -136,17 +150,14 @@ def content_sha256(content: Mapping[str, Any]) -> str:
 def _check_content(content: Mapping[str, Any]) -> None:
     """Raises ValueError where the schema is unknown, a key has no place in it, or anything was changed."""
     schema = content.get("schema")
-    if schema not in (1, SCHEMA) or isinstance(schema, bool | float):
-        raise ValueError(f"schema must be {SCHEMA}, got {schema!r}")
-    known = {"schema", "weights_sha256", "feature_names", "signal_names", *ControllerConfig.__dataclass_fields__}
-    if schema == 1:
-        known -= {"without_compression"}
-    else:
-        known |= {"config_sha256"}
+    if schema != SCHEMA or isinstance(schema, bool | float):
+        raise ValueError(f"schema must be {SCHEMA}, got {schema!r}: train the controller again")
+    fields = ControllerConfig.__dataclass_fields__
+    known = {"schema", "weights_sha256", "config_sha256", "feature_names", "signal_names", *fields}
     unknown = sorted(set(content) - known)
     if unknown:
         raise ValueError(f"unknown key {unknown[0][:40]!r}")
-    if schema == SCHEMA and content["config_sha256"] != content_sha256(content):
+    if content["config_sha256"] != content_sha256(content):
         raise ValueError("its content is not what was saved (config_sha256); copy the file again or train again")
 
 
@@ -216,7 +227,7 @@ def _action(value: Mapping[str, Any]) -> Action:
         threshold=_number(value["threshold"], "threshold"),
         score=_text(value["score"], "score"),
         combine=_text(value["combine"], "combine"),
-        lookup_threshold=_number(value.get("lookup_threshold", 0.0), "lookup_threshold"),
+        lookup_threshold=_number(value["lookup_threshold"], "lookup_threshold"),
     )
 
 

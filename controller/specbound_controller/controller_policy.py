@@ -1,5 +1,6 @@
 """The controller as a policy: the choice of each step, in numpy, behind the never-slower guard."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specbound_controller.actions import PLAIN
+from specbound_controller.config import TEXT_KINDS
 from specbound_controller.costs import CostTable
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.guard import GuardBatch, NeverSlowerGuard
@@ -17,11 +19,12 @@ from specbound_controller.step_batch import Choices, StepBatch
 if TYPE_CHECKING:
     from specbound_controller.controller import Controller
 
-_CONTEXT = FEATURE_NAMES.index("log_context_length")
+_CONTEXT, _TEMPERATURE = (FEATURE_NAMES.index(name) for name in ("log_context_length", "sampling_temperature"))
 
 
 class ControllerPolicy:
-    """Chooses `argmax emitted - rho * seconds` over the grid at every step, or plays the stored static action."""
+    """Chooses `argmax emitted - rho * seconds + correction` over the grid at every step, or plays the stored static
+    action."""
 
     def __init__(
         self, controller: "Controller", compression: str, costs: CostTable, rho: float, guard: bool = True
@@ -53,7 +56,11 @@ class ControllerPolicy:
         """All that it may choose: the grid's, plain decoding of a pause, the stored static action."""
         self._guards: GuardBatch | None = None
         self._step_policy = controller.step_policy
-        self._gains = self._step_policy.gains(self._step_policy.prices(costs, config.num_layers), rho)
+        prices = self._step_policy.prices(costs, config.num_layers)
+        self._gains = self._step_policy.gains(prices, rho)
+        self._corrections = np.zeros((len(TEXT_KINDS), len(self.actions)), dtype=np.float32)
+        for kind, values in config.corrections.items():
+            self._corrections[TEXT_KINDS.index(kind)] = values
 
     @property
     def needs_full_signals(self) -> bool:
@@ -75,12 +82,20 @@ class ControllerPolicy:
             raise ValueError("features must be given to the controller, got None")
         return self._decisions[self.best_action(features)]
 
+    def corrected(self, kind: str, corrections: np.ndarray) -> "ControllerPolicy":
+        """The same policy with other corrections for a kind of text; shares its guard. (A,)"""
+        twin = copy.copy(self)
+        twin._corrections = self._corrections.copy()
+        twin._corrections[TEXT_KINDS.index(kind)] = corrections
+        return twin
+
     def best_action(self, features: np.ndarray) -> int:
         """Index of the action that the step policy chooses. features: (F,) float32"""
         gains: np.ndarray = self._gains @ self._step_policy.curve_values(features)
         constant, per_token = gains[: len(self.actions)], gains[len(self.actions) :]
         per_token *= math.expm1(features[_CONTEXT])
         constant += per_token
+        constant += self._corrections[int(features[_TEMPERATURE] > 0)]
         return int(constant.argmax())
 
     def observe(self, record: StepRecord) -> None:
@@ -111,6 +126,7 @@ class ControllerPolicy:
         constant, per_token = gains[:, : len(self.actions)], gains[:, len(self.actions) :]
         per_token *= context_length[:, None]
         constant += per_token
+        constant += self._corrections[(features[:, _TEMPERATURE] > 0).astype(int)]
         best: np.ndarray = constant.argmax(axis=1)
         return best
 

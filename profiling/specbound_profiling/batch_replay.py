@@ -39,10 +39,18 @@ class Round:
 
 
 def replay_batch(
-    batch: TraceBatch, policy: BatchPolicy, costs: CostTable, num_layers: int, compression: str
+    batch: TraceBatch,
+    policy: BatchPolicy,
+    costs: CostTable,
+    num_layers: int,
+    compression: str,
+    checks_estimates: bool = True,
 ) -> ReplayResult:
-    """`replay` of a policy whose decisions draft at one exit each (`single_exit.is_single_exit`)."""
-    rounds = list(play_rounds(batch, policy, costs, num_layers, compression))
+    """`replay` of a policy whose decisions draft at one exit each (`single_exit.is_single_exit`).
+
+    checks_estimates: whether what was estimated is compared with what roll-outs say, which takes as long again.
+    """
+    rounds = list(play_rounds(batch, policy, costs, num_layers, compression, checks_estimates))
     empty = np.zeros(0, dtype=np.int64)
 
     def joined(name: str, of_steps: bool = True) -> np.ndarray:
@@ -62,7 +70,12 @@ def replay_batch(
 
 
 def play_rounds(
-    batch: TraceBatch, policy: BatchPolicy, costs: CostTable, num_layers: int, compression: str
+    batch: TraceBatch,
+    policy: BatchPolicy,
+    costs: CostTable,
+    num_layers: int,
+    compression: str,
+    checks_estimates: bool = True,
 ) -> Iterator[Round]:
     """The first step of every prompt, the second step of every prompt that has one, ..."""
     player = SingleExitPlayer(batch, policy.decisions, num_layers)
@@ -84,7 +97,9 @@ def play_rounds(
         if policy.needs_features:
             state.update(prompts, steps)
         estimated = np.where(draws.is_exact, nan, costs.seconds(draws.steps.work - draws.known_work))
-        errors = _estimate_errors(player, row, choices, features, draws, costs)
+        errors = np.full(len(row), nan)
+        if checks_estimates:
+            errors = _estimate_errors(player, row, choices, features, draws, costs)
         yield Round(prompts, row, choices.decision, steps, estimated, errors)
         row = row + steps.num_emitted
 

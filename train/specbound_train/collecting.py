@@ -14,16 +14,12 @@ import numpy as np
 
 from specbound_controller.actions import Action
 from specbound_controller.controller import MAX_SAMPLE_ROWS, Controller, Sample
-from specbound_controller.costs import CostTable
-from specbound_controller.features import FEATURE_NAMES
-from specbound_controller.policy import AnnealedConfidence, Policy
+from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, StepRecord
 from specbound_profiling.outcomes import TraceBatch
-from specbound_profiling.replay import replay
-from specbound_profiling.replay_result import ReplayResult
 from specbound_profiling.trace import PromptTrace
 from specbound_train.data import LevelData
-from specbound_train.rows import ExploringPolicy, StepRows
+from specbound_train.rows import ExploringPolicy, StepRows, collect_steps
 
 WANTED_ROWS = 4000
 """Steps that the first collection aims at; a small log is replayed several times with other random actions."""
@@ -48,26 +44,6 @@ class _FixedPolicy:
 
     def observe(self, record: StepRecord) -> None:
         pass
-
-
-def collect_steps(
-    batch: TraceBatch, folds: np.ndarray, policy: Policy, costs: CostTable, num_layers: int, compression: str
-) -> tuple[StepRows, ReplayResult]:
-    """The steps that a policy takes on the traces, with the features that it was shown at each; and the totals.
-
-    Args:
-        folds: Fold of each trace. (number of traces,)
-        policy: One that asks for features.
-    """
-    result = replay(batch.traces, policy, costs, num_layers, compression, keep_records=True)
-    assert result.records is not None and result.features is not None  # asked for
-    rows = [
-        int(first_row) + record.context_length - trace.prompt_length
-        for trace, first_row, records in zip(batch.traces, batch.first_row, result.records, strict=True)
-        for record in records
-    ]
-    features = np.concatenate([np.zeros((0, len(FEATURE_NAMES)), dtype=np.float32), *result.features])
-    return StepRows(batch, np.array(rows, dtype=np.int64), features, np.repeat(folds, result.num_steps)), result
 
 
 def first_steps(

@@ -29,6 +29,7 @@ from specbound_train.data import LevelData, load_levels
 from specbound_train.finished_fits import FinishedFits
 from specbound_train.loggers import make_logger
 from specbound_train.modules import FitSettings, LossCurve, Rows, average, fit_folds
+from specbound_train.policy_search import search_corrections
 from specbound_train.rows import (
     CurveRows,
     ScoreRows,
@@ -222,7 +223,8 @@ class _StepPolicyFit:
 
 
 def _fit_step_policy(run: _Run, scores: _Scores, steps: list[StepRows]) -> _StepPolicyFit:
-    """Fits, replays, adds the replayed steps and fits again, until the replayed speed is stable: the fastest one.
+    """Fits, replays, adds the replayed steps and fits again, until the replayed speed is stable: the fastest one, its
+    choice corrected by what replay says.
 
     Where the grid has more kinds of action than the controller may keep, a first fit on all of them says which.
     """
@@ -234,18 +236,21 @@ def _fit_step_policy(run: _Run, scores: _Scores, steps: list[StepRows]) -> _Step
         earlier.append(steps)
     rows = concatenate_curve_rows([_targets(run, scores, part) for part in earlier])
     speeds: list[float] = []
-    best: Controller | None = None
+    best: tuple[list[Controller], Controller] | None = None
     for number in range(1, run.config.max_rounds + 1):
         by_fold, controller = _fit_controllers(run, scores, f"step_policy_{number}", rows, steps)
         speed, steps = replay_training(run.levels, by_fold, run.num_layers)
         if not speeds or speed > max(speeds):
-            best = replace(controller, sample=sample_of(steps, run.config.seed))
+            best = by_fold, replace(controller, sample=sample_of(steps, run.config.seed))
         speeds.append(speed)
         if number == run.config.max_rounds or (number > 1 and abs(speed / speeds[-2] - 1.0) < STABLE):
             break
         rows = concatenate_curve_rows([rows, _targets(run, scores, steps)])
     assert best is not None  # max_rounds is at least 1
-    return _StepPolicyFit(best, len(rows), len(speeds), steps)
+    by_fold, controller = best
+    corrections = search_corrections(run.levels, by_fold, run.num_layers, run.config.seed)
+    controller = replace(controller, config=replace(controller.config, corrections=corrections))
+    return _StepPolicyFit(controller, len(rows), len(speeds), steps)
 
 
 def _fit_controllers(

@@ -13,7 +13,7 @@ import numpy as np
 
 from specbound_controller.actions import Action
 from specbound_controller.costs import CostTable
-from specbound_controller.features import FEATURE_NAMES, FeatureState
+from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy
 from specbound_controller.records import Decision, StepRecord
@@ -67,21 +67,21 @@ class StepRows:
 def collect_steps(
     batch: TraceBatch, folds: np.ndarray, policy: Policy, costs: CostTable, num_layers: int, compression: str
 ) -> tuple[StepRows, ReplayResult]:
-    """The steps that a policy takes on the traces, with the features that each of them began with; and the totals.
+    """The steps that a policy takes on the traces, with the features that it was shown at each; and the totals.
 
-    folds: Fold of each trace. (number of traces,)
+    Args:
+        folds: Fold of each trace. (number of traces,)
+        policy: One that asks for features.
     """
     result = replay(batch.traces, policy, costs, num_layers, compression, keep_records=True)
-    assert result.records is not None  # asked for
-    state, rows, features = FeatureState(compression), [], []
-    for trace, first_row, records in zip(batch.traces, batch.first_row, result.records, strict=True):
-        state.reset(trace.prompt_length + 1)
-        for record in records:
-            rows.append(int(first_row) + record.context_length - trace.prompt_length)
-            features.append(state.vector(trace.lookup_at(record.context_length - trace.prompt_length)))
-            state.update(record)
-    array = np.array(features, dtype=np.float32).reshape(len(rows), len(FEATURE_NAMES))
-    return StepRows(batch, np.array(rows, dtype=np.int64), array, np.repeat(folds, result.num_steps)), result
+    assert result.records is not None and result.features is not None  # asked for
+    rows = [
+        int(first_row) + record.context_length - trace.prompt_length
+        for trace, first_row, records in zip(batch.traces, batch.first_row, result.records, strict=True)
+        for record in records
+    ]
+    features = np.concatenate([np.zeros((0, len(FEATURE_NAMES)), dtype=np.float32), *result.features])
+    return StepRows(batch, np.array(rows, dtype=np.int64), features, np.repeat(folds, result.num_steps)), result
 
 
 def draft_signals(steps: StepRows, signals: np.ndarray, longest: int, exit_index: int) -> np.ndarray:
