@@ -40,7 +40,7 @@ class TrainConfig:
     max_positions: int = 400_000
     """Most generated tokens to train on, over all levels, at least 1,000: of a larger log a random choice of the
     prompts is taken, shard by shard, so that memory does not grow with the log."""
-    hidden_units: int = 32
+    hidden_units: int = 64
     """Hidden units of the step policy, 1 to 256."""
     score_hidden_units: int = 16
     """Hidden units of the exit score, 1 to 256."""
@@ -62,7 +62,7 @@ class TrainConfig:
     """Weight decay of AdamW."""
     exploration: float = 0.2
     """Share of random actions in the first collection of steps, in (0, 1]; half of it in later ones."""
-    max_rounds: int = 3
+    max_rounds: int = 4
     """Most rounds of replaying the step policy and fitting it again, at least 1."""
     validation_share: float = 0.25
     """Share of the prompts that are only used to judge the controller, in [0.05, 0.5]."""
