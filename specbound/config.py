@@ -92,6 +92,8 @@ class GenerateConfig(SamplingConfig):
     exactness: str = "token"
     """What the output equals: token (plain decoding's, rounding aside) or bitwise (plain decoding's at this level, for
     every compression, a little slower)."""
+    compile: bool = False
+    """On a GPU, at exactness token: capture the layers' work as CUDA graphs, which are launched at once."""
     max_new_tokens: int = 128
     """Most tokens to generate, at least 1."""
     stop: tuple[str, ...] = ()

@@ -115,13 +115,14 @@ def prepare(config: GenerateConfig) -> Prepared:
     if config.stop:
         arguments |= {"stop_strings": list(config.stop), "tokenizer": loaded.tokenizer}
     twin = greedy_twin(loaded.model)
-    plain = SpecBoundDecoder(twin, None, loaded.compression, record_steps=False, exactness=config.exactness)
+    settings: dict[str, Any] = {"record_steps": False, "exactness": config.exactness, "compile": config.compile}
+    plain = SpecBoundDecoder(twin, None, loaded.compression, **settings)
     if controller is None:
         return Prepared(loaded, plain, plain, "plain", arguments, "")
     controller.check_model(model_fingerprint(loaded.model), plain.adapter.num_layers)
     costs, costs_used = choose_costs(config.costs, controller, loaded, config.exactness)
     policy = controller.policy(costs, loaded.compression)
-    decoder = SpecBoundDecoder(twin, policy, loaded.compression, record_steps=False, exactness=config.exactness)
+    decoder = SpecBoundDecoder(twin, policy, loaded.compression, **settings)
     return Prepared(loaded, plain, decoder, "controller", arguments, costs_used)
 
 

@@ -109,7 +109,7 @@ class Sequence:
             best = best_tokens(logits)[0]
             return best if head is None else head.token(best)
         _, noised, token_ids = self._draft_scores(logits, drafted, head)
-        return int(token_ids[noised.argmax()])
+        return int(token_ids[noised.argmax(0, keepdim=True)])
 
     def choose_draft(self, logits: Tensor, drafted: list[int], head: DraftHead | None = None) -> DraftChoice | None:
         """The token that an exit drafts after `drafted`, chosen as at verification; None for the most probable one.
@@ -165,7 +165,7 @@ class Sequence:
             if self.request.output_scores:
                 self.scores.append(scores)
             noised, token_ids = self._noised(scores, len(self.tokens))
-            yield int(token_ids[noised.argmax()])
+            yield int(token_ids[noised.argmax(0, keepdim=True)])
 
     def _processed(self, processors: LogitsProcessorList, logits: Tensor, drafted: list[int]) -> Tensor:
         """A copy of the logits after the processors, which see the sequence and the drafts so far. (1, V) float32"""

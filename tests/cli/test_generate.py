@@ -132,6 +132,7 @@ def test_later_messages_are_computed_from_the_cache(chat_model: Path) -> None:
         (("--prompt", "x", "--stop"), "stop must hold text"),
         (("--prompt", "x", "--top-p", "0.5"), "need sample"),
         (("--prompt", "x", "--exactness", "fp32"), "exactness must be one of token, bitwise, got 'fp32'"),
+        (("--prompt", "x", "--compile"), "compile must be False on cpu, because segments are CUDA graphs"),
         ((), "--prompt is required"),
     ],
 )

@@ -44,11 +44,11 @@ from specbound_train.finished_fits import FinishedFits
 from specbound_train.fitting import (
     MAX_ROUND_STEPS,
     STABLE,
-    _fit_scores,
-    _fit_step_policy,
-    _prepare,
-    _Run,
-    _Scores,
+    Run,
+    Scores,
+    fit_scores,
+    fit_step_policy,
+    prepare,
     without_nan,
 )
 from specbound_train.modules import average
@@ -86,14 +86,14 @@ def study(config: TrainConfig, log: StepLog, other_costs: Mapping[str, CostTable
     return judged
 
 
-def _fit_all(config: TrainConfig, log: StepLog) -> tuple[_Run, list[Fitted]]:
+def _fit_all(config: TrainConfig, log: StepLog) -> tuple[Run, list[Fitted]]:
     """The survival curves, then the others, all on the steps of the same first round."""
     with tempfile.TemporaryDirectory() as folder:
-        run = _prepare(config, log, FinishedFits(Path(folder)))
+        run = prepare(config, log, FinishedFits(Path(folder)))
         steps = run.first_steps(is_training=True)
-        scores = _fit_scores(run, steps)
+        scores = fit_scores(run, steps)
         started = time.process_time()
-        curves = _fit_step_policy(run, scores, steps)
+        curves = fit_step_policy(run, scores, steps)
         spent = time.process_time() - started
     outcomes = _Outcomes(run, scores)
     first = outcomes.of(steps)
@@ -104,7 +104,7 @@ def _fit_all(config: TrainConfig, log: StepLog) -> tuple[_Run, list[Fitted]]:
 class _Outcomes:
     """Outcomes of every action along steps of the training prompts, at the prices of their levels."""
 
-    def __init__(self, run: _Run, scores: _Scores) -> None:
+    def __init__(self, run: Run, scores: Scores) -> None:
         self._run, self._scores = run, scores
         self._pricing, self._rest = {}, {}
         for data in run.levels:
@@ -122,7 +122,7 @@ class _Outcomes:
         return concatenate_outcome_rows(parts)
 
 
-def _fit_rounds(run: _Run, scores: _Scores, outcomes: _Outcomes, rows: OutcomeRows, objective: Objective) -> Fitted:
+def _fit_rounds(run: Run, scores: Scores, outcomes: _Outcomes, rows: OutcomeRows, objective: Objective) -> Fitted:
     """Fits, replays, adds the replayed steps and fits again, as the trainer does: the fastest on the training prompts.
 
     rho is the speed of the round before, in the first round that of the best single action.
@@ -149,12 +149,12 @@ def _fit_rounds(run: _Run, scores: _Scores, outcomes: _Outcomes, rows: OutcomeRo
     return Fitted(objective.name, player, len(speeds), time.process_time() - started)
 
 
-def _player(run: _Run, objective: Objective, mlp: Mlp, score: LearnedScore, features: np.ndarray) -> RankingPlayer:
+def _player(run: Run, objective: Objective, mlp: Mlp, score: LearnedScore, features: np.ndarray) -> RankingPlayer:
     ranking = objective.ranking(mlp, features)
     return RankingPlayer(ranking, mlp.num_outputs, run.actions, score, run.config.full_signals)
 
 
-def _replay_training(run: _Run, by_fold: Sequence[Player]) -> tuple[float, list[StepRows]]:
+def _replay_training(run: Run, by_fold: Sequence[Player]) -> tuple[float, list[StepRows]]:
     """Replayed tokens per second on the training prompts, each by the player fitted without it, and the steps taken."""
     num_tokens, seconds, steps = 0.0, 0.0, []
     for data in run.levels:
@@ -173,7 +173,7 @@ def _replay_training(run: _Run, by_fold: Sequence[Player]) -> tuple[float, list[
     return num_tokens / seconds, steps
 
 
-def _judge_all(run: _Run, fitted: Sequence[Fitted], at_log: Sequence[Fitted], prices: tuple[str, str]) -> list[Judged]:
+def _judge_all(run: Run, fitted: Sequence[Fitted], at_log: Sequence[Fitted], prices: tuple[str, str]) -> list[Judged]:
     """Every objective at the prices of a run.
 
     at_log: what was fitted at the log's own prices, the survival curves first.
@@ -210,7 +210,7 @@ def _judge_all(run: _Run, fitted: Sequence[Fitted], at_log: Sequence[Fitted], pr
     return judged
 
 
-def _replay_validation(run: _Run, data: LevelData, player: Player) -> ReplayResult:
+def _replay_validation(run: Run, data: LevelData, player: Player) -> ReplayResult:
     policy = player.policy(data.costs, data.compression)
     return replay(data.validation, policy, data.costs, run.num_layers, data.compression)
 

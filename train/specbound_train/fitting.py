@@ -50,7 +50,7 @@ STABLE = 0.005
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run:
+class Run:
     """What stays the same while one controller is fitted."""
 
     config: TrainConfig
@@ -124,10 +124,10 @@ class FittedController:
 
 def fit_controller(config: TrainConfig, logs: Sequence[StepLog], fits: FinishedFits) -> FittedController:
     """Trains on logs, at least one. fits: what an earlier, killed run has finished is not done again."""
-    run = _prepare(config, logs[0], fits, logs[1:])
+    run = prepare(config, logs[0], fits, logs[1:])
     steps = run.first_steps(is_training=True)
-    scores = _fit_scores(run, steps)
-    step_policy = _fit_step_policy(run, scores, steps)
+    scores = fit_scores(run, steps)
+    step_policy = fit_step_policy(run, scores, steps)
     controller = step_policy.controller
     levels = tuple(_judge_levels(run, controller))
     static = {level.compression: level.played_action for level in levels if level.played_action is not None}
@@ -150,7 +150,7 @@ def fit_controller(config: TrainConfig, logs: Sequence[StepLog], fits: FinishedF
     return FittedController(saved, summary, run.levels, step_policy.steps, fits.curves)
 
 
-def _prepare(config: TrainConfig, log: StepLog, fits: FinishedFits, others: Sequence[StepLog] = ()) -> _Run:
+def prepare(config: TrainConfig, log: StepLog, fits: FinishedFits, others: Sequence[StepLog] = ()) -> Run:
     """others: further logs of the same model."""
     chosen = None if config.compression == "auto" else config.compression
     levels = tuple(load_levels([log, *others], config.validation_share, config.seed, chosen, config.max_positions))
@@ -168,10 +168,10 @@ def _prepare(config: TrainConfig, log: StepLog, fits: FinishedFits, others: Sequ
     for data, own in zip(levels, own_statics, strict=True):
         parts = [each for each in levels if each.compression == data.compression]
         statics[data.compression] = own if len(parts) == 1 else fastest(parts)
-    return _Run(config, log, levels, actions, CurveLayout(actions), alpha, statics, own_statics, fits)
+    return Run(config, log, levels, actions, CurveLayout(actions), alpha, statics, own_statics, fits)
 
 
-def _judge_levels(run: _Run, controller: Controller) -> list[LevelSummary]:
+def _judge_levels(run: Run, controller: Controller) -> list[LevelSummary]:
     """What `judge` says of each compression level."""
     summaries = []
     for compression, static in run.statics.items():
@@ -182,14 +182,14 @@ def _judge_levels(run: _Run, controller: Controller) -> list[LevelSummary]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Scores:
+class Scores:
     """Exit scores: one for each fold, fitted without it, and their average."""
 
     by_fold: tuple[LearnedScore, ...]
     deployed: LearnedScore
 
 
-def _fit_scores(run: _Run, steps: Sequence[StepRows]) -> _Scores:
+def fit_scores(run: Run, steps: Sequence[StepRows]) -> Scores:
     """Exit scores, calibrated for each exit layer on rows that their networks have not seen."""
     chosen_steps = at_most(steps, MAX_SCORE_STEPS, run.config.seed)
     rows = concatenate_score_rows([score_rows(part, run.layout.longest) for part in chosen_steps])
@@ -202,7 +202,7 @@ def _fit_scores(run: _Run, steps: Sequence[StepRows]) -> _Scores:
     values = [platt(logits[here], rows.is_accepted[here]) for here in chosen]
     slopes, offsets = tuple(slope for slope, _ in values), tuple(offset for _, offset in values)
     by_fold = tuple(LearnedScore(mlp, exit_layers, slopes, offsets) for mlp in mlps)
-    return _Scores(by_fold, LearnedScore(average(mlps), exit_layers, slopes, offsets))
+    return Scores(by_fold, LearnedScore(average(mlps), exit_layers, slopes, offsets))
 
 
 def _score_targets(rows: ScoreRows) -> Rows:
@@ -222,7 +222,7 @@ class _StepPolicyFit:
     """Of the last replay."""
 
 
-def _fit_step_policy(run: _Run, scores: _Scores, steps: list[StepRows]) -> _StepPolicyFit:
+def fit_step_policy(run: Run, scores: Scores, steps: list[StepRows]) -> _StepPolicyFit:
     """Fits, replays, adds the replayed steps and fits again, until the replayed speed is stable: the fastest one, its
     choice corrected by what replay says.
 
@@ -254,7 +254,7 @@ def _fit_step_policy(run: _Run, scores: _Scores, steps: list[StepRows]) -> _Step
 
 
 def _fit_controllers(
-    run: _Run, scores: _Scores, name: str, rows: CurveRows, steps: Sequence[StepRows]
+    run: Run, scores: Scores, name: str, rows: CurveRows, steps: Sequence[StepRows]
 ) -> tuple[list[Controller], Controller]:
     """A controller for each fold, fitted without it, and the one of their averages. steps: for their samples."""
     mlps = run.fit(name, Rows(rows.features, rows.is_reached, rows.is_known), rows.folds, run.config.hidden_units)
@@ -263,7 +263,7 @@ def _fit_controllers(
     return by_fold, _controller(run, scores.deployed, average(mlps), sample)
 
 
-def _with_most_chosen(run: _Run, controller: Controller, steps: Sequence[StepRows]) -> _Run:
+def _with_most_chosen(run: Run, controller: Controller, steps: Sequence[StepRows]) -> Run:
     """The same run with the kinds of action alone that a controller chooses most often in some steps."""
     features, times = np.concatenate([part.features for part in steps]), np.zeros(len(run.layout.profiles))
     for compression, costs in controller.config.costs.items():
@@ -276,12 +276,12 @@ def _with_most_chosen(run: _Run, controller: Controller, steps: Sequence[StepRow
     return replace(run, actions=actions, layout=CurveLayout(actions))
 
 
-def _targets(run: _Run, scores: _Scores, steps: Sequence[StepRows]) -> CurveRows:
+def _targets(run: Run, scores: Scores, steps: Sequence[StepRows]) -> CurveRows:
     chosen = at_most(steps, MAX_ROUND_STEPS, run.config.seed)
     return concatenate_curve_rows([curve_rows(part, run.layout, scores.by_fold, run.num_layers) for part in chosen])
 
 
-def _controller(run: _Run, score: LearnedScore, mlp: Mlp, sample: Sample) -> Controller:
+def _controller(run: Run, score: LearnedScore, mlp: Mlp, sample: Sample) -> Controller:
     manifest = run.log.manifest
     config = ControllerConfig(
         exit_layers=tuple(manifest.exit_layers),
@@ -301,7 +301,7 @@ def _controller(run: _Run, score: LearnedScore, mlp: Mlp, sample: Sample) -> Con
     return Controller(config, score.mlp, mlp, sample, manifest.drafted_tokens())
 
 
-def _judge_score(run: _Run, score: LearnedScore) -> tuple[ExitFit, ...]:
+def _judge_score(run: Run, score: LearnedScore) -> tuple[ExitFit, ...]:
     """Calibration of the exit score on the validation prompts, along steps of the best static action."""
     steps = at_most(run.first_steps(is_training=False), MAX_SCORE_STEPS, run.config.seed)
     rows = concatenate_score_rows([score_rows(part, run.layout.longest) for part in steps])
