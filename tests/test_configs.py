@@ -45,7 +45,9 @@ def test_yaml_loads(name: str) -> None:
 def test_training_yaml_spells_out_the_defaults() -> None:
     """So that a default that changes later does not change what was published."""
     options = ["--config", str(FOLDER / "train.yaml")]
-    assert parse_config(TrainConfig, "train", options) == TrainConfig(log="runs/log", out="runs/controller")
+    assert parse_config(TrainConfig, "train", options) == TrainConfig(
+        log="runs/log,runs/sampled", out="runs/controller"
+    )
     left_out = {field.name for field in fields(TrainConfig)} - set(yaml.safe_load((FOLDER / "train.yaml").read_text()))
     assert left_out == {"overwrite", "resume"}
 

@@ -21,6 +21,11 @@ MAX_COEFFICIENT_S = 1e6
 """Most seconds that a unit of work may cost."""
 
 
+def correction_key(compression: str, kind: str) -> str:
+    """What the corrections of a compression level and a kind of text are stored under."""
+    return f"{compression} {kind}"
+
+
 @dataclass(frozen=True, slots=True)
 class ControllerConfig:
     """Everything about a controller but its weights."""
@@ -42,8 +47,8 @@ class ControllerConfig:
     offsets: tuple[float, ...]
     """Calibration of the exit score: offset for each exit layer. (E,)"""
     corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Kind of text of `TEXT_KINDS` -> tokens that each action's expected gain is corrected by there, (A,): what replay
-    found that the predictions miss. Kinds that are not named have none."""
+    """Compression level and kind of text, as `correction_key` names them -> tokens that each action's expected gain is
+    corrected by there, (A,): what replay found that the predictions miss. What is not named has none."""
     static_actions: Mapping[str, Action] = field(default_factory=dict)
     """Compression level -> the action played at every step, where the step policy was not faster than the best
     static action on the validation prompts. Levels that are not named play the step policy."""
@@ -77,9 +82,12 @@ class ControllerConfig:
             raise ValueError("widths must be at most 64")
         if len(self.slopes) != len(layers) or len(self.offsets) != len(layers):
             raise ValueError(f"slopes and offsets must have {len(layers)} values")
-        for kind, values in self.corrections.items():
-            if kind not in TEXT_KINDS or len(values) != len(self.actions):
-                raise ValueError(f"corrections must be {len(self.actions)} values for {' or '.join(TEXT_KINDS)}")
+        known = {correction_key(level, kind) for level in self.compressions for kind in TEXT_KINDS}
+        for key, values in self.corrections.items():
+            if key not in known or len(values) != len(self.actions):
+                raise ValueError(
+                    f"corrections must be {len(self.actions)} values for some of {', '.join(sorted(known))}"
+                )
             if any(not abs(value) <= 1e6 for value in values):
                 raise ValueError("corrections must be within 1e6")
         if any(not abs(value) <= 1e6 for value in (self.alpha, *self.slopes, *self.offsets)) or self.alpha < 0:
@@ -127,8 +135,8 @@ class ControllerConfig:
             slopes=tuple(_number(value, "slopes") for value in _list(content, "slopes")),
             offsets=tuple(_number(value, "offsets") for value in _list(content, "offsets")),
             corrections={
-                kind: tuple(_number(value, "corrections") for value in _list(_object(content, "corrections"), kind))
-                for kind in _object(content, "corrections")
+                key: tuple(_number(value, "corrections") for value in _list(_object(content, "corrections"), key))
+                for key in _object(content, "corrections")
             },
             static_actions={name: _action(value) for name, value in _object(content, "static_actions").items()},
             costs={name: _cost_table(value) for name, value in _object(content, "costs").items()},

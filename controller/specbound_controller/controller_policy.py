@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specbound_controller.actions import PLAIN
-from specbound_controller.config import TEXT_KINDS
+from specbound_controller.config import TEXT_KINDS, correction_key
 from specbound_controller.costs import CostTable
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.guard import GuardBatch, NeverSlowerGuard
@@ -59,8 +59,8 @@ class ControllerPolicy:
         prices = self._step_policy.prices(costs, config.num_layers)
         self._gains = self._step_policy.gains(prices, rho)
         self._corrections = np.zeros((len(TEXT_KINDS), len(self.actions)), dtype=np.float32)
-        for kind, values in config.corrections.items():
-            self._corrections[TEXT_KINDS.index(kind)] = values
+        for index, kind in enumerate(TEXT_KINDS):
+            self._corrections[index] = config.corrections.get(correction_key(compression, kind), 0.0)
 
     @property
     def needs_full_signals(self) -> bool:

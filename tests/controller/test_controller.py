@@ -35,7 +35,7 @@ def features(seed: int, compression: str = "none") -> np.ndarray:
 def test_round_trip_keeps_everything(controller_of: Callable[..., Controller], tmp_path: Path) -> None:
     values = tuple(0.01 * index for index in range(len(controller_of().config.actions)))
     controller = controller_of(
-        static_actions={"none": Action(4, 2, 0.5, "annealed", "token")}, corrections={"sampled": values}
+        static_actions={"none": Action(4, 2, 0.5, "annealed", "token")}, corrections={"none sampled": values}
     )
     controller.save(tmp_path / "c")
     loaded = Controller.load(tmp_path / "c")

@@ -51,14 +51,14 @@ def test_a_belief_that_replay_refutes_is_corrected(
     costs, data = costs_of(), level(traces_of(3, 12, 40), costs_of())
     controller = believing({GOOD: 0.55, BAD: 0.8})
     found = search_corrections([data], [controller, controller], NUM_LAYERS, seed=0)
-    assert set(found) == {"greedy"} and len(found["greedy"]) == 3
+    assert set(found) == {"none greedy"} and len(found["none greedy"]) == 3
 
     def speed(policy: object) -> float:
         result = replay(data.training, policy, costs, NUM_LAYERS, "none")  # type: ignore[arg-type]
         return float(result.num_tokens.sum() / result.seconds.sum())
 
     before = controller.policy(costs, "none", guard=False)
-    after = before.corrected("greedy", np.array(found["greedy"]))
+    after = before.corrected("greedy", np.array(found["none greedy"]))
     assert controller.config.actions[before.best_action(np.ones(len(FEATURE_NAMES), np.float32))] == BAD
     assert speed(after) > 1.05 * speed(before)
     sampled = np.ones(len(FEATURE_NAMES), np.float32)
@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_corrections_and_every_kind_of_text_its_own
     controller = believing({GOOD: 0.55, BAD: 0.8})
     found = [search_corrections(levels, [controller, controller], NUM_LAYERS, seed) for seed in (1, 1, 2)]
     assert found[0] == found[1] != found[2]
-    assert set(found[0]) == {"greedy", "sampled"} and found[0]["greedy"] != found[0]["sampled"]
+    assert set(found[0]) == {"none greedy", "none sampled"} and found[0]["none greedy"] != found[0]["none sampled"]
 
 
 def test_corrections_that_do_not_help_are_not_kept(
@@ -89,7 +89,10 @@ def test_corrections_that_do_not_help_are_not_kept(
     assert found == {}
 
 
-@pytest.mark.parametrize("corrections", [{"greedy": (0.1,)}, {"beam": (0.0, 0.0, 0.0)}, {"greedy": (0.0, 2e6, 0.0)}])
+@pytest.mark.parametrize(
+    "corrections",
+    [{"none greedy": (0.1,)}, {"none beam": (0.0,) * 3}, {"int8 greedy": (0.0,) * 3}, {"none greedy": (0.0, 2e6, 0.0)}],
+)
 def test_corrections_of_another_grid_are_refused(corrections: dict[str, tuple[float, ...]]) -> None:
     actions = (PLAIN, GOOD, BAD)
     with pytest.raises(ValueError, match="corrections must be"):

@@ -10,10 +10,11 @@ that there is little to overfit. Knows no network's inside.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
-from specbound_controller.config import TEXT_KINDS
+from specbound_controller.config import TEXT_KINDS, correction_key
 from specbound_controller.controller import Controller
 from specbound_controller.controller_policy import ControllerPolicy
 from specbound_controller.costs import CostTable
@@ -22,7 +23,7 @@ from specbound_profiling.outcomes import TraceBatch
 from specbound_train.data import LevelData
 
 MAX_SEARCH_POSITIONS = 12_000
-"""Training positions that are replayed for each candidate; a random choice of the prompts of more."""
+"""Training positions of one level that are replayed for each candidate; a random choice of the prompts of more."""
 NUM_ITERATIONS = 5
 NUM_CANDIDATES = 20
 """Corrections tried in each iteration."""
@@ -45,17 +46,21 @@ class _Part:
 def search_corrections(
     levels: Sequence[LevelData], by_fold: Sequence[Controller], num_layers: int, seed: int
 ) -> dict[str, tuple[float, ...]]:
-    """For each kind of text among the levels the corrections of the actions with which its training prompts are
-    replayed fastest, where any help: kind -> (A,).
+    """The corrections of the actions with which training prompts are replayed fastest, for each compression level and
+    kind of text among the levels, where any help: `correction_key` -> (A,).
 
     by_fold: the controllers that were fitted without each fold, all with the same actions.
     """
-    found = {}
-    for index, kind in enumerate(TEXT_KINDS):
-        own = [data for data in levels if (data.sampling_temperature > 0) == (kind == "sampled")]
-        corrections = _search(kind, _parts(own, by_fold, seed), _places(by_fold[0]), num_layers, (seed, index))
+    found, places = {}, _places(by_fold[0])
+    for index, (compression, kind) in enumerate(product(by_fold[0].config.compressions, TEXT_KINDS)):
+        own = [
+            data
+            for data in levels
+            if data.compression == compression and (data.sampling_temperature > 0) == (kind == "sampled")
+        ]
+        corrections = _search(kind, _parts(own, by_fold, seed), places, num_layers, (seed, index))
         if corrections is not None:
-            found[kind] = tuple(corrections.tolist())
+            found[correction_key(compression, kind)] = tuple(corrections.tolist())
     return found
 
 
