@@ -125,6 +125,7 @@ class ControllerConfig:
         _check_content(content)
         _check_names("feature_names", content["feature_names"], FEATURE_NAMES)
         _check_names("signal_names", content["signal_names"], SIGNAL_NAMES)
+        corrections = _object(content, "corrections")
         config = ControllerConfig(
             exit_layers=tuple(_integer(value, "exit_layers") for value in _list(content, "exit_layers")),
             num_layers=_integer(content["num_layers"], "num_layers"),
@@ -135,8 +136,7 @@ class ControllerConfig:
             slopes=tuple(_number(value, "slopes") for value in _list(content, "slopes")),
             offsets=tuple(_number(value, "offsets") for value in _list(content, "offsets")),
             corrections={
-                key: tuple(_number(value, "corrections") for value in _list(_object(content, "corrections"), key))
-                for key in _object(content, "corrections")
+                key: tuple(_number(value, "corrections") for value in _list(corrections, key)) for key in corrections
             },
             static_actions={name: _action(value) for name, value in _object(content, "static_actions").items()},
             costs={name: _cost_table(value) for name, value in _object(content, "costs").items()},

@@ -181,19 +181,15 @@ class StepPolicy:
             here = np.s_[low:high, first : first + layout.longest]
             weight[here] = mlp.weight2[outputs].reshape(high - low, layout.longest, num_hidden)
             bias[here] = mlp.bias2[outputs].reshape(high - low, layout.longest)
-        self._weight2, self._bias2 = 0.5 * weight.reshape(-1, num_hidden), 0.5 * bias.ravel()
+        halved = (0.5 * weight.reshape(-1, num_hidden), 0.5 * bias.ravel())
+        self._half_logits = Mlp(mlp.weight1, mlp.bias1, *halved)
 
     def curve_values(self, features: np.ndarray) -> np.ndarray:
         """All that expected tokens and seconds are linear in, curve by curve, j = 0..J. (R, F) -> (R, Z) float32
 
         Survival curves are `curves`' own. Others are probabilities that draft j + 1 is tried for by running the exit.
         """
-        layout, mlp = self.layout, self.mlp
-        hidden: np.ndarray = features @ mlp.weight1.T
-        hidden += mlp.bias1
-        np.maximum(hidden, 0.0, out=hidden)
-        flat: np.ndarray = hidden @ self._weight2.T
-        flat += self._bias2
+        layout, flat = self.layout, self._half_logits(features)
         np.tanh(flat, out=flat)
         flat += 1.0
         flat *= 0.5

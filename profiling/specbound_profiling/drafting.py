@@ -48,9 +48,9 @@ class DraftWork:
         return DraftWork(drafted, reads, tests, scores, waiting, shallow_calls, shallow_rows)
 
     def run_shallow(self, rows: np.ndarray) -> None:
-        """Some steps run the shallow layers on all tokens that wait."""
+        """Some steps run the shallow layers on all tokens that wait, the newest one at least."""
         waiting = self.waiting[rows]
-        self.shallow_calls[rows] += row_shares(waiting) * (waiting > 0)[:, None]
+        self.shallow_calls[rows] += row_shares(waiting)
         self.shallow_rows[rows] += waiting
         self.waiting[rows] = 0
 
@@ -122,7 +122,7 @@ class Drafting:
         is_correct = self.is_on_path[active] & ~is_past_end & batch.is_accepted[row, exits]
         work.drafted[active] += 1
         work.waiting[active] += 1
-        self.last_exit[active] = np.array(batch.exit_layers)[exits]
+        self.last_exit[active] = self.player.exit_layers[exits]
         self.accepted[active] += is_correct
         self.is_done[active] = is_correct & is_eos
         if len(batch.branches.end):
@@ -200,7 +200,7 @@ class Drafting:
         is_its_own = tokens[np.arange(len(at)), exits] == tokens[np.arange(len(at)), branches.along[at]]
         is_next = (self.branch[active] >= 0) & is_its_own & (at + 1 < branches.end[at])
         following = np.where(is_next, at + 1, -1)
-        leaves &= self.follows | (np.array(self.player.batch.exit_layers)[exits] == LOOKUP_EXIT)
+        leaves &= self.follows | (self.player.exit_layers[exits] == LOOKUP_EXIT)
         self.branch[active] = np.where(leaves, branches.first[row, exits], following)
         self.has_followed[active] |= self.branch[active] >= 0
 

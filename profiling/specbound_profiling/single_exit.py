@@ -61,13 +61,15 @@ class SingleExitPlayer:
 
     def __init__(self, batch: TraceBatch, decisions: Sequence[Decision], num_layers: int) -> None:
         self.batch, self.num_layers = batch, num_layers
-        exits = [decision.exits()[-1:] for decision in decisions]
-        first = [decision.exits()[0] if len(decision.exits()) > 1 else None for decision in decisions]
+        self.exit_layers = np.array(batch.exit_layers)
+        """(E,)"""
+        read = [decision.exits() for decision in decisions]
+        exits = [found[-1:] for found in read]
         self.exit_layer = np.array([found[0][0] if found else 0 for found in exits])
         """0 for lookups, and in plain decoding. (decisions,)"""
         self.exit_index = np.array([batch.exit_index(found[0][0]) if found else 0 for found in exits])
         self.threshold = np.array([found[0][1] if found else 0.0 for found in exits])
-        self.lookup_threshold = np.array([0.0 if found is None else found[1] for found in first])
+        self.lookup_threshold = np.array([found[0][1] if len(found) > 1 else 0.0 for found in read])
         """Of the lookup before the exit; 0 where there is none. (decisions,)"""
         self.lookup_index = batch.exit_index(LOOKUP_EXIT) if any(self.lookup_threshold) else 0
         """Exit index of these lookups."""
@@ -175,7 +177,7 @@ class SingleExitPlayer:
             return chosen
         assert isinstance(score, SignalScore)  # `is_single_exit` says so
         chosen[:, _DRAFT_INDEX] = j
-        return score.probabilities_at(chosen, np.array(self.batch.exit_layers)[exits], features)
+        return score.probabilities_at(chosen, self.exit_layers[exits], features)
 
     def _work(self, draft: Drafting, done: DraftWork) -> np.ndarray:
         """Work of steps whose drafts have cost so much, verification included. (R, W)"""
