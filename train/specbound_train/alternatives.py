@@ -30,14 +30,13 @@ from specbound_controller.score import LearnedScore
 from specbound_profiling.bootstrap import bootstrap_ratio
 from specbound_profiling.log import StepLog, open_log
 from specbound_profiling.manifest import read_cost_file
-from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.replay import PLAIN, replay, replay_static
 from specbound_profiling.replay_result import ReplayResult
 from specbound_train.alternatives_fit import OBJECTIVES, Objective, fit_objective
 from specbound_train.alternatives_players import CurvesPlayer, Player, RankingPlayer
 from specbound_train.alternatives_rows import OutcomeRows, Pricing, concatenate_outcome_rows, outcome_rows, rest_seconds
 from specbound_train.alternatives_table import Judged, table
-from specbound_train.collecting import at_most, collect_steps
+from specbound_train.collecting import at_most, replay_training
 from specbound_train.config import TrainConfig
 from specbound_train.data import LevelData
 from specbound_train.finished_fits import FinishedFits
@@ -137,7 +136,7 @@ def _fit_rounds(run: Run, scores: Scores, outcomes: _Outcomes, rows: OutcomeRows
         players = [
             _player(run, objective, mlp, score, rows.features) for mlp, score in zip(mlps, scores.by_fold, strict=True)
         ]
-        speed, steps = _replay_training(run, players)
+        speed, steps = replay_training(run.levels, [player.policy for player in players], run.num_layers)
         if speed > max(speeds, default=0.0):
             best, best_features = mlps, rows.features
         speeds.append(speed)
@@ -152,25 +151,6 @@ def _fit_rounds(run: Run, scores: Scores, outcomes: _Outcomes, rows: OutcomeRows
 def _player(run: Run, objective: Objective, mlp: Mlp, score: LearnedScore, features: np.ndarray) -> RankingPlayer:
     ranking = objective.ranking(mlp, features)
     return RankingPlayer(ranking, mlp.num_outputs, run.actions, score, run.config.full_signals)
-
-
-def _replay_training(run: Run, by_fold: Sequence[Player]) -> tuple[float, list[StepRows]]:
-    """Replayed tokens per second on the training prompts, each by the player fitted without it, and the steps taken."""
-    num_tokens, seconds, steps = 0.0, 0.0, []
-    for data in run.levels:
-        for fold, player in enumerate(by_fold):
-            traces = [trace for trace, own in zip(data.training, data.folds, strict=True) if own == fold]
-            if not traces:
-                continue
-            policy = player.policy(data.costs, data.compression)
-            folds = np.full(len(traces), fold)
-            rows, result = collect_steps(
-                TraceBatch(traces), folds, policy, data.costs, run.num_layers, data.compression
-            )
-            steps.append(rows)
-            num_tokens += float(result.num_tokens.sum())
-            seconds += float(result.seconds.sum())
-    return num_tokens / seconds, steps
 
 
 def _judge_all(run: Run, fitted: Sequence[Fitted], at_log: Sequence[Fitted], prices: tuple[str, str]) -> list[Judged]:

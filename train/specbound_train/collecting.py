@@ -6,15 +6,17 @@ memory does not follow the number of positions.
 
 # R rows (steps), F features
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil
 
 import numpy as np
 
 from specbound_controller.actions import Action
 from specbound_controller.controller import MAX_SAMPLE_ROWS, Controller, Sample
-from specbound_controller.policy import AnnealedConfidence
+from specbound_controller.costs import CostTable
+from specbound_controller.policy import AnnealedConfidence, Policy
 from specbound_controller.records import Decision, StepRecord
 from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.trace import PromptTrace
@@ -24,6 +26,8 @@ from specbound_train.rows import ExploringPolicy, StepRows, collect_steps
 WANTED_ROWS = 4000
 """Steps that the first collection aims at; a small log is replayed several times with other random actions."""
 MAX_PASSES = 8
+PolicyAt = Callable[[CostTable, str], Policy]
+"""A policy that asks for features, for the costs and the name of a compression level."""
 PART_POSITIONS = 16_384
 """About so many positions are replayed and turned into rows at a time."""
 
@@ -82,19 +86,24 @@ def first_steps(
     return steps
 
 
-def replay_training(
-    levels: Sequence[LevelData], by_fold: Sequence[Controller], num_layers: int
-) -> tuple[float, list[StepRows]]:
-    """Replayed tokens per second on the training prompts, and the steps taken, without the guard.
+def without_guard(controllers: Sequence[Controller]) -> list[PolicyAt]:
+    """What some controllers choose by themselves."""
+    return [partial(controller.policy, guard=False) for controller in controllers]
 
-    Each prompt is decoded by the controller that was fitted without its fold, so that the speed is no promise of
-    networks that know the prompts.
+
+def replay_training(
+    levels: Sequence[LevelData], by_fold: Sequence[PolicyAt], num_layers: int
+) -> tuple[float, list[StepRows]]:
+    """Replayed tokens per second on the training prompts, and the steps taken.
+
+    Each prompt is decoded by the policy that was fitted without its fold, so that the speed is no promise of networks
+    that know the prompts.
     """
     num_tokens, seconds = 0.0, 0.0
     steps = []
     for data in levels:
-        for fold, controller in enumerate(by_fold):
-            policy = controller.policy(data.costs, data.compression, guard=False)
+        for fold, policy_at in enumerate(by_fold):
+            policy = policy_at(data.costs, data.compression)
             traces = [trace for trace, own in zip(data.training, data.folds, strict=True) if own == fold]
             for batch, own in _parts(traces, np.full(len(traces), fold)):
                 rows, result = collect_steps(batch, own, policy, data.costs, num_layers, data.compression)

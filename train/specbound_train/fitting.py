@@ -22,7 +22,7 @@ from specbound_profiling.annealing import fit_alpha
 from specbound_profiling.best_static import best_static_action
 from specbound_profiling.log import StepLog
 from specbound_train.calibration import ExitFit, fit_measures, platt
-from specbound_train.collecting import at_most, first_steps, replay_training, sample_of
+from specbound_train.collecting import at_most, first_steps, replay_training, sample_of, without_guard
 from specbound_train.compare import LevelSummary, judge
 from specbound_train.config import TrainConfig
 from specbound_train.data import LevelData, load_levels
@@ -231,7 +231,7 @@ def fit_step_policy(run: Run, scores: Scores, steps: list[StepRows]) -> _StepPol
     earlier = [steps]
     if len(run.layout.profiles) > run.config.max_profiles:
         by_fold, _ = _fit_controllers(run, scores, "step_policy_all", _targets(run, scores, steps), steps)
-        _, steps = replay_training(run.levels, by_fold, run.num_layers)
+        _, steps = replay_training(run.levels, without_guard(by_fold), run.num_layers)
         run = _with_most_chosen(run, by_fold[0], steps)
         earlier.append(steps)
     rows = concatenate_curve_rows([_targets(run, scores, part) for part in earlier])
@@ -239,7 +239,7 @@ def fit_step_policy(run: Run, scores: Scores, steps: list[StepRows]) -> _StepPol
     best: tuple[list[Controller], Controller] | None = None
     for number in range(1, run.config.max_rounds + 1):
         by_fold, controller = _fit_controllers(run, scores, f"step_policy_{number}", rows, steps)
-        speed, steps = replay_training(run.levels, by_fold, run.num_layers)
+        speed, steps = replay_training(run.levels, without_guard(by_fold), run.num_layers)
         if not speeds or speed > max(speeds):
             best = by_fold, replace(controller, sample=sample_of(steps, run.config.seed))
         speeds.append(speed)

@@ -20,7 +20,7 @@ from specbound_controller.controller_policy import ControllerPolicy
 from specbound_profiling.batch_replay import play_rounds
 from specbound_profiling.outcomes import TraceBatch
 from specbound_profiling.trace import PromptTrace
-from specbound_train.collecting import at_most, replay_training
+from specbound_train.collecting import at_most, replay_training, without_guard
 from specbound_train.data import LevelData
 from specbound_train.fitting import FittedController, without_nan
 from specbound_train.importance import MAX_FOREST_ROWS, Importance, importance
@@ -76,7 +76,7 @@ def _importance(fitted: FittedController, seed: int) -> Importance:
         traces = _some(data.validation)
         folds = np.zeros(len(traces), dtype=np.int64)
         judged.append(replace(data, training=traces, folds=folds, validation=()))
-    _, steps = replay_training(judged, [controller], num_layers)
+    _, steps = replay_training(judged, without_guard([controller]), num_layers)
     steps = at_most(steps, MAX_FOREST_ROWS, seed)
     curves = concatenate_curve_rows([curve_rows(part, layout, [controller.score], num_layers) for part in steps])
     return importance(fitted.steps, steps, curves, controller.step_mlp, seed)
