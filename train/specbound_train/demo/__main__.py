@@ -1,7 +1,8 @@
 """`python -m specbound_train.demo --text DIR --out DIR`: the demonstration model, from texts to a finished package.
 
-Trains the model (OUT/main) and the two models it is compared with (OUT/shallow, OUT/twin), then writes weights,
-tokenizer, prompts, loss curve and model card to OUT/package. Resumable: a stage that is done is not done again.
+Trains the model (OUT/main), in further rounds where the config names them (OUT/round1, OUT/round2, ...), and the two
+models it is compared with (OUT/shallow, OUT/twin), then writes weights, tokenizer, prompts, loss curve and model card
+to OUT/package. Resumable: a stage that is done is not done again.
 """
 
 import argparse
@@ -17,8 +18,9 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBas
 
 from specbound_train.demo.card import continuations, held_out_losses, write_card
 from specbound_train.demo.corpus import Document, cut_prompts, load_documents
+from specbound_train.demo.own_text import load_or_write
 from specbound_train.demo.pretrain import PretrainConfig, pretrain
-from specbound_train.demo.tokens import load_or_encode, train_tokenizer
+from specbound_train.demo.tokens import OWN, load_or_encode, train_tokenizer
 
 NUM_PROMPTS_PER_KIND = {"profile": 80, "evaluate": 40}
 
@@ -30,7 +32,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="YAML with fields of PretrainConfig")
     parser.add_argument("--num-processes", type=int, default=1, help="data-parallel processes or GPUs")
     parser.add_argument("--precision", default="bf16-mixed", help="Lightning's precision")
-    parser.add_argument("--stages", nargs="+", default=["main", "shallow", "twin", "package"], help="what to do")
+    parser.add_argument("--stages", nargs="+", help="what to do: main, round1, ..., shallow, twin, package; default all")
     parser.add_argument("--training-time", default="time not stated", help="said in the model card")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
@@ -42,14 +44,27 @@ def main() -> None:
     train = load_or_encode(documents, "train", tokenizer, arguments.out)
     held_out = load_or_encode(documents, "evaluate", tokenizer, arguments.out)
     for name, stage_config in stage_configs(config).items():
-        if name in arguments.stages and not (arguments.out / name / "model").exists():
-            run = arguments.out / name
-            model = pretrain(stage_config, train, held_out, run, arguments.num_processes, arguments.precision)
+        if (arguments.stages is None or name in arguments.stages) and not (arguments.out / name / "model").exists():
+            run, streams, initial = arguments.out / name, train, None
+            if name.startswith("round"):
+                initial = LlamaForCausalLM.from_pretrained(model_folder(config, arguments.out, name), dtype=torch.float32)
+            if OWN in stage_config.shares:
+                assert initial is not None, "the first round has no model that could have written text"
+                streams = train | {OWN: load_or_write(initial, tokenizer, documents, stage_config, run)}
+            model = pretrain(
+                stage_config, streams, held_out, run, arguments.num_processes, arguments.precision, initial
+            )
             if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
                 return
             model.save_pretrained(run / "model")
-    if "package" in arguments.stages:
+    if arguments.stages is None or "package" in arguments.stages:
         package(arguments.out, config, documents, arguments.training_time)
+
+
+def model_folder(config: PretrainConfig, out: Path, before: str | None = None) -> Path:
+    """The weights of the last stage of the model's own training, or of the one before a stage."""
+    names = ["main", *(f"round{number}" for number in range(1, len(config.rounds) + 1))]
+    return out / names[names.index(before) - 1 if before else -1] / "model"
 
 
 def make_tokenizer(documents: list[Document], config: PretrainConfig, out: Path) -> PreTrainedTokenizerBase:
@@ -72,7 +87,10 @@ def stage_configs(config: PretrainConfig) -> dict[str, PretrainConfig]:
         decay_share=0.0,
     )
     twin = dataclasses.replace(config, exit_loss_weight=0.0, num_tokens=config.twin_tokens, decay_share=0.0)
-    return {"main": config, "shallow": shallow, "twin": twin}
+    rounds = {
+        f"round{number}": dataclasses.replace(config, **changes) for number, changes in enumerate(config.rounds, start=1)
+    }
+    return {"main": config, **rounds, "shallow": shallow, "twin": twin}
 
 
 def package(out: Path, config: PretrainConfig, documents: list[Document], training_time: str) -> None:
@@ -81,12 +99,12 @@ def package(out: Path, config: PretrainConfig, documents: list[Document], traini
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     tokenizer.save_pretrained(folder)
-    model = LlamaForCausalLM.from_pretrained(out / "main" / "model", dtype=torch.float16)
+    model = LlamaForCausalLM.from_pretrained(model_folder(config, out), dtype=torch.float16)
     model.save_pretrained(folder)
     (folder / "training.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config)))))
-    curve_files = sorted((out / "main" / "curve").glob("version_*/metrics.csv"))
-    for number, file in enumerate(curve_files):
-        shutil.copy(file, folder / f"training_curve_{number}.csv")
+    for stage in ("main", *(name for name in stage_configs(config) if name.startswith("round"))):
+        for number, file in enumerate(sorted((out / stage / "curve").glob("version_*/metrics.csv"))):
+            shutil.copy(file, folder / f"training_curve_{stage}_{number}.csv")
     prompts = {}
     for split, number in NUM_PROMPTS_PER_KIND.items():
         prompts[split] = cut_prompts(documents, split, number, seed=0)

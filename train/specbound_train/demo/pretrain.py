@@ -19,9 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from specbound_train.demo.tokens import MixedBatches, validation_batches
+from specbound_train.demo.tokens import Batch, MixedBatches, validation_batches
 
 logger = logging.getLogger(__name__)
+
+IGNORED = -100
+"""A target that no next-token loss counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,19 @@ class PretrainConfig:
     adam_lr: float = 3e-3
     """Learning rate of AdamW, for embeddings and norms."""
     exit_loss_weight: float = 0.5
-    """Weight of the loss read at one randomly drawn exit layer per step (LayerSkip). 0 switches it off."""
+    """Weight of the mean loss read at the exit layers drawn for a step (LayerSkip). 0 switches it off."""
     exit_layers: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 12)
-    """Exit layers from which that layer is drawn."""
+    """Exit layers from which they are drawn."""
+    exits_per_step: int = 1
+    """Exit layers drawn per step."""
+    imitation_share: float = 0.5
+    """Share of an exit's loss that is cross-entropy to the full model's distribution; the rest is to the next token."""
     shares: dict[str, float] = field(default_factory=lambda: {"prose": 0.35, "math": 0.30, "code": 0.35})
-    """Share of the sequences by kind of text."""
+    """Share of the sequences by kind of text; `own` is greedy text that the round's first model has written."""
+    num_own_prompts: int = 3000
+    """Training texts that the model goes on with for the kind `own`."""
+    rounds: tuple[dict[str, Any], ...] = ()
+    """Further rounds of training, each as the fields that differ; a round begins with the weights of the one before."""
     validate_every: int = 200
     """Steps between two readings of the held-out loss."""
     checkpoint_every: int = 200
@@ -102,6 +113,11 @@ def lr_scale(step: int, config: PretrainConfig) -> float:
     return min(1.0, (step + 1) / config.num_warmup_steps, max(0.0, (config.num_steps - step) / decay_steps))
 
 
+def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Nats per token over the targets that are not `IGNORED`; 0 where all are. logits: (N, V), targets: (N,)."""
+    return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum") / (targets != IGNORED).sum().clamp(1)
+
+
 def exit_losses(model: LlamaForCausalLM, token_ids: Tensor, exit_layers: tuple[int, ...]) -> dict[int, Tensor]:
     """Cross-entropy in nats per token at some exits and at full depth (key: layers run). token_ids: (B, T + 1)."""
     hidden = model.model(token_ids[:, :-1], use_cache=False, output_hidden_states=True)
@@ -116,10 +132,10 @@ def exit_losses(model: LlamaForCausalLM, token_ids: Tensor, exit_layers: tuple[i
 
 
 class EarlyExitPretraining(lightning.LightningModule):
-    """Next-token loss at full depth plus a loss at one exit layer drawn per step.
+    """Next-token loss at full depth plus the mean loss at exit layers drawn per step.
 
-    The exit's loss is half next-token cross-entropy, half cross-entropy to the full model's own (detached)
-    distribution, which is what an accepted draft token has to match.
+    Part of an exit's loss is cross-entropy to the full model's own (detached) distribution, which is what an accepted
+    draft token has to match. Text of the model's own teaches the exits that alone (on-policy distillation).
     """
 
     def __init__(self, config: PretrainConfig, held_out: dict[str, Tensor]) -> None:
@@ -137,7 +153,7 @@ class EarlyExitPretraining(lightning.LightningModule):
             torch.optim.AdamW(others, lr=self.config.adam_lr, betas=(0.9, 0.95), weight_decay=0.01),
         ]
 
-    def training_step(self, batch: Tensor, batch_index: int) -> None:
+    def training_step(self, batch: Batch, batch_index: int) -> None:
         config, step = self.config, self.trainer.global_step // 2  # two optimisers, two global steps
         loss, exit_loss = self.losses(batch, step)
         self.manual_backward(loss + config.exit_loss_weight * exit_loss)
@@ -151,23 +167,33 @@ class EarlyExitPretraining(lightning.LightningModule):
         if (step + 1) % config.validate_every == 0 or step + 1 == config.num_steps:
             self.validate(step + 1)
 
-    def losses(self, batch: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Full-depth loss and the loss of this step's exit layer. batch: (B, T + 1)."""
+    def losses(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """Full-depth loss and the mean loss of this step's exit layers."""
         config = self.config
         exits = [e for e in config.exit_layers if e < config.num_layers]
-        exit_layer = int(np.random.default_rng((config.seed, step, 1)).choice(exits))
+        rng = np.random.default_rng((config.seed, step, 1))
+        drawn = rng.choice(exits, size=min(config.exits_per_step, len(exits)), replace=False)
         captured: list[Tensor] = []
-        hook = self.model.model.layers[exit_layer].register_forward_pre_hook(lambda _, args: captured.append(args[0]))
-        hidden = self.model.model(batch[:, :-1], use_cache=False).last_hidden_state
-        hook.remove()
+        hooks = [
+            self.model.model.layers[int(exit_layer)].register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+            for exit_layer in drawn
+        ]
+        hidden = self.model.model(batch.token_ids[:, :-1], use_cache=False).last_hidden_state
+        for hook in hooks:
+            hook.remove()
         logits = self.model.lm_head(hidden).float().flatten(0, 1)
-        targets = batch[:, 1:].flatten()
-        loss = F.cross_entropy(logits, targets)
+        targets = batch.token_ids[:, 1:].masked_fill(batch.is_own[:, None], IGNORED).flatten()
+        loss = next_token_loss(logits, targets)
         if not config.exit_loss_weight:
             return loss, torch.zeros(())
-        exit_logits = self.model.lm_head(self.model.model.norm(captured[0])).float().flatten(0, 1)
-        imitation = F.cross_entropy(exit_logits, logits.detach().softmax(-1))
-        return loss, 0.5 * F.cross_entropy(exit_logits, targets) + 0.5 * imitation
+        teacher = logits.detach().softmax(-1)
+        losses = []
+        for state in captured:
+            exit_logits = self.model.lm_head(self.model.model.norm(state)).float().flatten(0, 1)
+            imitation = F.cross_entropy(exit_logits, teacher)
+            share = config.imitation_share
+            losses.append(share * imitation + (1 - share) * next_token_loss(exit_logits, targets))
+        return loss, torch.stack(losses).mean()
 
     @torch.no_grad()
     def validate(self, step: int) -> None:
@@ -204,10 +230,16 @@ def pretrain(
     out: Path,
     num_processes: int = 1,
     precision: Any = "bf16-mixed",
+    initial: LlamaForCausalLM | None = None,
 ) -> LlamaForCausalLM:
-    """Trains, or goes on from the last checkpoint in `out`, and returns the model (fp32, on the CPU)."""
+    """Trains, or goes on from the last checkpoint in `out`, and returns the model (fp32, on the CPU).
+
+    initial: the model whose weights a round begins with; None begins with random ones.
+    """
     held_out = validation_batches(held_out_streams, config.sequence_length, rows_per_kind=8)
     module = EarlyExitPretraining(config, held_out)
+    if initial is not None:
+        module.model.load_state_dict(initial.state_dict())
     last = out / "last.ckpt"
     first_step = torch.load(last, map_location="cpu", weights_only=True)["global_step"] // 2 if last.exists() else 0
     trainer = lightning.Trainer(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,17 @@ from transformers import PreTrainedTokenizerFast
 from specbound_train.demo.corpus import KINDS, Document
 
 END_OF_TEXT = "<|endoftext|>"
+OWN = "own"
+"""The kind of text that the model has written itself."""
+
+
+class Batch(NamedTuple):
+    """Rows of one training step."""
+
+    token_ids: Tensor
+    """(B, T + 1) int64."""
+    is_own: Tensor
+    """(B,) bool: text of the model's own, from which only the exits learn."""
 
 
 def train_tokenizer(documents: list[Document], vocab_size: int, context_length: int) -> PreTrainedTokenizerFast:
@@ -75,10 +87,10 @@ def load_or_encode(
     return {kind: np.load(path, mmap_mode="r") for kind, path in paths.items()}
 
 
-class MixedBatches(IterableDataset[Tensor]):
+class MixedBatches(IterableDataset[Batch]):
     """Endless training batches, each a pure function of (seed, step), so that a resumed run sees the same data.
 
-    Yields (B, T + 1) int64 token ids: this rank's share of the global batch.
+    Yields this rank's share of the global batch. `shares`: kind of text -> share of the rows.
     """
 
     def __init__(
@@ -93,26 +105,28 @@ class MixedBatches(IterableDataset[Tensor]):
         world_size: int = 1,
     ) -> None:
         self.streams, self.length, self.seed, self.first_step = streams, length, seed, first_step
-        self.shares = np.array([shares[kind] for kind in KINDS]) / sum(shares.values())
+        self.kinds, self.shares = tuple(shares), np.array(list(shares.values())) / sum(shares.values())
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Batch]:
         step = self.first_step
         while True:
             yield self.batch(step)
             step += 1
 
-    def batch(self, step: int) -> Tensor:
+    def batch(self, step: int) -> Batch:
         """This rank's rows of the global batch of one step."""
         rng = np.random.default_rng((self.seed, step))
-        kinds = rng.choice(len(KINDS), size=self.batch_size, p=self.shares)
+        drawn = rng.choice(len(self.kinds), size=self.batch_size, p=self.shares)
         starts = rng.random(self.batch_size)
-        rows = []
+        rows, is_own = [], []
         for index in range(self.rank, self.batch_size, self.world_size):
-            stream = self.streams[KINDS[kinds[index]]]
+            kind = self.kinds[drawn[index]]
+            stream = self.streams[kind]
             start = int(starts[index] * (len(stream) - self.length - 1))
             rows.append(stream[start : start + self.length + 1].astype(np.int64))
-        return torch.from_numpy(np.stack(rows))
+            is_own.append(kind == OWN)
+        return Batch(torch.from_numpy(np.stack(rows)), torch.tensor(is_own))
 
 
 def validation_batches(streams: dict[str, np.ndarray], length: int, rows_per_kind: int) -> dict[str, Tensor]:
