@@ -18,6 +18,8 @@ from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.lean import pack_mask, packed_attention
 from specbound.decoding.request import greedy_twin
 from specbound.decoding.signals import best_tokens, row_statistics
+from specbound.generation import load_controller
+from specbound.local_costs import choose_costs
 from specbound.micro_timing import demo_prompts, interleaved
 from specbound_controller.policy import Policy, StaticPolicy
 
@@ -30,9 +32,17 @@ class FullSignals(StaticPolicy):
     needs_full_signals = True
 
 
-def overhead(model: str = "demo", max_new_tokens: int = 96, num_prompts: int = 4, num_rounds: int = 5) -> None:
+def overhead(
+    model: str = "demo",
+    controller: str = "demo",
+    costs: str = "auto",
+    max_new_tokens: int = 96,
+    num_prompts: int = 4,
+    num_rounds: int = 5,
+) -> None:
     """Milliseconds of a step with layers run as modules and lean, and the share that is neither layers nor head."""
     loaded, prompts = demo_prompts(model, num_prompts, max_new_tokens)
+    trained = load_controller(controller)
     twin = greedy_twin(loaded.model, has_end=False)
     policies: dict[str, Policy | None] = {
         "plain": None,
@@ -40,6 +50,8 @@ def overhead(model: str = "demo", max_new_tokens: int = 96, num_prompts: int = 4
         "the same, full signals": FullSignals((2,), 0.0, 2),
         "exit 4, at most 4 drafts, tested": StaticPolicy((4,), 0.5, 4),
     }
+    if trained is not None:
+        policies["controller"] = trained.policy(choose_costs(costs, trained, loaded)[0], loaded.compression)
     runs = {}
     for name, policy in policies.items():
         decoder = SpecBoundDecoder(twin, policy, record_steps=False)

@@ -123,7 +123,7 @@ class ModelAdapter:
                 logger.info("%s: layers run as modules, because lean ones differ here", name_of(self.model))
         if not self._is_lean_equal:
             self._lean = []
-        self._normalise = lean_norm(self.final_norm) if self._lean else self.final_norm
+        self._normalise = lean_norm(self.final_norm, self._lean[0].keeps_bits) if self._lean else self.final_norm
         self._project = lean_projection(self.head) if self._lean else self.head
         is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
         self._draft_heads = {v: draft for v, draft in self._draft_heads.items() if draft.is_current(self.head)}

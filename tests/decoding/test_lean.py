@@ -33,11 +33,12 @@ def with_modules(adapter: ModelAdapter) -> ModelAdapter:
 
 @torch.inference_mode()
 def logits_in_blocks(adapter: ModelAdapter, token_ids: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """(T, V)"""
+    """The prompt is the first block, of which the last position counts, as in decoding. (T - sizes[0] + 1, V)"""
     cache, position, rows = adapter.new_cache(4), 0, []
     for size in sizes:
         hidden = adapter.embed(token_ids[:, position : position + size], position)
-        rows.append(adapter.read_head(adapter.run_layers(hidden, 0, adapter.num_layers, cache, position))[0])
+        hidden = adapter.run_layers(hidden, 0, adapter.num_layers, cache, position)
+        rows.append(adapter.read_head(hidden if position else hidden[:, -1:])[0])
         position += size
     return torch.cat(rows)
 

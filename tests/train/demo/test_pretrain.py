@@ -1,5 +1,6 @@
 """Training of the demonstration model at toy size: resumable, seeded, with a loss at the exits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -9,7 +10,7 @@ import torch
 
 from specbound_train.demo import pretrain as module
 from specbound_train.demo.pretrain import EarlyExitPretraining, PretrainConfig, lr_scale, pretrain
-from specbound_train.demo.tokens import MixedBatches
+from specbound_train.demo.tokens import OWN, Batch, MixedBatches
 
 CONFIG = PretrainConfig(
     num_layers=4,
@@ -60,20 +61,52 @@ def test_batches_depend_on_seed_and_step_only_and_ranks_share_them_out() -> None
     def batches(**settings: int) -> MixedBatches:
         return MixedBatches(streams(0), {"prose": 1, "math": 1, "code": 2}, 4, 12, seed=3, **settings)
 
-    late = next(iter(batches(first_step=5)))
-    assert torch.equal(late, batches().batch(5)) and not torch.equal(late, batches().batch(4))
-    halves = [batches(rank=rank, world_size=2).batch(5) for rank in (0, 1)]
+    late = next(iter(batches(first_step=5))).token_ids
+    assert torch.equal(late, batches().batch(5).token_ids) and not torch.equal(late, batches().batch(4).token_ids)
+    halves = [batches(rank=rank, world_size=2).batch(5).token_ids for rank in (0, 1)]
     assert torch.equal(torch.stack(halves, 1).flatten(0, 1), late)
 
 
-def test_the_exit_loss_trains_the_shared_head_at_the_drawn_layer() -> None:
-    batch = torch.randint(0, 32, (2, 13))
+def test_rows_of_the_models_own_text_are_marked() -> None:
+    both = streams(0) | {OWN: np.full(400, 31, dtype=np.uint16)}
+    batch = MixedBatches(both, {"prose": 1, OWN: 1}, 16, 12, seed=3).batch(0)
+    assert torch.equal(batch.is_own, (batch.token_ids == 31).all(1)) and 0 < batch.is_own.sum() < 16
+
+
+def rows(number: int, num_own: int = 0) -> Batch:
+    return Batch(torch.randint(0, 32, (number, 13)), torch.arange(number) < num_own)
+
+
+def test_the_exit_loss_trains_the_shared_head_at_the_drawn_layers() -> None:
     trained = EarlyExitPretraining(CONFIG, {})
-    loss, exit_loss = trained.losses(batch, step=0)
+    loss, exit_loss = trained.losses(rows(2), step=0)
     exit_loss.backward()
     touched = [layer.mlp.up_proj.weight.grad is not None for layer in trained.model.model.layers]
     assert touched in ([True, False, False, False], [True, True, False, False])
     assert loss.item() > 0 and exit_loss.item() > 0
+
+    trained = EarlyExitPretraining(replace(CONFIG, exits_per_step=2), {})
+    hooked = [layer for layer in trained.model.model.layers if layer._forward_pre_hooks]
+    trained.losses(rows(2), step=0)[1].backward()
+    assert trained.model.model.layers[1].mlp.up_proj.weight.grad is not None and not hooked
+
+
+def test_own_text_teaches_the_exits_to_imitate_and_the_full_model_nothing() -> None:
+    trained = EarlyExitPretraining(CONFIG, {})
+    own = rows(2, num_own=2)
+    loss, exit_loss = trained.losses(own, step=0)
+    assert loss.item() == 0 and exit_loss.item() > 0
+    mixed = Batch(torch.cat([own.token_ids, rows(2).token_ids]), torch.tensor([True, True, False, False]))
+    others = Batch(mixed.token_ids[2:], mixed.is_own[2:])
+    torch.testing.assert_close(trained.losses(mixed, step=0)[0], trained.losses(others, step=0)[0])
+
+
+def test_a_round_begins_with_the_weights_it_is_given(tmp_path: Path) -> None:
+    initial = EarlyExitPretraining(replace(CONFIG, seed=7), {}).model
+    still = replace(CONFIG, muon_lr=0.0, adam_lr=0.0, num_tokens=12 * 4, validate_every=1)
+    model = pretrain(still, streams(0), streams(1), tmp_path, precision="32-true", initial=initial)
+    for name, value in initial.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
 
 
 def test_learning_rate_warms_up_stays_and_decays_to_zero() -> None:

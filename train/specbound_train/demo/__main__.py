@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="YAML with fields of PretrainConfig")
     parser.add_argument("--num-processes", type=int, default=1, help="data-parallel processes or GPUs")
     parser.add_argument("--precision", default="bf16-mixed", help="Lightning's precision")
-    parser.add_argument("--stages", nargs="+", help="what to do: main, round1, ..., shallow, twin, package; default all")
+    parser.add_argument("--stages", nargs="+", help="main, round1, ..., shallow, twin, package; all by default")
     parser.add_argument("--training-time", default="time not stated", help="said in the model card")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
@@ -43,28 +43,28 @@ def main() -> None:
     tokenizer = make_tokenizer(documents, config, arguments.out)
     train = load_or_encode(documents, "train", tokenizer, arguments.out)
     held_out = load_or_encode(documents, "evaluate", tokenizer, arguments.out)
-    for name, stage_config in stage_configs(config).items():
-        if (arguments.stages is None or name in arguments.stages) and not (arguments.out / name / "model").exists():
-            run, streams, initial = arguments.out / name, train, None
-            if name.startswith("round"):
-                initial = LlamaForCausalLM.from_pretrained(model_folder(config, arguments.out, name), dtype=torch.float32)
+    stages, own_stages = stage_configs(config), own_stage_names(config)
+    for name, stage_config in stages.items():
+        run = arguments.out / name
+        if (run / "model").exists() or (arguments.stages is not None and name not in arguments.stages):
+            continue
+        streams, initial = train, None
+        if name in own_stages[1:]:
+            before = own_stages[own_stages.index(name) - 1]
+            initial = LlamaForCausalLM.from_pretrained(arguments.out / before / "model", dtype=torch.float32)
             if OWN in stage_config.shares:
-                assert initial is not None, "the first round has no model that could have written text"
                 streams = train | {OWN: load_or_write(initial, tokenizer, documents, stage_config, run)}
-            model = pretrain(
-                stage_config, streams, held_out, run, arguments.num_processes, arguments.precision, initial
-            )
-            if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
-                return
-            model.save_pretrained(run / "model")
+        model = pretrain(stage_config, streams, held_out, run, arguments.num_processes, arguments.precision, initial)
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+            return
+        model.save_pretrained(run / "model")
     if arguments.stages is None or "package" in arguments.stages:
         package(arguments.out, config, documents, arguments.training_time)
 
 
-def model_folder(config: PretrainConfig, out: Path, before: str | None = None) -> Path:
-    """The weights of the last stage of the model's own training, or of the one before a stage."""
-    names = ["main", *(f"round{number}" for number in range(1, len(config.rounds) + 1))]
-    return out / names[names.index(before) - 1 if before else -1] / "model"
+def own_stage_names(config: PretrainConfig) -> list[str]:
+    """The stages of the model that ships, in order; the others train what it is compared with."""
+    return ["main", *(f"round{number}" for number in range(1, len(config.rounds) + 1))]
 
 
 def make_tokenizer(documents: list[Document], config: PretrainConfig, out: Path) -> PreTrainedTokenizerBase:
@@ -87,10 +87,9 @@ def stage_configs(config: PretrainConfig) -> dict[str, PretrainConfig]:
         decay_share=0.0,
     )
     twin = dataclasses.replace(config, exit_loss_weight=0.0, num_tokens=config.twin_tokens, decay_share=0.0)
-    rounds = {
-        f"round{number}": dataclasses.replace(config, **changes) for number, changes in enumerate(config.rounds, start=1)
-    }
-    return {"main": config, **rounds, "shallow": shallow, "twin": twin}
+    rounds = (dataclasses.replace(config, **changes) for changes in config.rounds)
+    own = dict(zip(own_stage_names(config), (config, *rounds), strict=True))
+    return {**own, "shallow": shallow, "twin": twin}
 
 
 def package(out: Path, config: PretrainConfig, documents: list[Document], training_time: str) -> None:
@@ -99,10 +98,10 @@ def package(out: Path, config: PretrainConfig, documents: list[Document], traini
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     tokenizer.save_pretrained(folder)
-    model = LlamaForCausalLM.from_pretrained(model_folder(config, out), dtype=torch.float16)
+    model = LlamaForCausalLM.from_pretrained(out / own_stage_names(config)[-1] / "model", dtype=torch.float16)
     model.save_pretrained(folder)
     (folder / "training.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config)))))
-    for stage in ("main", *(name for name in stage_configs(config) if name.startswith("round"))):
+    for stage in own_stage_names(config):
         for number, file in enumerate(sorted((out / stage / "curve").glob("version_*/metrics.csv"))):
             shutil.copy(file, folder / f"training_curve_{stage}_{number}.csv")
     prompts = {}

@@ -1,7 +1,7 @@
 """Measures the demonstration model and writes its model card. Every figure of the card comes from here."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from specbound_profiling.loops import loop_cut
 from specbound_train.demo.corpus import KINDS
 from specbound_train.demo.pretrain import PretrainConfig, exit_losses
-from specbound_train.demo.tokens import validation_batches
+from specbound_train.demo.tokens import OWN, validation_batches
 
 NUM_NEW_TOKENS = 96
 ROWS_PER_KIND = 32
@@ -115,6 +115,18 @@ def comparison_table(run: Path, config: PretrainConfig, losses: dict[str, dict[i
     return "\n".join(rows)
 
 
+def stage_text(config: PretrainConfig) -> str:
+    """One line on a round of training."""
+    texts = ", ".join(f"{share:.0%} {kind}" for kind, share in config.shares.items())
+    own = " (its own greedy text, from which the exits alone learn)" if OWN in config.shares else ""
+    layers = ", ".join(map(str, config.exit_layers))
+    return (
+        f"{config.num_tokens:,} tokens: {texts}{own}. Each step adds {config.exit_loss_weight:g} x the mean loss of "
+        f"{config.exits_per_step} of the exit layers {layers}, drawn anew, read through the shared norm and head: "
+        f"{config.imitation_share:.0%} cross-entropy to the full model's own distribution, the rest to the next token"
+    )
+
+
 def write_card(
     path: Path,
     run: Path,
@@ -138,11 +150,13 @@ def write_card(
         f"**{kind}**\n\n```text\n{prompt} ▌{continuation}\n```" for kind, prompt, continuation in text.samples
     )
     values = {name: getattr(config, name) for name in PretrainConfig.__dataclass_fields__}
+    stages = (config, *(replace(config, **changes) for changes in config.rounds))
     path.write_text(
         TEMPLATE.read_text().format(
             **values,
             num_parameters=sum(p.numel() for p in model.parameters()),
             training_time=training_time,
+            stages="\n".join(f"| round {number} | {stage_text(stage)} |" for number, stage in enumerate(stages)),
             loss_table=header + ruler + "\n".join(loss_rows),
             comparison_table=comparison_table(run, config, losses),
             agreement_table=header + ruler + "\n".join(agreement_rows),

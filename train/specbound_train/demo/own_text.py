@@ -33,9 +33,7 @@ def load_or_write(
 
 
 @torch.inference_mode()
-def own_text(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str], seed: int
-) -> np.ndarray:
+def own_text(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str], seed: int) -> np.ndarray:
     """One uint16 stream: every prompt with its greedy continuation, cut where it loops, and the end-of-text token."""
     encoded = sorted((tokenizer(prompt)["input_ids"] for prompt in prompts), key=len)
     pieces: list[list[int]] = []
