@@ -120,7 +120,7 @@ def prepare(config: GenerateConfig) -> Prepared:
     if controller is None:
         return Prepared(loaded, plain, plain, "plain", arguments, "")
     controller.check_model(model_fingerprint(loaded.model), plain.adapter.num_layers)
-    costs, costs_used = choose_costs(config.costs, controller, loaded, config.exactness)
+    costs, costs_used = choose_costs(config.costs, controller, loaded, config.exactness, config.compile)
     policy = controller.policy(costs, loaded.compression)
     decoder = SpecBoundDecoder(twin, policy, loaded.compression, **settings)
     return Prepared(loaded, plain, decoder, "controller", arguments, costs_used)

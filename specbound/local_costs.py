@@ -26,7 +26,7 @@ PROMPT_LENGTHS = (16, 64, 192)
 
 
 def choose_costs(
-    source: str, controller: Controller, loaded: LoadedModel, exactness: str = "token"
+    source: str, controller: Controller, loaded: LoadedModel, exactness: str = "token", is_compiled: bool = False
 ) -> tuple[CostTable, str]:
     """The cost table to use, and one line that says which it is.
 
@@ -35,15 +35,18 @@ def choose_costs(
             from this machine, else one that was measured here before, else one measured now (needs scipy), else the
             controller's own all the same.
         exactness: kernels that steps will run on; `auto` measures where there is no table for them.
+        is_compiled: whether they run on captured segments, of which no controller brings a table.
     """
     level = loaded.compression
     if source != "auto":
         return given_costs(Path(source).expanduser(), level), f"costs: from {source}"
     here, own = machine_fingerprint(loaded.model.device), controller.config.costs
-    if level in own and (own[level].machine, own[level].exactness) == (here, exactness):
+    if not is_compiled and level in own and (own[level].machine, own[level].exactness) == (here, exactness):
         return own[level], "costs: the controller's own, from this machine"
     config = controller.config
-    local = local_costs(loaded, config.model_fingerprint, config.exit_layers, exactness, controller.draft_vocabulary)
+    local = local_costs(
+        loaded, config.model_fingerprint, config.exit_layers, exactness, controller.draft_vocabulary, is_compiled
+    )
     if local is not None:
         return local
     used = level if level in own else controller.config.compressions[0]
@@ -59,15 +62,18 @@ def local_costs(
     exit_layers: Sequence[int],
     exactness: str = "token",
     draft_vocabulary: DraftVocabulary | None = None,
+    is_compiled: bool = False,
 ) -> tuple[CostTable, str] | None:
     """The table of this machine, measured before or now, and one line that says which; None where scipy is missing.
 
     Args:
         fingerprint: the model's.
         draft_vocabulary: tokens that exits read; None is all.
+        is_compiled: whether steps run on captured segments.
     """
     level = loaded.compression
-    folder = kept_folder(machine_fingerprint(loaded.model.device), fingerprint, exactness, draft_vocabulary)
+    machine = machine_fingerprint(loaded.model.device)
+    folder = kept_folder(machine, fingerprint, exactness, draft_vocabulary, is_compiled)
     try:
         kept = read_costs(folder)
     except InputError:
@@ -76,17 +82,23 @@ def local_costs(
         return kept[level], f"costs: measured on this machine before, kept in {folder}"
     if importlib.util.find_spec("scipy") is None:
         return None
-    table = _measure(loaded, exit_layers, exactness, draft_vocabulary)
+    table = _measure(loaded, exit_layers, exactness, draft_vocabulary, is_compiled)
     return table, f"costs: measured on this machine, {_keep(folder, {**kept, level: table})}"
 
 
 def kept_folder(
-    machine: str, model_fingerprint: str, exactness: str = "token", draft_vocabulary: DraftVocabulary | None = None
+    machine: str,
+    model_fingerprint: str,
+    exactness: str = "token",
+    draft_vocabulary: DraftVocabulary | None = None,
+    is_compiled: bool = False,
 ) -> Path:
-    """Where this user's tables for a machine, a model, a level of exactness and a draft vocabulary are kept."""
+    """Where this user's tables for a machine, a model and a way to run it are kept."""
     parts = [machine, model_fingerprint, exactness]
     if draft_vocabulary is not None:
         parts.append(draft_vocabulary.checksum)
+    if is_compiled:
+        parts.append("compiled")
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return Path("~/.cache/specbound").expanduser() / f"costs-{name}"
 
@@ -101,7 +113,11 @@ def given_costs(path: Path, level: str) -> CostTable:
 
 
 def _measure(
-    loaded: LoadedModel, exit_layers: Sequence[int], exactness: str, draft_vocabulary: DraftVocabulary | None
+    loaded: LoadedModel,
+    exit_layers: Sequence[int],
+    exactness: str,
+    draft_vocabulary: DraftVocabulary | None,
+    is_compiled: bool,
 ) -> CostTable:
     from specbound_profiling.measure import TOKENS_PER_PROMPT, measure_costs
     from specbound_profiling.progress import status
@@ -114,7 +130,12 @@ def _measure(
     with status("measuring what work costs on this machine, once"):
         greedy = replace(loaded, model=greedy_twin(loaded.model))
         return measure_costs(
-            greedy, prompts, exit_layers=exit_layers, exactness=exactness, draft_vocabulary=draft_vocabulary
+            greedy,
+            prompts,
+            exit_layers=exit_layers,
+            exactness=exactness,
+            draft_vocabulary=draft_vocabulary,
+            is_compiled=is_compiled,
         )
 
 

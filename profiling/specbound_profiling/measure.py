@@ -113,10 +113,11 @@ def measure_costs(
     exit_layers: Sequence[int] | None = None,
     exactness: str = "token",
     draft_vocabulary: DraftVocabulary | None = None,
+    is_compiled: bool = False,
 ) -> CostTable:
     """The cost table of this machine; see `cost_measurement`."""
     return cost_measurement(
-        loaded, prompt_ids, num_steps, seed, max_seconds, exit_layers, exactness, draft_vocabulary
+        loaded, prompt_ids, num_steps, seed, max_seconds, exit_layers, exactness, draft_vocabulary, is_compiled
     ).table
 
 
@@ -129,6 +130,7 @@ def cost_measurement(
     exit_layers: Sequence[int] | None = None,
     exactness: str = "token",
     draft_vocabulary: DraftVocabulary | None = None,
+    is_compiled: bool = False,
 ) -> CostMeasurement:
     """Times live steps on some prompts and fits the cost table.
 
@@ -139,10 +141,11 @@ def cost_measurement(
         exactness: kernels that the steps run on, `token` or `bitwise`.
         draft_vocabulary: tokens that exits read; None is all. What verification reads beyond an exit's rows then goes
             into the price of `steps`: every step verifies once.
+        is_compiled: whether the steps run on captured segments (`SpecBoundDecoder(compile=True)`).
     """
     started = time.perf_counter()
     model = greedy_twin(loaded.model, has_end=False)
-    decoder = SpecBoundDecoder(model, compression=loaded.compression, exactness=exactness)
+    decoder = SpecBoundDecoder(model, compression=loaded.compression, exactness=exactness, compile=is_compiled)
     exits = auto_exit_layers(decoder.adapter.num_layers) if exit_layers is None else tuple(exit_layers)
     decoder.policy = policy = RandomPolicy(exits, seed, draft_vocabulary)
     watch = Stopwatch(decoder)

@@ -57,6 +57,8 @@ class BenchConfig(SamplingConfig):
     """How the weights are held: none, bf16, fp16, int8 or nf4."""
     exactness: tuple[str, ...] = ("token", "bitwise")
     """Levels at which our methods run, one or both: token, bitwise."""
+    compile: bool = False
+    """On a GPU, with exactness token alone: our methods run on captured CUDA graphs, plain decoding too."""
     costs: str = "auto"
     """What work costs here: auto (measured once, about 30 s for each level), or a log's costs.json."""
     tuned_exit_layers: Literal["auto"] | tuple[int, ...] = "auto"
@@ -111,6 +113,10 @@ class BenchConfig(SamplingConfig):
                 raise InputError(f"{name} must be one or more numbers >= 1, got {','.join(map(str, values))}")
         if not self.exactness:
             raise InputError("exactness must name one or both of token, bitwise, got none")
+        if self.compile and self.exactness != ("token",):
+            raise InputError(f"exactness must be token alone with compile, got {','.join(self.exactness)}")
+        if self.compile and (self.shape is not None or self.scaling):
+            raise InputError("compile must not be given with shape or scaling: it is for a model's methods")
         if self.prompt_source == self.tuning_source:
             raise InputError(f"tuning_prompts must be other prompts than prompts, got {self.tuning_prompts} for both")
         self._check_shape()

@@ -30,10 +30,14 @@ class BenchMethod(Protocol):
         """The same, with all counts."""
 
 
-def new_decoder(loaded: LoadedModel, exactness: str) -> SpecBoundDecoder:
-    """A decoder that several methods share."""
+def new_decoder(loaded: LoadedModel, exactness: str, is_compiled: bool = False) -> SpecBoundDecoder:
+    """A decoder that several methods share. Raises InputError where segments cannot be captured."""
     return SpecBoundDecoder(
-        greedy_twin(loaded.model), compression=loaded.compression, record_steps=False, exactness=exactness
+        greedy_twin(loaded.model),
+        compression=loaded.compression,
+        record_steps=False,
+        exactness=exactness,
+        compile=is_compiled,
     )
 
 

@@ -11,6 +11,7 @@ from specbound.bench.specbench import Item, Question, items_of, load_questions
 from specbound.bench.transformers_methods import TransformersMethod
 from specbound.bench.tuning import GRID_KINDS, record_tuning, speedup_map, tune_transformers
 from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.fingerprint import model_fingerprint
 from specbound.generation import load_controller
 from specbound.loading import LoadedModel, load_model
@@ -46,7 +47,7 @@ class Bench:
     def run(self) -> BenchResult:
         """Everything, in order."""
         config, asked = self.config, self.config.chosen_methods
-        plain = OurMethod("plain", new_decoder(self.loaded, config.exactness[0]))
+        plain = OurMethod("plain", self._decoder(config.exactness[0]))
         self.say(f"plain decoding of {len(self.questions)} + {len(self.tuning_questions)} prompts")
         tuning = [item.prompt for item in self._items(self.tuning_questions, plain, config.tuning_tokens)]
         items = self._items(self.questions, plain, config.max_new_tokens)
@@ -56,7 +57,7 @@ class Bench:
         self.notes.extend(tuned.notes)
         generate = [TransformersMethod("transformers", self.loaded.model)] if "transformers" in asked else []
         # transformers' methods run on the model's own kernels, so that plain decoding at `token` is theirs to equal
-        at_token = groups.pop("token", None) or Group([OurMethod("plain", new_decoder(self.loaded, "token"))])
+        at_token = groups.pop("token", None) or Group([OurMethod("plain", self._decoder("token"))])
         at_token.theirs = [*generate, *tuned.methods]
         groups = {"token": at_token, **groups}
         num_methods = sum(len(group.methods) for group in groups.values())
@@ -75,7 +76,7 @@ class Bench:
         exits = auto_exit_layers(self.adapter.num_layers) if controller is None else controller.config.exit_layers
         costs = self._costs(exactness, exits)
         alpha = STATIC_ALPHA if controller is None else controller.config.alpha
-        decoder = new_decoder(self.loaded, exactness)
+        decoder = self._decoder(exactness)
         methods = [OurMethod("plain", decoder)]
         if "best_static" in asked:
             self.say(f"{exactness}: recording the tuning prompts")
@@ -89,6 +90,9 @@ class Bench:
             methods.append(OurMethod("controller", decoder, controller.policy(costs, self.loaded.compression)))
         return Group(methods, costs)
 
+    def _decoder(self, exactness: str) -> SpecBoundDecoder:
+        return new_decoder(self.loaded, exactness, self.config.compile)
+
     def _costs(self, exactness: str, exits: Sequence[int]) -> CostTable:
         level = self.loaded.compression
         if self.config.costs != "auto":
@@ -97,7 +101,8 @@ class Bench:
                 self.notes.append(f"costs, {exactness}: from {self.config.costs}")
                 return table
         self.say(f"{exactness}: costs")
-        found = local_costs(self.loaded, model_fingerprint(self.loaded.model), exits, exactness)
+        fingerprint = model_fingerprint(self.loaded.model)
+        found = local_costs(self.loaded, fingerprint, exits, exactness, is_compiled=self.config.compile)
         if found is None:
             raise MissingExtraError("measuring costs", "profile")
         self.notes.append(f"{found[1].split(',')[0]}, {exactness}")
@@ -132,6 +137,8 @@ class Bench:
             f"{how}; tuning on {len(self.tuning_questions)} prompts of {config.tuning_source}, {config.tuning_tokens} "
             f"tokens each; timing on {len(items)} of {config.prompt_source}, {config.num_rounds} rounds, rotated"
         ]
+        if config.compile:
+            notes.append("our methods run on captured CUDA graphs, transformers' on eager layers")
         if self.adapter.device.type == "cpu":
             notes.append("peak memory is the whole process's, model included")
         num_cut = sum(item.is_loop_cut for item in items)
