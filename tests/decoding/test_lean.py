@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from specbound.decoding import lean
 from specbound.decoding.adapter import ModelAdapter
@@ -134,3 +135,19 @@ def test_layers_of_a_row_stable_twin_are_lean_too_and_give_its_bits(name: str) -
     modules = logits_in_blocks(with_modules(adapter), random_prompt(1, 24), (5, 3, 1, 8, 2, 5))
     assert not adapter._lean
     assert torch.equal(sizes[0], sizes[1]) and torch.equal(sizes[1], modules)
+
+
+@pytest.mark.parametrize("width", [20, 320, 4096])
+def test_norms_of_several_rows_are_as_precise_as_those_of_one(width: int) -> None:
+    norm = LlamaRMSNorm(width)
+    torch.nn.init.normal_(norm.weight)
+    rows = torch.randn(6, width, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 3, 6)[:, None]
+    rows[2] = 0.5  # a mean as large as the root mean square
+    rows[3, 7] = 1e5  # one outlier, as language models have them
+    exact = rows.double()
+    exact = norm.weight.double() * exact * (exact.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt()
+    with torch.no_grad():
+        together = lean.lean_norm(norm, keeps_bits=False)(rows)
+        apart = torch.cat([lean.lean_norm(norm, keeps_bits=False)(row[None]) for row in rows])
+        assert torch.equal(apart, norm(rows)) and torch.equal(lean.lean_norm(norm, keeps_bits=True)(rows), norm(rows))
+    torch.testing.assert_close(together.double(), exact, rtol=2e-6, atol=1e-9)
