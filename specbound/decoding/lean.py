@@ -134,8 +134,8 @@ def is_plain_linear(module: Any) -> bool:
 def lean_norm(norm: Any, keeps_bits: bool) -> Callable[[Tensor], Tensor]:
     """A root-mean-square norm without the module's conversions; in 16 and 64 bits the module, which needs them.
 
-    One row gets the module's bits. Several rows, unless they are to keep the bits too, are divided by their length, which
-    is one operation: `x / sqrt(mean(x^2) + e)` is `sqrt(D) x / hypot(|x|, sqrt(D e))`.
+    One row gets the module's bits. Several rows, unless they are to keep the bits too, are divided by their length in
+    one operation: `x / sqrt(mean(x^2) + e)` is `sqrt(D) x / hypot(|x|, sqrt(D e))`.
     """
     if type(norm).__module__ not in LEAN_MODULES or not is_bare(norm) or norm.weight.dtype != torch.float32:
         return norm
