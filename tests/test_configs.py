@@ -10,6 +10,8 @@ import yaml
 from specbound.cli.parsing import parse_config
 from specbound.config import shipped_config
 from specbound_train.config import TrainConfig
+from specbound_train.demo.__main__ import stage_configs
+from specbound_train.demo.pretrain import PretrainConfig
 
 CONFIG_CLASSES = {
     "profile.yaml": "specbound_profiling.config:ProfileConfig",
@@ -32,8 +34,20 @@ CONFIG_CLASSES = {
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 
 
+DEMO_MODEL = "demo_model.yaml"
+"""Of `python -m specbound_train.demo`, which is no command of specbound's."""
+
+
 def test_no_yaml_is_left_out() -> None:
-    assert {path.name for path in FOLDER.glob("*.yaml")} == set(CONFIG_CLASSES)
+    assert {path.name for path in FOLDER.glob("*.yaml")} == {*CONFIG_CLASSES, DEMO_MODEL}
+
+
+def test_yaml_of_the_demonstration_model_loads_with_its_rounds() -> None:
+    config = PretrainConfig(**yaml.safe_load((FOLDER / DEMO_MODEL).read_text()))
+    stages = stage_configs(config)
+    assert list(stages) == ["main", "round1", "shallow", "twin"]
+    assert stages["round1"].exits_per_step == 3 and stages["main"].exits_per_step == 1
+    assert stages["round1"].exit_layers != stages["main"].exit_layers
 
 
 @pytest.mark.parametrize("name", CONFIG_CLASSES)
