@@ -2,11 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +20,7 @@ from specbound.generation import load_controller
 from specbound.local_costs import choose_costs
 from specbound.micro_timing import demo_prompts, interleaved
 from specbound_controller.policy import Policy, StaticPolicy
+from specbound_profiling.stopwatch import inside_seconds
 
 # V vocabulary, n new tokens, H query heads, G key-value heads, d width of a head, K keys
 
@@ -84,7 +83,7 @@ class StepTimes:
         for prompt in self.prompts:
             hook = layer.register_forward_hook(_do_nothing) if self.as_modules else None
             try:
-                with inside_seconds(self.decoder.adapter) as inside:
+                with inside_seconds(self.decoder.adapter, time.perf_counter) as inside:
                     stats = self.decoder.decode([prompt], max_new_tokens=self.max_new_tokens).stats
             finally:
                 if hook is not None:
@@ -96,27 +95,6 @@ class StepTimes:
 
 def _do_nothing(*_: object) -> None:
     """A hook: its presence alone makes layers run as modules."""
-
-
-@contextmanager
-def inside_seconds(adapter: Any) -> Iterator[list[float]]:
-    """Seconds of every run of layers and every read of the head, as they come."""
-    seconds: list[float] = []
-
-    def timed(call: Callable[..., Any], *arguments: Any) -> Any:
-        started = time.perf_counter()
-        result = call(*arguments)
-        seconds.append(time.perf_counter() - started)
-        return result
-
-    names = ("_run_lean", "_run_modules", "read_head")
-    for name in names:
-        setattr(adapter, name, partial(timed, getattr(adapter, name)))
-    try:
-        yield seconds
-    finally:
-        for name in names:
-            delattr(adapter, name)
 
 
 def signals(vocab_sizes: Sequence[int] = (2048, 4096, 32768, 131072), num_rounds: int = 200) -> None:

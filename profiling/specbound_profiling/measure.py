@@ -29,7 +29,7 @@ from specbound_controller.work import record_work
 from specbound_profiling.config import auto_exit_layers
 from specbound_profiling.cost_fit import fit_costs, held_out_seconds
 from specbound_profiling.machine import machine_fingerprint
-from specbound_profiling.overheads import overhead_seconds
+from specbound_profiling.overheads import bookkeeping_seconds, overhead_seconds
 from specbound_profiling.stopwatch import Stopwatch, TimedSteps, joined
 
 MIN_STEPS = 30
@@ -152,6 +152,9 @@ def cost_measurement(
     watch.decode(prompt_ids[0], TOKENS_PER_PROMPT)  # warm-up
     num_logits = None if draft_vocabulary is None else len(draft_vocabulary)
     overheads, their_probe_s = overhead_seconds(watch, exits, OVERHEADS_SHARE * max_seconds, num_logits)
+    books = None if draft_vocabulary is not None else bookkeeping_seconds(watch, prompt_ids[0])
+    if books is not None:
+        overheads["steps"] = books
     first_started = time.perf_counter()
     first, taken = list[TimedSteps](), list[Tensor]()
     policy.restart()

@@ -1,4 +1,5 @@
-"""Prices of what is too small beside a step to be fitted: an exit test, a learned score, a decision. Timed alone.
+"""Prices of what is too small beside a step to be fitted: an exit test, a learned score, a decision, the books of a
+step. Timed alone.
 
 Alone, but not in a loop of their own: between any two of them the model runs once, because that is how they come in
 decoding. With their code and data still in the processor's cache they would seem several times cheaper.
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from specbound.decoding.step import read_signals
 from specbound_controller.actions import LOOKUP_FIRST, MAX_PROFILES, action_grid
@@ -19,10 +21,11 @@ from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.features import FEATURE_NAMES, FeatureState
 from specbound_controller.lookup import ContextLookup
 from specbound_controller.mlp import Mlp
+from specbound_controller.policy import StaticPolicy
 from specbound_controller.records import StepRecord
 from specbound_controller.score import SIGNAL_NAMES
 from specbound_controller.step_policy import CurveLayout
-from specbound_profiling.stopwatch import Stopwatch
+from specbound_profiling.stopwatch import Stopwatch, inside_seconds
 
 NUM_TIMINGS, MIN_TIMINGS = 40, 10
 """Repetitions, and the fewest of them where the model is slow; the median counts."""
@@ -34,6 +37,31 @@ BURSTS = {"learned_scores": 4}
 """What a step computes several times in a row: looked-up drafts have no layer between them."""
 TEMPERATURE = 1.0
 """Of the exit test, as learned scores and plain confidence ask for it: annealing takes one more pass."""
+
+
+def bookkeeping_seconds(watch: Stopwatch, ids: Tensor) -> float | None:
+    """Seconds of a plain step that are neither layers nor head; None on a GPU, which works on while the host goes on.
+
+    A fit can hardly tell them from the price of layers: every step runs all layers at least once. ids: (1, T)
+    """
+    decoder, clock = watch.decoder, watch.clock
+    if decoder.adapter.device.type != "cpu":
+        return None
+    seconds, ended = list[float](), float("nan")
+    policy, decoder.policy = decoder.policy, StaticPolicy(())
+    try:
+        with inside_seconds(decoder.adapter, clock) as inside:
+
+            def mark(record: StepRecord, row: int) -> None:
+                nonlocal ended
+                seconds.append(clock() - ended - sum(inside))
+                inside.clear()
+                ended = clock()
+
+            decoder.decode([ids], max_new_tokens=NUM_TIMINGS, on_step=mark)
+    finally:
+        decoder.policy = policy
+    return float(np.median(seconds[1:]))  # the first step began in prefill
 
 
 @torch.inference_mode()

@@ -8,8 +8,11 @@ times the probe's usual seconds over its seconds around that step.
 # S steps
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,6 +98,27 @@ class Probe:
         seconds = self._clock() - started
         self._cache.truncate(0)
         return seconds
+
+
+@contextmanager
+def inside_seconds(adapter: Any, clock: Callable[[], float]) -> Iterator[list[float]]:
+    """Seconds of every run of layers and every read of the head, as they come. For a CPU: a call waits for its end."""
+    seconds: list[float] = []
+
+    def timed(call: Callable[..., Any], *arguments: Any) -> Any:
+        started = clock()
+        result = call(*arguments)
+        seconds.append(clock() - started)
+        return result
+
+    names = ("_run_lean", "_run_modules", "read_head")
+    for name in names:
+        setattr(adapter, name, partial(timed, getattr(adapter, name)))
+    try:
+        yield seconds
+    finally:
+        for name in names:
+            delattr(adapter, name)
 
 
 def step_clock(device: torch.device) -> Callable[[], float]:
