@@ -2,18 +2,22 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.request import greedy_twin
+from specbound.decoding.sequence import Sequence
 from specbound.loading import LoadedModel, load_model
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.measure import RandomPolicy, cost_measurement
-from specbound_profiling.overheads import MIN_TIMINGS, overhead_seconds
+from specbound_profiling.overheads import MIN_TIMINGS, bookkeeping_seconds, overhead_seconds
 from specbound_profiling.stopwatch import Stopwatch, TimedSteps, step_clock
 
 
@@ -103,3 +107,24 @@ def test_overheads_have_a_price_each(decoder: SpecBoundDecoder) -> None:
     assert probe_s > 0
     assert set(seconds) == {"exit_tests", "learned_scores", "decisions"}
     assert all(0 < each < 0.1 for each in seconds.values())
+
+
+def test_the_books_of_a_step_are_what_is_neither_layers_nor_head(
+    decoder: SpecBoundDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def taking(seconds: float, call: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            now[0] += seconds
+            return call(*arguments)
+
+        return slow
+
+    policy, watch = decoder.policy, Stopwatch(decoder)
+    watch.clock = lambda: now[0]
+    monkeypatch.setattr(Sequence, "commit", taking(0.25, Sequence.commit))
+    for name, seconds in (("_run_lean", 1.0), ("_run_modules", 1.0), ("read_head", 3.0)):
+        monkeypatch.setattr(ModelAdapter, name, taking(seconds, getattr(ModelAdapter, name)))
+    assert bookkeeping_seconds(watch, torch.tensor([[5, 6, 7]])) == 0.25
+    assert decoder.policy is policy and "_run_lean" not in vars(decoder.adapter)
