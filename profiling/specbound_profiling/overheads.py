@@ -50,7 +50,7 @@ def bookkeeping_seconds(watch: Stopwatch, ids: Tensor) -> float | None:
     seconds, ended = list[float](), float("nan")
     policy, decoder.policy = decoder.policy, StaticPolicy(())
     try:
-        with inside_seconds(decoder.adapter, clock) as inside:
+        with inside_seconds(decoder.step_adapter, clock) as inside:
 
             def mark(record: StepRecord, row: int) -> None:
                 nonlocal ended

@@ -69,7 +69,8 @@ class SpecBoundDecoder:
         self.compression = compression
         self.record_steps = record_steps
         self.exactness = exactness
-        self._step_adapter = step_adapter(self.adapter, exactness)
+        self.step_adapter = step_adapter(self.adapter, exactness)
+        """What runs the steps after prefill: at `bitwise` a row-stable twin of the model."""
         self._tested_threads = torch.get_num_threads()
         if compile:
             self.adapter.segments = compiled_segments(self.adapter, exactness)
@@ -162,13 +163,13 @@ class SpecBoundDecoder:
     ) -> GenerateOutput:
         refuse_unsupported(self.model)  # the user may have changed its mode or kernels since
         if self._tested_threads != torch.get_num_threads():
-            self._step_adapter = step_adapter(self.adapter, self.exactness)
+            self.step_adapter = step_adapter(self.adapter, self.exactness)
             self._tested_threads = torch.get_num_threads()
-        for adapter in {self.adapter, self._step_adapter}:
+        for adapter in {self.adapter, self.step_adapter}:
             adapter.refresh()
         if streamer is not None and len(batch.requests) > 1:
             raise InputError(f"streamer must belong to one sequence, got a batch of {len(batch.requests)}")
-        loop = DecodeLoop((self.adapter, self._step_adapter), batch, self.policy, self.compression, started)
+        loop = DecodeLoop((self.adapter, self.step_adapter), batch, self.policy, self.compression, started)
         try:
             if streamer is not None:
                 streamer.put(batch.input_ids.cpu())

@@ -129,7 +129,7 @@ def test_other_shapes_and_other_kernels_run_as_modules(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "qwen3-sliding"])
 def test_layers_of_a_row_stable_twin_are_lean_too_and_give_its_bits(name: str) -> None:
-    adapter = SpecBoundDecoder(random_model(name), exactness="bitwise")._step_adapter
+    adapter = SpecBoundDecoder(random_model(name), exactness="bitwise").step_adapter
     assert adapter._lean
     sizes = [logits_in_blocks(adapter, random_prompt(1, 24), sizes) for sizes in ((5, *[1] * 19), (5, 3, 1, 8, 2, 5))]
     modules = logits_in_blocks(with_modules(adapter), random_prompt(1, 24), (5, 3, 1, 8, 2, 5))

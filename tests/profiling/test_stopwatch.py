@@ -109,8 +109,9 @@ def test_overheads_have_a_price_each(decoder: SpecBoundDecoder) -> None:
     assert all(0 < each < 0.1 for each in seconds.values())
 
 
+@pytest.mark.parametrize("exactness", ["token", "bitwise"])
 def test_the_books_of_a_step_are_what_is_neither_layers_nor_head(
-    decoder: SpecBoundDecoder, monkeypatch: pytest.MonkeyPatch
+    decoder: SpecBoundDecoder, exactness: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
 
@@ -121,10 +122,11 @@ def test_the_books_of_a_step_are_what_is_neither_layers_nor_head(
 
         return slow
 
+    decoder = SpecBoundDecoder(decoder.model, decoder.policy, exactness=exactness)
     policy, watch = decoder.policy, Stopwatch(decoder)
     watch.clock = lambda: now[0]
     monkeypatch.setattr(Sequence, "commit", taking(0.25, Sequence.commit))
     for name, seconds in (("_run_lean", 1.0), ("_run_modules", 1.0), ("read_head", 3.0)):
         monkeypatch.setattr(ModelAdapter, name, taking(seconds, getattr(ModelAdapter, name)))
     assert bookkeeping_seconds(watch, torch.tensor([[5, 6, 7]])) == 0.25
-    assert decoder.policy is policy and "_run_lean" not in vars(decoder.adapter)
+    assert decoder.policy is policy and "_run_lean" not in vars(decoder.step_adapter)
