@@ -11,11 +11,13 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from specbound.config import chosen_controller
 from specbound.decoding.cache import DecodeCache, causal_mask
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.lean import pack_mask, packed_attention
 from specbound.decoding.request import greedy_twin
 from specbound.decoding.signals import best_tokens, row_statistics
+from specbound.fingerprint import model_fingerprint
 from specbound.generation import load_controller
 from specbound.local_costs import choose_costs
 from specbound.micro_timing import demo_prompts, interleaved
@@ -33,7 +35,7 @@ class FullSignals(StaticPolicy):
 
 def overhead(
     model: str = "demo",
-    controller: str = "demo",
+    controller: str | None = None,
     costs: str = "auto",
     max_new_tokens: int = 96,
     num_prompts: int = 4,
@@ -41,7 +43,7 @@ def overhead(
 ) -> None:
     """Milliseconds of a step with layers run as modules and lean, and the share that is neither layers nor head."""
     loaded, prompts = demo_prompts(model, num_prompts, max_new_tokens)
-    trained = load_controller(controller)
+    trained = load_controller(chosen_controller(controller, model))
     twin = greedy_twin(loaded.model, has_end=False)
     policies: dict[str, Policy | None] = {
         "plain": None,
@@ -50,6 +52,7 @@ def overhead(
         "exit 4, at most 4 drafts, tested": StaticPolicy((4,), 0.5, 4),
     }
     if trained is not None:
+        trained.check_model(model_fingerprint(loaded.model), len(loaded.model.get_decoder().layers))
         policies["controller"] = trained.policy(choose_costs(costs, trained, loaded)[0], loaded.compression)
     runs = {}
     for name, policy in policies.items():

@@ -57,6 +57,7 @@ class LeanLayer:
         self.activate: Callable[[Tensor], Tensor] = silu if is_silu else mlp.act_fn
         owns_results = is_plain_linear(attention.o_proj) and is_plain_linear(mlp.down_proj)
         self.plus: Callable[[Tensor, Tensor], Tensor] = Tensor.add_ if owns_results else Tensor.add
+        """In place where the first operand is a matrix product's result, which nobody else holds."""
 
     def __call__(
         self, rows: Tensor, batch_size: int, cos: Tensor, signed_sin: Tensor, mask: Tensor | None, cache: KeyValueStore

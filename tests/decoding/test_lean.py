@@ -34,12 +34,13 @@ def with_modules(adapter: ModelAdapter) -> ModelAdapter:
 
 @torch.inference_mode()
 def logits_in_blocks(adapter: ModelAdapter, token_ids: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """The prompt is the first block, of which the last position counts, as in decoding. (T - sizes[0] + 1, V)"""
+    """The first block is the prompt, on which the head is read row by row. (T, V)"""
     cache, position, rows = adapter.new_cache(4), 0, []
     for size in sizes:
         hidden = adapter.embed(token_ids[:, position : position + size], position)
         hidden = adapter.run_layers(hidden, 0, adapter.num_layers, cache, position)
-        rows.append(adapter.read_head(hidden if position else hidden[:, -1:])[0])
+        blocks = [hidden] if position else hidden.split(1, dim=1)
+        rows.extend(adapter.read_head(block)[0] for block in blocks)
         position += size
     return torch.cat(rows)
 

@@ -173,7 +173,7 @@ class EarlyExitPretraining(lightning.LightningModule):
         exits = [e for e in config.exit_layers if e < config.num_layers]
         rng = np.random.default_rng((config.seed, step, 1))
         number = min(config.exits_per_step, len(exits))
-        drawn = rng.choice(exits, size=number, replace=number == 1)  # of one, so drawn as in the first training
+        drawn = rng.choice(exits, size=number, replace=number == 1)  # one: as round 0 drew it
         captured: list[Tensor] = []
         hooks = [
             self.model.model.layers[int(exit_layer)].register_forward_pre_hook(lambda _, args: captured.append(args[0]))
