@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specbound.decoding.decoder import SpecBoundDecoder
-    from specbound.loading import load_model
+    from specbound.models.loading import load_model
     from specbound_controller.controller import Controller
     from specbound_controller.policy import StaticPolicy
 
@@ -17,7 +17,7 @@ _MODULES = {
     "Controller": "specbound_controller.controller",
     "SpecBoundDecoder": "specbound.decoding.decoder",
     "StaticPolicy": "specbound_controller.policy",
-    "load_model": "specbound.loading",
+    "load_model": "specbound.models.loading",
 }
 
 

@@ -18,17 +18,17 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from specbound.assets import demo_controller_dir
 from specbound.cli.edge import set_up
-from specbound.decoding.adapter import FAMILIES
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.model.adapter import FAMILIES
 from specbound.decoding.request import greedy_twin
-from specbound.differences import Difference
-from specbound.loading import load_model
-from specbound.report import machine_info, versions
-from specbound.verify import RandomPolicy
+from specbound.evaluation.differences import Difference
+from specbound.evaluation.verify import RandomPolicy
+from specbound.models.loading import load_model
+from specbound.results.report import machine_info, versions
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.controller import Controller
 from specbound_controller.policy import Policy
-from specbound_profiling.prompts import load_prompts
+from specbound_profiling.prompts.files import load_prompts
 from tests.decoding.families import VARIANTS, random_prompt, save_llama_with_outliers
 from tests.decoding.trials import NUM_LAYERS, POLICIES, Outcome, decode_both, model_of, new_policy
 

@@ -8,28 +8,28 @@ import pytest
 import yaml
 
 from specbound.cli.parsing import parse_config
-from specbound.config import shipped_config
+from specbound.cli.shipped import shipped_config
 from specbound_train.config import TrainConfig
 from specbound_train.demo.__main__ import stage_configs
 from specbound_train.demo.pretrain import PretrainConfig
 
 CONFIG_CLASSES = {
-    "profile.yaml": "specbound_profiling.config:ProfileConfig",
+    "profile.yaml": "specbound_profiling.recording.config:ProfileConfig",
     "train.yaml": "specbound_train.config:TrainConfig",
     "train_without_compression.yaml": "specbound_train.config:TrainConfig",
     "train_one_level.yaml": "specbound_train.config:TrainConfig",
-    "tune.yaml": "specbound_train.tuning_config:TuneConfig",
-    "replay.yaml": "specbound.replay_config:ReplayConfig",
+    "tune.yaml": "specbound_train.tuning.config:TuneConfig",
+    "replay.yaml": "specbound.analysis.replay_config:ReplayConfig",
     "report.yaml": "specbound_profiling.report.config:ReportConfig",
-    "sensitivity.yaml": "specbound.studies_config:SensitivityConfig",
-    "ablation.yaml": "specbound.studies_config:AblationConfig",
-    "generate.yaml": "specbound.config:GenerateConfig",
-    "verify.yaml": "specbound.config:VerifyConfig",
-    "evaluate.yaml": "specbound.evaluate_config:EvaluateConfig",
+    "sensitivity.yaml": "specbound.analysis.studies_config:SensitivityConfig",
+    "ablation.yaml": "specbound.analysis.studies_config:AblationConfig",
+    "generate.yaml": "specbound.generation.config:GenerateConfig",
+    "verify.yaml": "specbound.evaluation.verify_config:VerifyConfig",
+    "evaluate.yaml": "specbound.evaluation.config:EvaluateConfig",
     "bench.yaml": "specbound.bench.config:BenchConfig",
-    "demo.yaml": "specbound.config:DemoConfig",
-    "demo_quick.yaml": "specbound.config:DemoConfig",
-    "demo_full.yaml": "specbound.config:DemoConfig",
+    "demo.yaml": "specbound.demo.config:DemoConfig",
+    "demo_quick.yaml": "specbound.demo.config:DemoConfig",
+    "demo_full.yaml": "specbound.demo.config:DemoConfig",
 }
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 

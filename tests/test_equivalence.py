@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from specbound.decoding.adapter import FAMILIES
-from specbound.differences import Difference
+from specbound.decoding.model.adapter import FAMILIES
+from specbound.evaluation.differences import Difference
 from specbound_controller.compression import COMPRESSIONS
 from tests import equivalence
 from tests.decoding.families import random_prompt

@@ -8,8 +8,8 @@ from specbound.bench.methods import BenchMethod, OurMethod
 from specbound.bench.observe import Observation
 from specbound.bench.rows import Level
 from specbound.bench.transformers_methods import TransformersMethod
-from specbound.decoding.adapter import ModelAdapter
-from specbound.measure import (
+from specbound.decoding.model.adapter import ModelAdapter
+from specbound.evaluation.timing import (
     PROBE_TOLERANCE,
     ContentionProbe,
     Method,

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from specbound.config import SamplingConfig, chosen_controller, require_at_least, require_one_of
 from specbound.decoding.exactness import require_exactness
+from specbound.decoding.sampling_config import SamplingConfig
+from specbound.models.names import chosen_controller
 from specbound_controller.compression import COMPRESSIONS
-from specbound_controller.errors import InputError
+from specbound_controller.errors import InputError, require_at_least, require_one_of
 
 METHODS = (
     "transformers",

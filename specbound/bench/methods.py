@@ -6,10 +6,10 @@ from specbound.bench.observe import Observation, peak_memory
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.request import greedy_twin
 from specbound.decoding.stats import DecodeStats
-from specbound.loading import LoadedModel
-from specbound.measure import TimedPrompt, policy_method
+from specbound.evaluation.timing import TimedPrompt, policy_method
+from specbound.models.loading import LoadedModel
 from specbound_controller.policy import Policy, StaticPolicy
-from specbound_profiling.stopwatch import step_clock
+from specbound_profiling.costs.stopwatch import step_clock
 
 
 class BenchMethod(Protocol):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.generation.streamers import BaseStreamer
 
-from specbound.decoding.adapter import ModelAdapter
+from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.stats import DecodeStats
 from specbound_controller.records import StepRecord
 

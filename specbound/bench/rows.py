@@ -9,11 +9,11 @@ import numpy as np
 from specbound.bench.efficiency import Breakdown
 from specbound.bench.observe import Observation
 from specbound.decoding.stats import DecodeStats, ratio
-from specbound.differences import Difference
-from specbound.evaluate_compare import speed_ratio
-from specbound.evaluation import MAX_NEAR_TIE_SHARE
-from specbound.measure import TimedPrompt, Timing
-from specbound.report import Row
+from specbound.evaluation.compare import speed_ratio
+from specbound.evaluation.differences import Difference
+from specbound.evaluation.rows import MAX_NEAR_TIE_SHARE
+from specbound.evaluation.timing import TimedPrompt, Timing
+from specbound.results.report import Row
 
 
 @dataclass(frozen=True, slots=True)

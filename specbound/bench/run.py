@@ -10,19 +10,19 @@ from specbound.bench.result import BenchResult, Say, breakdowns_by_label, withou
 from specbound.bench.specbench import Item, Question, items_of, load_questions
 from specbound.bench.transformers_methods import TransformersMethod
 from specbound.bench.tuning import GRID_KINDS, record_tuning, speedup_map, tune_transformers
-from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.fingerprint import model_fingerprint
-from specbound.generation import load_controller
-from specbound.loading import LoadedModel, load_model
-from specbound.local_costs import given_costs, local_costs
-from specbound.measure import ContentionProbe, TimedPrompt
+from specbound.decoding.model.adapter import ModelAdapter
+from specbound.evaluation.timing import ContentionProbe, TimedPrompt
+from specbound.models.controllers import load_controller
+from specbound.models.fingerprint import model_fingerprint
+from specbound.models.loading import LoadedModel, load_model
 from specbound.policies import static_policy
-from specbound.report import model_info
+from specbound.pricing.local import given_costs, local_costs
+from specbound.results.report import model_info
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import MissingExtraError
-from specbound_profiling.best_static import best_static_action
-from specbound_profiling.config import auto_exit_layers
+from specbound_profiling.recording.config import auto_exit_layers
+from specbound_profiling.replay.best_static import best_static_action
 
 STATIC_ALPHA = 0.5
 """Annealing of the best static setting where no controller brings one."""

@@ -15,14 +15,14 @@ from torch import Tensor
 from specbound.bench.growth import Growth, fit_growth
 from specbound.bench.result import Say
 from specbound.bench.shapes import SHAPE_SIZES, Shape, model_of
-from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.model.adapter import ModelAdapter
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.policy import StaticPolicy
-from specbound_profiling.best_static import static_seconds
-from specbound_profiling.record import Recorder, RecordSettings
-from specbound_profiling.stopwatch import step_clock
-from specbound_profiling.synthetic import synthetic_traces
+from specbound_profiling.costs.stopwatch import step_clock
+from specbound_profiling.log.synthetic import synthetic_traces
+from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.replay.best_static import static_seconds
 
 VALUES = {
     "context": (64, 128, 256, 512, 1024, 2048, 4096),

@@ -13,16 +13,16 @@ from specbound.bench.result import BenchResult, Say, breakdowns_by_label, withou
 from specbound.bench.rows import BenchRow, Level
 from specbound.bench.shapes import SHAPE_SIZES, USUAL_TOKENS_PER_STEP, Damping, find_scale, random_model
 from specbound.bench.transformers_methods import TransformersMethod
-from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.stats import DecodeStats
-from specbound.loading import LoadedModel
-from specbound.measure import ContentionProbe, TimedPrompt
-from specbound.report import model_info
+from specbound.evaluation.timing import ContentionProbe, TimedPrompt
+from specbound.models.loading import LoadedModel
+from specbound.results.report import model_info
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError, UnsupportedModelError
 from specbound_controller.policy import StaticPolicy
-from specbound_profiling.measure import measure_costs
+from specbound_profiling.costs.measure import measure_costs
 
 PROMPT_TOKENS = 64
 METHOD = "fixed_draft"

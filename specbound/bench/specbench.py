@@ -14,15 +14,14 @@ from typing import Any
 
 from torch import Tensor
 
-from specbound.decoding.adapter import ModelAdapter
-from specbound.generation import chat_ids
-from specbound.loading import LoadedModel
-from specbound.measure import TimedPrompt, Timing
-from specbound.verify import for_prompt
+from specbound.decoding.model.adapter import ModelAdapter
+from specbound.evaluation.timing import TimedPrompt, Timing
+from specbound.evaluation.verify import for_prompt
+from specbound.models.loading import LoadedModel, chat_ids
 from specbound_controller.errors import InputError
-from specbound_profiling.loops import loop_cut
-from specbound_profiling.prompts import Prompt, load_prompts
-from specbound_profiling.tokenization import tokenize_prompts
+from specbound_profiling.prompts.files import Prompt, load_prompts
+from specbound_profiling.prompts.loops import loop_cut
+from specbound_profiling.prompts.tokenization import tokenize_prompts
 
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 """Categories that Spec-Bench's own tables show as one, `mt_bench`."""

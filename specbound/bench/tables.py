@@ -8,7 +8,7 @@ from rich.table import Table
 from specbound.bench.growth import EXPECTED_EXPONENT
 from specbound.bench.rows import BenchRow
 from specbound.bench.scaling import Series
-from specbound.tables import equality, number, share, times
+from specbound.results.tables import equality, number, share, times
 
 COLUMNS = (
     "tokens/s",

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from specbound.bench.observe import Observation, observe_transformers
-from specbound.decoding.adapter import ModelAdapter, name_of
+from specbound.decoding.model.adapter import ModelAdapter, name_of
 from specbound.decoding.request import greedy_twin
-from specbound.measure import TimedPrompt
+from specbound.evaluation.timing import TimedPrompt
 from specbound_controller.errors import UnsupportedModelError
 
 DEFAULT_LENGTH, DEFAULT_THRESHOLD, DEFAULT_SCHEDULE = 20, 0.4, "constant"

@@ -12,16 +12,16 @@ from specbound.bench.transformers_methods import (
     Assistance,
     TransformersMethod,
 )
-from specbound.decoding.adapter import ModelAdapter
-from specbound.loading import LoadedModel
-from specbound.measure import ContentionProbe, Method, TimedPrompt, time_methods
+from specbound.decoding.model.adapter import ModelAdapter
+from specbound.evaluation.timing import ContentionProbe, Method, TimedPrompt, time_methods
+from specbound.models.loading import LoadedModel
 from specbound_controller.costs import CostTable
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import StaticPolicy
-from specbound_profiling.best_static import static_seconds
-from specbound_profiling.record import Recorder, RecordSettings
-from specbound_profiling.rollout import RolloutSettings
-from specbound_profiling.trace import PromptTrace
+from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.rollout import RolloutSettings
+from specbound_profiling.replay.best_static import static_seconds
 
 GRID_KINDS = {
     "assistant_early_exit": "early_exit",

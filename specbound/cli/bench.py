@@ -21,7 +21,7 @@ def run(argv: Sequence[str]) -> int:
     from specbound.bench.run import run_bench
     from specbound.bench.shape_run import run_shape
     from specbound.cli.edge import set_up
-    from specbound.report import build_report, check_destination, write_report
+    from specbound.results.report import build_report, check_destination, write_report
 
     check_destination(config.json)
     folder = prepared_folder(config.out)
@@ -46,7 +46,7 @@ def _scaling(config: BenchConfig) -> int:
     from specbound.bench.output import prepared_folder, write_scaling
     from specbound.bench.scaling import NOTES, measure_scaling
     from specbound.bench.tables import scaling_table
-    from specbound.report import build_report, write_report
+    from specbound.results.report import build_report, write_report
 
     series, folder = measure_scaling(config.scaling, config.seed, _say), prepared_folder(config.out)
     if config.json != "-":

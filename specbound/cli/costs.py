@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specbound.cli.parsing import parse_config
-from specbound.costs_config import CostsConfig
+from specbound.pricing.config import CostsConfig
 
 if TYPE_CHECKING:
-    from specbound.costs import Costs
-    from specbound_profiling.cost_check import KindCheck
+    from specbound.pricing.costs import Costs
+    from specbound_profiling.costs.check import KindCheck
 
 
 def run(argv: Sequence[str]) -> int:
     config = parse_config(CostsConfig, "costs", argv)
     from specbound.cli.edge import set_up
-    from specbound.costs import measure_all
-    from specbound.report import build_report, check_destination, write_report
+    from specbound.pricing.costs import measure_all
+    from specbound.results.report import build_report, check_destination, write_report
 
     if config.plot is not None:
-        from specbound_profiling.cost_plot import plot_residuals  # first: without matplotlib nothing is measured
+        from specbound_profiling.costs.plot import plot_residuals  # first: without matplotlib nothing is measured
     check_destination(config.json)
     set_up(config.threads)
     costs = measure_all(config, lambda line: print(line, file=sys.stderr, flush=True))

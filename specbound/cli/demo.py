@@ -5,18 +5,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from specbound.cli.parsing import parse_config
-from specbound.config import DemoConfig, shipped_config
+from specbound.cli.shipped import shipped_config
+from specbound.demo.config import DemoConfig
 from specbound_controller.errors import InputError
 
 if TYPE_CHECKING:
-    from specbound.demo import DemoResult
+    from specbound.demo.run import DemoResult
 
 
 def run(argv: Sequence[str]) -> int:
     config = parse_config(DemoConfig, "demo", with_sizes(argv))
     from specbound.cli.edge import set_up
-    from specbound.demo import run_demo
-    from specbound.report import build_report, check_destination, write_report
+    from specbound.demo.run import run_demo
+    from specbound.results.report import build_report, check_destination, write_report
 
     check_destination(config.json)
     set_up(config.threads)
@@ -42,7 +43,7 @@ def with_sizes(argv: Sequence[str]) -> list[str]:
 def _print_table(result: "DemoResult") -> None:
     from rich.console import Console
 
-    from specbound.tables import results_table
+    from specbound.results.tables import results_table
 
     console = Console()
     console.print(results_table(result.rows))

@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specbound.cli.parsing import parse_config
-from specbound.evaluate_config import EvaluateConfig
+from specbound.evaluation.config import EvaluateConfig
 from specbound_controller.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from specbound.evaluate import EvaluationResult
-    from specbound.evaluate_tables import Cells
+    from specbound.evaluation.run import EvaluationResult
+    from specbound.evaluation.tables import Cells
 
 
 def run(argv: Sequence[str]) -> int:
     config = parse_config(EvaluateConfig, "evaluate", argv)
     from specbound.cli.edge import set_up
-    from specbound.evaluate import evaluate, to_report
-    from specbound.files import make_folder
-    from specbound.report import check_destination, write_report
+    from specbound.evaluation.run import evaluate, to_report
+    from specbound.results.files import make_folder
+    from specbound.results.report import check_destination, write_report
 
     check_destination(config.json)
     if config.out is not None:
@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
         if config.json != "-":
             _print_level(result)
         if config.out is not None:
-            from specbound.evaluate_report import write_files
+            from specbound.evaluation.report import write_files
 
             write_files(result, Path(config.out).expanduser())
         if config.json not in (None, "-"):
@@ -56,8 +56,8 @@ def _print_level(result: "EvaluationResult") -> None:
     """The tables and notes of the newest level, and before the first one what holds for all."""
     from rich.console import Console
 
-    from specbound.evaluate import level_notes
-    from specbound.evaluate_tables import comparison_table, gain_table, heading, speed_table
+    from specbound.evaluation.run import level_notes
+    from specbound.evaluation.tables import comparison_table, gain_table, heading, speed_table
 
     console, level = Console(), result.levels[-1]
     notes = result.notes if len(result.levels) == 1 else []

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from specbound.cli.parsing import parse_config
-from specbound.config import GenerateConfig
+from specbound.generation.config import GenerateConfig
 from specbound_controller.errors import InputError
 
 if TYPE_CHECKING:
-    from specbound.generation import Generation
+    from specbound.generation.generate import Generation
 
 
 def run(argv: Sequence[str]) -> int:
     config = parse_config(GenerateConfig, "generate", gathered(argv, "--stop"))
     prompt = "" if config.is_conversation else _prompt(config)
     from specbound.cli.edge import set_up
-    from specbound.generation import generate
-    from specbound.report import build_report, check_destination, write_report
+    from specbound.generation.generate import generate
+    from specbound.results.report import build_report, check_destination, write_report
 
     check_destination(config.json)
     set_up(config.threads)
@@ -60,7 +60,7 @@ def _prompt(config: GenerateConfig) -> str:
 
 def _converse(config: GenerateConfig) -> int:
     """Answers every line of standard input, until it ends."""
-    from specbound.generation import Conversation, prepare, text_streamer
+    from specbound.generation.generate import Conversation, prepare, text_streamer
 
     conversation = Conversation(prepare(config))
     print(conversation.prepared.costs or "plain decoding", file=sys.stderr)

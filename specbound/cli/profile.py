@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from specbound.cli.parsing import parse_config
-from specbound.config import require_at_least
-from specbound_profiling.config import ProfileConfig
+from specbound_controller.errors import require_at_least
+from specbound_profiling.recording.config import ProfileConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class ProfileCommand(ProfileConfig):
 def run(argv: Sequence[str]) -> None:
     config = parse_config(ProfileCommand, "profile", argv)
     from specbound.cli.edge import set_up
-    from specbound.report import build_report, check_destination, logged_model, modelled_rows, write_report
-    from specbound_profiling.profile import profile
+    from specbound.results.report import build_report, check_destination, logged_model, modelled_rows, write_report
+    from specbound_profiling.recording.profile import profile
 
     check_destination(config.json)
     set_up(config.threads)

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from specbound.analysis.replay_config import ReplayConfig
 from specbound.cli import speckv
 from specbound.cli.parsing import parse_config
-from specbound.replay_config import ReplayConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from specbound.live import LiveItem
-    from specbound.replay import Replay, ReplayedRow
+    from specbound.analysis.live import LiveItem
+    from specbound.analysis.replay import Replay, ReplayedRow
 
 HEADINGS = (
     "tokens\nper s",
@@ -29,13 +29,13 @@ HEADINGS = (
 
 def run(argv: Sequence[str]) -> int:
     config = parse_config(ReplayConfig, "replay", argv)
-    from specbound.report import build_report, check_destination, write_report
+    from specbound.results.report import build_report, check_destination, write_report
 
     check_destination(config.json)
     if config.speckv is not None:
         return speckv.run(config)
+    from specbound.analysis.replay import replay_log
     from specbound.cli.edge import set_up
-    from specbound.replay import replay_log
 
     set_up(config.threads)
     result = replay_log(config, lambda line: print(line, file=sys.stderr, flush=True))
@@ -83,7 +83,7 @@ def _print_level(console: "Console", compression: str, rows: Sequence["ReplayedR
 
 
 def _cells(row: "ReplayedRow") -> tuple[str, ...]:
-    from specbound.tables import number
+    from specbound.results.tables import number
 
     share = row.share_of_oracle_gain
     return (

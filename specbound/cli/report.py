@@ -8,7 +8,7 @@ from specbound.cli.parsing import parse_config
 from specbound_profiling.report.config import ReportConfig
 
 if TYPE_CHECKING:
-    from specbound.calibration_report import CalibrationReport
+    from specbound.analysis.calibration import CalibrationReport
     from specbound_profiling.report.records import LivePolicy
 
 
@@ -24,9 +24,9 @@ def run(argv: Sequence[str]) -> None:
     config = parse_config(ReportCommand, "report", argv)
     from pathlib import Path
 
-    from specbound.calibration_report import write_calibration_report
+    from specbound.analysis.calibration import write_calibration_report
     from specbound.cli.edge import set_up
-    from specbound.report import build_report, check_destination, logged_model, write_report
+    from specbound.results.report import build_report, check_destination, logged_model, write_report
 
     check_destination(config.json)
     set_up()

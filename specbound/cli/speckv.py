@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from specbound.replay_config import ReplayConfig
+from specbound.analysis.replay_config import ReplayConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from specbound.report import Row
+    from specbound.results.report import Row
     from specbound_profiling.speckv import FixedLength
     from specbound_train.speckv import Knowledge, SpecKVAnalysis
 
 
 def run(config: ReplayConfig) -> int:
     """Analyses the files and prints, or writes JSON."""
-    from specbound.report import build_report, write_report
+    from specbound.results.report import build_report, write_report
     from specbound_train.speckv import analyse
 
     assert config.speckv is not None  # how the command came here
@@ -31,7 +31,7 @@ def run(config: ReplayConfig) -> int:
 
 def report_rows(fixed: Sequence["FixedLength"]) -> list["Row"]:
     """The measured lengths in the form of every report; speedups are over length 4 of the same level."""
-    from specbound.report import Row
+    from specbound.results.report import Row
 
     four = {each.level: each.tokens_per_second for each in fixed if each.length == 4}
     rows = []

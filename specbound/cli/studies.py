@@ -4,17 +4,17 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from specbound.analysis.studies_config import AblationConfig, SensitivityConfig, StudyConfig
 from specbound.cli.parsing import parse_config
-from specbound.studies_config import AblationConfig, SensitivityConfig, StudyConfig
 
 if TYPE_CHECKING:
-    from specbound.studies import Study
+    from specbound.analysis.studies import Study
 
 
 def sensitivity(argv: Sequence[str]) -> int:
     config = parse_config(SensitivityConfig, "sensitivity", argv)
     _set_up(config)
-    from specbound.studies import run_sensitivity
+    from specbound.analysis.studies import run_sensitivity
 
     return _end(config, run_sensitivity(config, _say))
 
@@ -22,14 +22,14 @@ def sensitivity(argv: Sequence[str]) -> int:
 def ablation(argv: Sequence[str]) -> int:
     config = parse_config(AblationConfig, "ablation", argv)
     _set_up(config)
-    from specbound.studies import run_ablation
+    from specbound.analysis.studies import run_ablation
 
     return _end(config, run_ablation(config, _say))
 
 
 def _set_up(config: StudyConfig) -> None:
     from specbound.cli.edge import set_up
-    from specbound.report import check_destination
+    from specbound.results.report import check_destination
 
     check_destination(config.json)
     set_up(config.threads)
@@ -40,7 +40,7 @@ def _say(line: str) -> None:
 
 
 def _end(config: StudyConfig, study: "Study") -> int:
-    from specbound.report import build_report, write_report
+    from specbound.results.report import build_report, write_report
 
     if config.json != "-":
         print(study.text)

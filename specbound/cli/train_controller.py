@@ -22,14 +22,14 @@ class TrainCommand(TrainConfig):
 def run(argv: Sequence[str]) -> None:
     config = parse_config(TrainCommand, "train-controller", argv)
     from specbound.cli.edge import set_up
-    from specbound.report import build_report, check_destination, logged_model, modelled_rows, write_report
+    from specbound.results.report import build_report, check_destination, logged_model, modelled_rows, write_report
     from specbound_controller.controller import Controller
     from specbound_train.train import train_controller
 
     check_destination(config.json)
     set_up()
     if config.push_to_hub is not None:
-        from specbound.hub import check_push, push_controller
+        from specbound.models.hub import check_push, push_controller
 
         check_push(config.push_to_hub)
     summary = train_controller(config)

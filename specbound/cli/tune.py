@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from specbound.cli.parsing import parse_config
-from specbound_train.tuning_config import TuneConfig
+from specbound_train.tuning.config import TuneConfig
 
 if TYPE_CHECKING:
     from specbound.policies import TunedPolicies
@@ -15,12 +15,12 @@ def run(argv: Sequence[str]) -> None:
     config = parse_config(TuneConfig, "tune", argv)
     from pathlib import Path
 
+    from specbound.analysis.replay import log_costs, require_all_tokens
     from specbound.cli.edge import set_up
     from specbound.policies import TunedPolicies
-    from specbound.replay import log_costs, require_all_tokens
-    from specbound.report import check_destination
-    from specbound_profiling.log import open_log
-    from specbound_train.tuning import tune_log
+    from specbound.results.report import check_destination
+    from specbound_profiling.log.store import open_log
+    from specbound_train.tuning.tune import tune_log
 
     check_destination(config.out)
     set_up()

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from specbound.cli.parsing import parse_config
-from specbound.config import VerifyConfig
+from specbound.evaluation.verify_config import VerifyConfig
 
 if TYPE_CHECKING:
-    from specbound.verify import Verification
+    from specbound.evaluation.verify import Verification
 
 
 def run(argv: Sequence[str]) -> int:
     config = parse_config(VerifyConfig, "verify", argv)
     from specbound.cli.edge import set_up
-    from specbound.report import build_report, check_destination, write_report
-    from specbound.verify import verify
+    from specbound.evaluation.verify import verify
+    from specbound.results.report import build_report, check_destination, write_report
 
     check_destination(config.json)
     set_up(config.threads)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specbound.decoding.adapter import ModelAdapter
-from specbound.decoding.cache import DecodeCache
-from specbound.decoding.draft_head import DraftHead
-from specbound.decoding.ragged import RaggedCall
+from specbound.decoding.model.adapter import ModelAdapter
+from specbound.decoding.model.cache import DecodeCache
+from specbound.decoding.model.draft_head import DraftHead
+from specbound.decoding.model.ragged import RaggedCall
 from specbound.decoding.step import Draft
 from specbound_controller.lookup import LOOKUP_EXIT
 

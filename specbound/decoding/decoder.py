@@ -4,7 +4,7 @@ Source: SpecBound (arXiv 2604.12247), bounded speculation with cached states.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
 from typing import Any
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
-from specbound.decoding.adapter import ModelAdapter, name_of, refuse_unsupported
 from specbound.decoding.exactness import step_adapter
 from specbound.decoding.loop import DecodeLoop, OnStep
+from specbound.decoding.model.adapter import ModelAdapter, name_of, refuse_unsupported
+from specbound.decoding.model.segments import compiled_segments
+from specbound.decoding.model.wrapped import refuse_offloaded, unwrapped
 from specbound.decoding.output import GenerateOutput, assemble
-from specbound.decoding.request import Batch, batch_from_arguments, batch_from_transformers
-from specbound.decoding.segments import compiled_segments
-from specbound.decoding.wrapped import refuse_offloaded, unwrapped
+from specbound.decoding.request import Batch, Request, batch_from_arguments, batch_from_transformers
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy, StaticPolicy
 
@@ -181,3 +181,11 @@ class SpecBoundDecoder:
             if streamer is not None:
                 streamer.end()  # whoever reads the stream must not wait for ever
         return assemble(batch, [row.sequence for row in loop.rows], loop.cache, [row.stats for row in loop.rows])
+
+
+def request_of(decoder: SpecBoundDecoder, input_ids: Tensor, arguments: Mapping[str, Any]) -> Request:
+    """What `decoder.decode([input_ids], **arguments)` asks for."""
+    others = dict(arguments)
+    tokenizer, seed = others.pop("tokenizer", None), others.pop("seed", None)
+    batch = batch_from_arguments(decoder.model, decoder.adapter, [input_ids], None, tokenizer, seed, others)
+    return batch.requests[0]

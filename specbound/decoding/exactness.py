@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from specbound_controller.errors import InputError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from specbound.decoding.adapter import ModelAdapter
+    from specbound.decoding.model.adapter import ModelAdapter
 
 EXACTNESS_LEVELS = ("token", "bitwise")
 """`token`: the accept rule is exact. `bitwise`: the kernels are row-stable too, in any dtype and compression."""
@@ -26,8 +26,8 @@ def step_adapter(adapter: "ModelAdapter", exactness: str) -> "ModelAdapter":
     require_exactness(exactness)
     if exactness == "token":
         return adapter
-    from specbound.decoding.adapter import ModelAdapter, name_of
-    from specbound.decoding.row_stable import check_row_stable, row_stable_model
+    from specbound.decoding.model.adapter import ModelAdapter, name_of
+    from specbound.decoding.model.row_stable import check_row_stable, row_stable_model
 
     if any(type(module).__module__.startswith("peft.") for module in adapter.model.modules()):
         raise UnsupportedModelError(

@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.batch import BatchRunner
-from specbound.decoding.cache import DecodeCache
+from specbound.decoding.model.adapter import ModelAdapter
+from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.request import Batch, Request
 from specbound.decoding.sequence import Sequence
 from specbound.decoding.signals import row_statistics

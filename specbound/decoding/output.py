@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from specbound.decoding.cache import DecodeCache
+from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.request import Batch
 from specbound.decoding.sequence import Sequence
 from specbound.decoding.stats import DecodeStats

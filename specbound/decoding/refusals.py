@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache
 
-from specbound.decoding.adapter import ModelAdapter, name_of
-from specbound.decoding.cache import DecodeCache
+from specbound.decoding.model.adapter import ModelAdapter, name_of
+from specbound.decoding.model.cache import DecodeCache
 from specbound_controller.errors import InputError
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {

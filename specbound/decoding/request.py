@@ -24,8 +24,8 @@ from transformers.cache_utils import DynamicCache
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor, TemperatureLogitsWarper
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from specbound.decoding.adapter import ModelAdapter
-from specbound.decoding.cache import DecodeCache
+from specbound.decoding.model.adapter import ModelAdapter
+from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.refusals import (
     REFUSED_ARGUMENTS,
     check_length,

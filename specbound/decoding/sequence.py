@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process
 
-from specbound.decoding.draft_head import DraftHead
+from specbound.decoding.model.draft_head import DraftHead
 from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
 from specbound.decoding.request import Request
 from specbound.decoding.signals import best_tokens

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specbound.decoding.adapter import ModelAdapter
-from specbound.decoding.cache import DecodeCache
-from specbound.decoding.draft_head import DraftHead
+from specbound.decoding.model.adapter import ModelAdapter
+from specbound.decoding.model.cache import DecodeCache
+from specbound.decoding.model.draft_head import DraftHead
 from specbound.decoding.signals import logit_statistics, row_statistics, tempered_confidence
 from specbound_controller.errors import InputError
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, NOTHING, Lookup, lookup_confidence

@@ -11,7 +11,7 @@ from specbound.cli.main import main
 from specbound_controller.costs import WORK_NAMES, CostTable
 
 if TYPE_CHECKING:
-    from specbound.loading import LoadedModel
+    from specbound.models.loading import LoadedModel
 
 STARTS = ("the cat sat on", "a dog ran under the", "one two and then", "def return ( )", "it was that")
 
@@ -26,7 +26,7 @@ def tiny_log(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> 
     options = ("--max-new-tokens", "24", "--exit-layers", "1,2,3", "--rollout-rate", "1", "--compression", "none,bf16")
     where = ("--model", str(tiny_model_dir), "--prompts", str(prompts), "--out", str(root / "log"))
     with pytest.MonkeyPatch.context() as patch:  # measuring takes seconds, and other tests look at it
-        patch.setattr("specbound_profiling.profile.measure_costs", made_up_costs)
+        patch.setattr("specbound_profiling.recording.profile.measure_costs", made_up_costs)
         assert main(("profile", *where, *options)) == 0
     return root / "log"
 

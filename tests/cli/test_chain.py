@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from specbound import generation
 from specbound.cli.main import main
-from specbound.config import DemoConfig
 from specbound.decoding.sequence import Sequence
 from specbound.decoding.step import Draft
-from specbound.measure import ContentionProbe
+from specbound.demo.config import DemoConfig
+from specbound.evaluation.timing import ContentionProbe
+from specbound.generation.generate import generate as generation
 from specbound_controller.actions import Action
 from specbound_controller.controller import Controller
 from specbound_controller.errors import InputError
@@ -176,9 +176,9 @@ def demo_config(chain: dict[str, Path]) -> DemoConfig:
 
 
 def run_evaluation(config: DemoConfig, chain: dict[str, Path]) -> Any:
-    from specbound.demo import evaluate, evaluation_prompts
+    from specbound.demo.run import evaluate, evaluation_prompts
     from specbound_controller.controller import Controller
-    from specbound_profiling.log import open_log
+    from specbound_profiling.log.store import open_log
 
     return evaluate(config, evaluation_prompts(config), open_log(chain["log"]), Controller.load(chain["controller"]))
 
@@ -192,7 +192,7 @@ def test_wrong_outputs_take_the_speedup_away_and_are_reported(
         return commit(sequence, draft, logits.flip(-1) if draft.num_drafted else logits)
 
     monkeypatch.setattr(Sequence, "commit", commit_wrongly)
-    monkeypatch.setattr("specbound.demo.best_static_action", lambda *arguments: Action(2, 2))
+    monkeypatch.setattr("specbound.demo.run.best_static_action", lambda *arguments: Action(2, 2))
     result = run_evaluation(replace(demo_config, allow_noise=True), chain)
     static = [row for row in result.rows if row.method == "best_static"]
     assert not result.is_trustworthy
@@ -226,7 +226,7 @@ def test_an_evaluation_prompt_that_cannot_be_used_is_refused_before_profiling(
 
 
 def test_evaluation_prompts_are_cut_to_the_room_of_the_model(demo_config: DemoConfig, tmp_path: Path) -> None:
-    from specbound.demo import evaluation_prompts
+    from specbound.demo.run import evaluation_prompts
 
     file = tmp_path / "long.jsonl"
     file.write_text(json.dumps({"prompt": "the cat " * 400, "task": "long"}) + "\n")
@@ -237,7 +237,7 @@ def test_evaluation_prompts_are_cut_to_the_room_of_the_model(demo_config: DemoCo
 def test_a_home_folder_is_expanded(
     chain: dict[str, Path], demo_config: DemoConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from specbound.demo import run_demo
+    from specbound.demo.run import run_demo
 
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run" / "controller").mkdir(parents=True)
@@ -251,13 +251,13 @@ def test_a_home_folder_is_expanded(
 def test_the_table_is_printed_even_where_the_report_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from specbound.demo import DemoResult
+    from specbound.demo.run import DemoResult
 
     def fail(report: Any, destination: str) -> None:
         raise InputError("no room")
 
-    monkeypatch.setattr("specbound.demo.run_demo", lambda *arguments: DemoResult({}, [], ["a note"], True))
-    monkeypatch.setattr("specbound.report.write_report", fail)
+    monkeypatch.setattr("specbound.demo.run.run_demo", lambda *arguments: DemoResult({}, [], ["a note"], True))
+    monkeypatch.setattr("specbound.results.report.write_report", fail)
     assert main(("demo", "--json", "x.json")) == 2
     assert "a note" in capsys.readouterr().out
 
@@ -279,7 +279,7 @@ def test_compare_fails_where_a_difference_is_no_near_tie(
         return decoded
 
     monkeypatch.setattr(generation, "_decode", decode_wrongly)
-    monkeypatch.setattr("specbound.differences._is_explained", lambda *arguments: is_near_tie)
+    monkeypatch.setattr("specbound.evaluation.differences._is_explained", lambda *arguments: is_near_tie)
     argv = ("generate", "--model", str(chain["model"]), "--prompt", "the cat", *SMALL, "--compare")
     assert main((*argv, "--controller", str(chain["controller"]))) == code
     err = capsys.readouterr().err
@@ -327,7 +327,7 @@ def test_costs_are_the_controllers_own_or_measured_once_or_given(
 def test_costs_of_another_machine_are_a_warning_where_none_can_be_measured(
     chain: dict[str, Path], elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("specbound.local_costs.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("specbound.pricing.local.importlib.util.find_spec", lambda name: None)
     argv = ("generate", "--model", str(chain["model"]), "--prompt", "the cat", *SMALL)
     assert main((*argv, "--controller", str(elsewhere))) == 0
     assert "warning: costs are from another machine (an abacus)" in capsys.readouterr().err

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from specbound.cli.main import main
-from specbound.local_costs import given_costs
+from specbound.pricing.local import given_costs
 from specbound_controller.costs import WORK_NAMES
-from specbound_profiling.manifest import read_cost_file
+from specbound_profiling.log.manifest import read_cost_file
 
 SMALL = ("--num-steps", "30", "--max-seconds", "20")
 

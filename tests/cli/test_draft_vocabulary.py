@@ -10,11 +10,11 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from specbound.cli.main import main
-from specbound.decoding.draft_head import DraftHead
-from specbound.local_costs import kept_folder
+from specbound.decoding.model.draft_head import DraftHead
+from specbound.pricing.local import kept_folder
 from specbound_controller.actions import Action
 from specbound_controller.controller import Controller
-from specbound_profiling.log import open_log
+from specbound_profiling.log.store import open_log
 from tests.cli.conftest import made_up_costs
 
 Run = Callable[..., tuple[int, str, str]]
@@ -42,7 +42,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> dic
         "1",
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("specbound_profiling.profile.measure_costs", made_up_costs)
+        patch.setattr("specbound_profiling.recording.profile.measure_costs", made_up_costs)
         assert main((*profile, "--out", str(paths["log"]), "--draft-vocabulary", str(NUM_TOKENS))) == 0
         assert main((*profile, "--out", str(paths["whole"]), "--draft-vocabulary", "all")) == 0
     train = ("train-controller", "--log", str(paths["log"]), "--out", str(paths["controller"]), "--epochs", "2")

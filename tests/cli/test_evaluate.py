@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from specbound.measure import ContentionProbe
+from specbound.evaluation.timing import ContentionProbe
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -53,7 +53,7 @@ def test_finished_levels_are_kept_when_a_later_one_ends_badly(
     monkeypatch: pytest.MonkeyPatch,
     failure: type[BaseException],
 ) -> None:
-    import specbound.evaluate as module
+    import specbound.evaluation.run as module
 
     evaluate_level, calls = module.evaluate_level, iter(("first", "second"))
 
@@ -94,9 +94,9 @@ def test_a_busy_machine_is_a_failure_unless_allowed(
 
 
 def test_the_training_prompts_are_named_as_such(argv: tuple[str, ...]) -> None:
-    from specbound.evaluate import prompt_notes
-    from specbound.evaluate_config import EvaluateConfig
-    from specbound_profiling.prompts import load_prompts, prompts_hash
+    from specbound.evaluation.config import EvaluateConfig
+    from specbound.evaluation.run import prompt_notes
+    from specbound_profiling.prompts.files import load_prompts, prompts_hash
 
     file = argv[argv.index("--prompts") + 1]
     config, some, whole = EvaluateConfig(prompts=file, num_prompts=2), load_prompts(file, 2), load_prompts(file)

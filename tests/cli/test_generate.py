@@ -58,7 +58,7 @@ def test_bitwise_exactness_makes_a_speedup_of_16_bits_a_claim(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own_costs = Controller.load(demo_controller_dir()).config.costs["none"]
-    monkeypatch.setattr("specbound.generation.choose_costs", lambda *arguments: (own_costs, "costs: its own"))
+    monkeypatch.setattr("specbound.generation.generate.choose_costs", lambda *arguments: (own_costs, "costs: its own"))
     argv = ("generate", "--prompt", "def read(", "--max-new-tokens", "16", "--compression", "bf16", "--compare")
     assert main((*argv, "--exactness", "bitwise", "--json", "-")) == 0
     own, _ = json.loads(capsys.readouterr().out)["rows"]
@@ -109,8 +109,8 @@ def test_a_conversation_continues_as_a_fresh_run_on_the_whole_text_would(
 
 
 def test_later_messages_are_computed_from_the_cache(chat_model: Path) -> None:
-    from specbound.config import GenerateConfig
-    from specbound.generation import Conversation, prepare
+    from specbound.generation.config import GenerateConfig
+    from specbound.generation.generate import Conversation, prepare
 
     conversation = Conversation(prepare(GenerateConfig(model=str(chat_model), chat=True, max_new_tokens=8)))
     rows: list[int] = []

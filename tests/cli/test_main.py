@@ -12,7 +12,7 @@ import pytest
 from specbound.cli import main as command_line
 from specbound.cli.demo import with_sizes
 from specbound.cli.main import EXTRA_OF_MODULE, main
-from specbound.config import shipped_config
+from specbound.cli.shipped import shipped_config
 from specbound_controller.errors import InputError
 
 Run = Callable[..., tuple[int, str, str]]

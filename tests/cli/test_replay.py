@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from specbound.replay_config import REPLAYED_POLICIES, TUNED_POLICIES
-from specbound_profiling.log import StepLog, open_log
-from specbound_profiling.trace import PromptTrace
+from specbound.analysis.replay_config import REPLAYED_POLICIES, TUNED_POLICIES
+from specbound_profiling.log.store import StepLog, open_log
+from specbound_profiling.log.trace import PromptTrace
 
 Run = Callable[..., tuple[int, str, str]]
 STATIC = ("--policy", "static", "--exit-layers", "2")
@@ -195,7 +195,7 @@ def test_costs_are_the_logs_or_measured_here_once(
         return replace(own, coefficients={name: 2 * value for name, value in own.coefficients.items()})
 
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("specbound.local_costs._measure", measure)
+    monkeypatch.setattr("specbound.pricing.local._measure", measure)
     options = ("--log", str(tiny_log), "--policy", "plain", "--compression", "none")
     speeds = [
         report_of(run, tmp_path, *options, "--costs", source)["rows"][-1]["tokens_per_second"]

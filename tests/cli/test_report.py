@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from specbound_controller.records import StepRecord
-from specbound_profiling.live_steps import LiveSteps
-from specbound_profiling.log import open_log
+from specbound_profiling.log.live_steps import LiveSteps
+from specbound_profiling.log.store import open_log
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -9,7 +9,7 @@ from specbound.policies import POLICY_NAMES, TunedPolicies
 from specbound_controller.actions import static_grid
 from specbound_controller.baselines import BASELINES
 from specbound_controller.baselines.tuned import TunedFile
-from specbound_profiling.log import open_log
+from specbound_profiling.log.store import open_log
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -33,7 +33,7 @@ def test_table_and_constants_are_printed(
     run: Run, tiny_log: Path, tiny_policies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = TunedFile.load(tiny_policies)
-    monkeypatch.setattr("specbound_train.tuning.tune_log", lambda log, costs, seed, say: file)
+    monkeypatch.setattr("specbound_train.tuning.tune.tune_log", lambda log, costs, seed, say: file)
     code, out, err = run("tune", "--log", str(tiny_log), "--out", str(tmp_path / "policies.json"))
     assert code == 0, err
     assert "none, replayed on the prompts tuned on: 10" in out and "bf16, ucb: arms " in out

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from specbound.cli.main import main
-from specbound.decoding.adapter import ModelAdapter
-from specbound.decoding.cache import PreallocatedLayer
+from specbound.decoding.model.adapter import ModelAdapter
+from specbound.decoding.model.cache import PreallocatedLayer
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -119,7 +119,7 @@ def test_bitwise_exactness_is_verified_at_every_level(run: Run, compression: str
 
 def test_a_planted_bug_at_bitwise_exactness(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     corrupt_a_row(monkeypatch)
-    monkeypatch.setattr("specbound.decoding.row_stable.check_row_stable", lambda adapter: None)
+    monkeypatch.setattr("specbound.decoding.model.row_stable.check_row_stable", lambda adapter: None)
     code, out, _ = run("--exactness", "bitwise", "--compression", "bf16", "--policy", "layerskip")
     assert code == 1 and ": bug, token" in out
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from specbound.decoding.cache import PreallocatedLayer
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.model.cache import PreallocatedLayer
 from specbound.decoding.output import GenerateOutput
-from specbound.verify import RandomPolicy
+from specbound.evaluation.verify import RandomPolicy
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
 from tests.decoding.families import VARIANTS, random_model, random_prompt

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.verify import RandomPolicy
+from specbound.evaluation.verify import RandomPolicy
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from tests.decoding.families import VARIANTS, random_model, random_prompt

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.request import greedy_twin
-from specbound.verify import RandomPolicy
+from specbound.evaluation.verify import RandomPolicy
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from specbound_controller.records import Decision, StepRecord

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import DynamicCache, GenerationConfig, StaticCache
 
-from specbound.decoding.adapter import ModelAdapter
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.request import batch_from_arguments
 from specbound_controller.errors import InputError
 from tests.decoding.families import random_model, random_prompt

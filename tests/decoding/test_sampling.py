@@ -12,7 +12,7 @@ from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.noise import gumbel_noise
 from specbound.decoding.request import Request
 from specbound.decoding.sequence import Sequence
-from specbound.verify import RandomPolicy
+from specbound.evaluation.verify import RandomPolicy
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from tests.decoding.families import VARIANTS, random_model, random_prompt

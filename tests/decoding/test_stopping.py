@@ -7,8 +7,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.loading import load_model
-from specbound.verify import RandomPolicy
+from specbound.evaluation.verify import RandomPolicy
+from specbound.models.loading import load_model
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from tests.decoding.families import random_model, random_prompt

@@ -10,7 +10,7 @@ from transformers import AsyncTextIteratorStreamer, TextIteratorStreamer, TextSt
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.loading import LoadedModel, load_model
+from specbound.models.loading import LoadedModel, load_model
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from specbound_controller.records import StepRecord

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specbound.decoding import decoder as module
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.segments import StaticSegments
+from specbound.decoding.model.segments import StaticSegments
 from specbound.decoding.step import read_signals
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import StepRecord

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from specbound.decoding.cache import PreallocatedLayer
+from specbound.decoding.model.cache import PreallocatedLayer
 from tests.decoding.families import VARIANTS
 from tests.decoding.trials import POLICIES, Trial, random_trial, run_trial
 

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specbound.decoding.adapter import ModelAdapter
-from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.differences import Difference, find_difference
-from specbound.generation import request_of
-from specbound.verify import RandomPolicy, num_differing_tokens
+from specbound.decoding.decoder import SpecBoundDecoder, request_of
+from specbound.decoding.model.adapter import ModelAdapter
+from specbound.evaluation.differences import Difference, find_difference
+from specbound.evaluation.verify import RandomPolicy, num_differing_tokens
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp
 from specbound_controller.policy import Policy, StaticPolicy

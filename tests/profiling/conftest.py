@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from specbound_controller.costs import WORK_NAMES, CostTable
-from specbound_profiling.trace import DEFAULT_TEMPERATURES, Branches, PromptTrace
+from specbound_profiling.log.trace import DEFAULT_TEMPERATURES, Branches, PromptTrace
 
 
 def make_trace(

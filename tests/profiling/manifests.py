@@ -1,7 +1,7 @@
 """The manifest of a small made-up log."""
 
-from specbound_profiling.manifest import Manifest
-from specbound_profiling.trace import DEFAULT_TEMPERATURES
+from specbound_profiling.log.manifest import Manifest
+from specbound_profiling.log.trace import DEFAULT_TEMPERATURES
 
 MANIFEST = Manifest(
     model="tiny",

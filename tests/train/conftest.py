@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from specbound_controller.costs import WORK_NAMES, CostTable
-from specbound_profiling.log import LogWriter, Manifest
-from specbound_profiling.trace import DEFAULT_TEMPERATURES, PromptTrace
+from specbound_profiling.log.store import LogWriter, Manifest
+from specbound_profiling.log.trace import DEFAULT_TEMPERATURES, PromptTrace
 
 EXIT_LAYERS = (2, 4)
 NUM_LAYERS = 12

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from specbound_controller.errors import InputError
+from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.report.records import SCORE_NAMES
-from specbound_profiling.trace import PromptTrace
 from specbound_train.calibrate import calibrate, judged_prompts
 
 TracesOf = Callable[..., list[PromptTrace]]

@@ -10,8 +10,8 @@ import pytest
 
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
-from specbound_profiling.log import StepLog, open_log
-from specbound_profiling.trace import PromptTrace
+from specbound_profiling.log.store import StepLog, open_log
+from specbound_profiling.log.trace import PromptTrace
 from specbound_train.data import load_levels, split_prompts
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from specbound_controller.records import StepRecord
-from specbound_profiling.live_steps import LiveSteps
+from specbound_profiling.log.live_steps import LiveSteps
 from specbound_train.live_calibration import calibrate_live
 
 

@@ -14,8 +14,8 @@ from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp
 from specbound_controller.score import SIGNAL_NAMES
 from specbound_controller.step_policy import CurveLayout
-from specbound_profiling.replay import replay
-from specbound_profiling.trace import PromptTrace
+from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.replay.replay import replay
 from specbound_train.data import LevelData
 from specbound_train.policy_search import search_corrections
 

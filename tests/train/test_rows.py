@@ -17,10 +17,10 @@ from specbound_controller.records import Decision, StepRecord
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore
 from specbound_controller.step_policy import CurveLayout, StepPolicy
 from specbound_controller.work import record_work
-from specbound_profiling.outcomes import TraceBatch
-from specbound_profiling.replay import replay
-from specbound_profiling.simulate import simulate_step
-from specbound_profiling.trace import PromptTrace
+from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.replay import replay
+from specbound_profiling.replay.simulate import simulate_step
 from specbound_train.rows import ExploringPolicy, collect_steps, curve_rows, learned_scores, score_rows
 from tests.profiling.conftest import with_branches
 from tests.train.conftest import synthetic_trace

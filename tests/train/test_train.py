@@ -13,9 +13,9 @@ from specbound_controller.controller import CONFIG_FILE, WEIGHTS_FILE, Controlle
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError, MissingExtraError
 from specbound_controller.features import FEATURE_NAMES
-from specbound_profiling.log import open_log
-from specbound_profiling.replay import replay
-from specbound_profiling.trace import PromptTrace
+from specbound_profiling.log.store import open_log
+from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.replay.replay import replay
 from specbound_train.config import TrainConfig
 from specbound_train.data import load_levels
 from specbound_train.summary import TrainSummary

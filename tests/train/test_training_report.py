@@ -13,8 +13,8 @@ from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.costs import CostTable
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp
-from specbound_profiling.outcomes import TraceBatch
-from specbound_profiling.trace import PromptTrace
+from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_train import training_report
 from specbound_train.config import TrainConfig
 from specbound_train.importance import GROUPED_NAMES, accepted_shares, grouped, importance, ungrouped

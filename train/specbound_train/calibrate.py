@@ -12,9 +12,9 @@ import numpy as np
 
 from specbound_controller.errors import InputError
 from specbound_controller.mlp import sigmoid
-from specbound_profiling.annealing import annealed_temperature, fit_alpha, fit_temperatures, largest_alpha
+from specbound_profiling.log.trace import PromptTrace, interpolate_confidence
+from specbound_profiling.replay.annealing import annealed_temperature, fit_alpha, fit_temperatures, largest_alpha
 from specbound_profiling.report.records import SCORE_NAMES, ExitCalibration, LevelCalibration
-from specbound_profiling.trace import PromptTrace, interpolate_confidence
 from specbound_train.calibration import equal_bins, fit_isotonic, measures, platt
 from specbound_train.data import split_prompts
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from specbound_controller.actions import Action
 from specbound_controller.controller import Controller
 from specbound_controller.policy import AnnealedConfidence
-from specbound_profiling.bootstrap import bootstrap_ratio
-from specbound_profiling.oracle import oracle
-from specbound_profiling.replay import PLAIN, replay, replay_static
-from specbound_profiling.replay_result import ReplayResult
+from specbound_profiling.replay.bootstrap import bootstrap_ratio
+from specbound_profiling.replay.oracle import oracle
+from specbound_profiling.replay.replay import PLAIN, replay, replay_static
+from specbound_profiling.replay.result import ReplayResult
 from specbound_train.data import LevelData
 
 

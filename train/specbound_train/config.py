@@ -11,8 +11,6 @@ LOGS_FOLDER = "logs"
 """Where the loggers' files of a run lie, below its folder."""
 REPORT_FOLDER = "report"
 """Where the report of a run lies."""
-CARD_FILE = "README.md"
-"""The model card."""
 UNFINISHED_FOLDER = "unfinished"
 """Where a run keeps its finished fits until it ends."""
 

@@ -12,8 +12,8 @@ from sklearn.model_selection import train_test_split
 from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import describe
 from specbound_controller.errors import InputError
-from specbound_profiling.log import StepLog
-from specbound_profiling.trace import Branches, PromptTrace
+from specbound_profiling.log.store import StepLog
+from specbound_profiling.log.trace import Branches, PromptTrace
 
 MIN_PROMPTS = 3
 """Fewest prompts to train on: two to fit and to end the fits, one to judge."""

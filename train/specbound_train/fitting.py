@@ -18,9 +18,9 @@ from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp, sigmoid
 from specbound_controller.score import LearnedScore
 from specbound_controller.step_policy import CurveLayout
-from specbound_profiling.annealing import fit_alpha
-from specbound_profiling.best_static import best_static_action
-from specbound_profiling.log import StepLog
+from specbound_profiling.log.store import StepLog
+from specbound_profiling.replay.annealing import fit_alpha
+from specbound_profiling.replay.best_static import best_static_action
 from specbound_train.calibration import ExitFit, fit_measures, platt
 from specbound_train.collecting import at_most, first_steps, replay_training, sample_of, without_guard
 from specbound_train.compare import LevelSummary, judge

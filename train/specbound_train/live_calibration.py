@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from specbound_controller.records import StepRecord
-from specbound_profiling.live_steps import LiveSteps
+from specbound_profiling.log.live_steps import LiveSteps
 from specbound_profiling.report.records import LiveDrafts, LivePolicy, Measures
 from specbound_train.calibration import measures
 

@@ -19,11 +19,11 @@ from specbound_controller.policy import Policy
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore, score_inputs
 from specbound_controller.step_policy import CurveLayout
-from specbound_profiling.exit_signals import exit_signals
-from specbound_profiling.outcomes import TraceBatch, step_outcomes
-from specbound_profiling.replay import replay
-from specbound_profiling.replay_result import ReplayResult
-from specbound_profiling.single_exit import Draws, SingleExitPlayer
+from specbound_profiling.replay.exit_signals import exit_signals
+from specbound_profiling.replay.outcomes import TraceBatch, step_outcomes
+from specbound_profiling.replay.replay import replay
+from specbound_profiling.replay.result import ReplayResult
+from specbound_profiling.replay.single_exit import Draws, SingleExitPlayer
 
 
 class ExploringPolicy:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specbound_controller.card import CARD_FILE
 from specbound_controller.controller import WEIGHTS_FILE
 from specbound_controller.errors import InputError, MissingExtraError
-from specbound_train.config import CARD_FILE, LOGS_FOLDER, REPORT_FOLDER, UNFINISHED_FOLDER, TrainConfig
+from specbound_train.config import LOGS_FOLDER, REPORT_FOLDER, UNFINISHED_FOLDER, TrainConfig
 
 if TYPE_CHECKING:
     from specbound_train.summary import TrainSummary
@@ -29,8 +30,8 @@ def train_controller(config: TrainConfig) -> "TrainSummary":
     started = time.perf_counter()
     _check_extras(config)
     folder = _check_out(config)
-    from specbound_profiling.log import open_log
-    from specbound_train.card import controller_card
+    from specbound_controller.card import CARD_FILE, controller_card
+    from specbound_profiling.log.store import open_log
     from specbound_train.finished_fits import FinishedFits
     from specbound_train.fitting import fit_controller
     from specbound_train.training_report import write_report

@@ -17,9 +17,9 @@ import numpy as np
 
 from specbound_controller.controller import Controller
 from specbound_controller.controller_policy import ControllerPolicy
-from specbound_profiling.batch_replay import play_rounds
-from specbound_profiling.outcomes import TraceBatch
-from specbound_profiling.trace import PromptTrace
+from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.replay.batch import play_rounds
+from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_train.collecting import at_most, replay_training, without_guard
 from specbound_train.data import LevelData
 from specbound_train.fitting import FittedController, without_nan

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from specbound_profiling.replay.studies import PARAMETERS, Ablation, StudyPoint
 from specbound_profiling.report.plots import frame
-from specbound_profiling.studies import PARAMETERS, Ablation, StudyPoint
 
 _BLUE, _LIGHT, _RED = "#2f6f9f", "#a9c8de", "#c1440e"
 _GREY = "#888888"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from specbound_controller.lookup import NO_TOKEN
-from specbound_profiling.annealing import annealed_temperature
-from specbound_profiling.trace import PromptTrace, interpolate_confidence
+from specbound_profiling.log.trace import PromptTrace, interpolate_confidence
+from specbound_profiling.replay.annealing import annealed_temperature
 
 WINDOW = 8
 """Tokens before a token that its text is read with: spaces and characters of several tokens depend on them."""

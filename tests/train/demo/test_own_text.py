@@ -2,8 +2,8 @@
 
 from transformers import LlamaForCausalLM
 
-from specbound.loading import load_model
-from specbound_profiling.loops import loop_cut
+from specbound.models.loading import load_model
+from specbound_profiling.prompts.loops import loop_cut
 from specbound_train.demo.own_text import NUM_NEW_TOKENS, own_text
 
 

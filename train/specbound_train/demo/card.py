@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from specbound_profiling.loops import loop_cut
+from specbound_profiling.prompts.loops import loop_cut
 from specbound_train.demo.corpus import KINDS
 from specbound_train.demo.pretrain import PretrainConfig, exit_losses
 from specbound_train.demo.tokens import OWN, validation_batches

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from specbound_profiling.loops import loop_cut
+from specbound_profiling.prompts.loops import loop_cut
 from specbound_train.demo.corpus import KINDS, Document, cut_prompts
 from specbound_train.demo.pretrain import PretrainConfig
 

@@ -1,0 +1,1 @@
+"""Seconds of each kind of work on this machine: timed, fitted, checked. Knows no log."""

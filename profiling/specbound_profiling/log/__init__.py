@@ -1,0 +1,1 @@
+"""The step log on disk and in memory. Knows no model."""

@@ -1,0 +1,1 @@
+"""Runs a model over prompts and writes the log. Judges no policy."""

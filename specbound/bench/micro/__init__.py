@@ -1,0 +1,1 @@
+"""Small measurements behind figures of the documentation. No command uses them."""

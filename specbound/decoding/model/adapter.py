@@ -1,0 +1,457 @@
+"""Runs a decoder-only transformers model layer by layer over its own cache. One adapter for all families.
+
+Knows nothing of drafts and policies. Never changes the model, its config or its modules.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from specbound.decoding.model.cache import DecodeCache, KeyValueStore, causal_mask, visible_keys
+from specbound.decoding.model.draft_head import DraftHead
+from specbound.decoding.model.lean import (
+    PROBE_POSITION,
+    PROBE_ROWS,
+    PROBE_TOLERANCE,
+    LeanLayer,
+    is_bare,
+    is_lean,
+    lean_norm,
+    lean_projection,
+    pack_mask,
+    signed,
+)
+from specbound.decoding.model.ragged import RaggedCall
+from specbound_controller.draft_vocabulary import DraftVocabulary
+from specbound_controller.errors import InputError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from specbound.decoding.model.segments import StaticSegments
+    from specbound.decoding.model.static_cache import StaticView
+
+# B rows, n tokens, D hidden width, V vocabulary, N tokens of a draft vocabulary, L layers, T positions,
+# d width of a head
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Where one family keeps its parts; the defaults are Llama's."""
+
+    layers: str = "layers"
+    final_norm: str = "norm"
+    cache_argument: str = "past_key_values"
+    positions: str = "rotary"
+    """`rotary`, `rotary_by_kind` (one table per kind of layer), `wpe` (GPT-2) or `offset` (OPT)."""
+
+
+FAMILIES = {
+    "llama": Family(),
+    "qwen2": Family(),
+    "qwen3": Family(),
+    "mistral": Family(),
+    "gemma": Family(),
+    "gemma2": Family(),
+    "gemma3_text": Family(positions="rotary_by_kind"),
+    "phi": Family(final_norm="final_layernorm"),
+    "phi3": Family(),
+    "stablelm": Family(),
+    "olmo2": Family(),
+    "gpt_neox": Family(final_norm="final_layer_norm", cache_argument="layer_past"),
+    "gpt2": Family(layers="h", final_norm="ln_f", positions="wpe"),
+    "opt": Family(final_norm="final_layer_norm", positions="offset"),
+}
+ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
+FULL, SLIDING = "full_attention", "sliding_attention"
+MAX_MASK_TABLE_ROWS = 32
+"""Most query rows whose mask is kept as a table; longer blocks (prefill) get a mask of their own."""
+
+
+class ModelAdapter:
+    """Layer-by-layer execution of one model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Raises `UnsupportedModelError`, naming the model and the reason, for what cannot be run exactly."""
+        refuse_unsupported(model)
+        self.model = model
+        self.config = model.config
+        self.family = FAMILIES[self.config.model_type]
+        body = model.get_decoder()
+        self.layers: nn.ModuleList = getattr(body, self.family.layers)
+        self.num_layers = len(self.layers)
+        self.embedding: nn.Module = model.get_input_embeddings()
+        self.head: nn.Module = model.get_output_embeddings()
+        self.final_norm: nn.Module | None = getattr(body, self.family.final_norm)
+        self.project_in: nn.Module | None = getattr(body, "project_in", None)
+        self.project_out: nn.Module | None = getattr(body, "project_out", None)
+        self.position_table: nn.Embedding | None = getattr(body, "wpe", None) or getattr(body, "embed_positions", None)
+        self.rotary: nn.Module | None = getattr(body, "rotary_emb", None)
+        self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        self.vocab_size: int = self.config.vocab_size
+        self.max_positions: int | None = getattr(self.config, "max_position_embeddings", None)
+        self.device = self.embedding.weight.device
+        self.dtype: torch.dtype = self.embedding.weight.dtype
+        self.kinds = layer_kinds(self.config, self.num_layers)
+        self.window: int | None = getattr(self.config, "sliding_window", None)
+        self._rotary_tables: dict[str, tuple[Tensor, Tensor]] = {}
+        self._lean_tables: dict[str, tuple[Tensor, Tensor]] = {}
+        self._positions = torch.arange(0, device=self.device).unsqueeze(0)
+        self._masks: dict[tuple[str, int, int], Tensor] = {}
+        self._lean: list[LeanLayer] = []
+        self._is_lean_equal: bool | None = None
+        self.segments: StaticSegments | None = None
+        """What runs short calls of one sequence, where they are to be compiled."""
+        self._draft_heads: dict[DraftVocabulary, DraftHead] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Looks again at what the layers are made of; the user may have changed it: hooks, adapters, kernels.
+
+        Layers of the Llama shape on the CPU run without the calls of their modules (`LeanLayer`) once one of them has
+        been seen to give what its module gives; all others run as they are.
+        """
+        self._lean = [LeanLayer(layer) for layer in self.layers] if all(map(is_lean, self.layers)) else []
+        if self._lean and self._is_lean_equal is None:
+            self._is_lean_equal = self._compare_lean()
+            if not self._is_lean_equal:
+                logger.info("%s: layers run as modules, because lean ones differ here", name_of(self.model))
+        if not self._is_lean_equal:
+            self._lean = []
+        self._normalise = lean_norm(self.final_norm, self._lean[0].keeps_bits) if self._lean else self.final_norm
+        self._project = lean_projection(self.head) if self._lean else self.head
+        is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
+        self._draft_heads = {v: draft for v, draft in self._draft_heads.items() if draft.is_current(self.head)}
+        self._embedding_rows: Any = self.embedding.weight if is_table and self.position_table is None else None
+        if self.segments is not None:
+            self.segments.refresh()
+
+    @torch.inference_mode()
+    def _compare_lean(self) -> bool:
+        """Whether the first layer gives one row bitwise the same either way, and several rows but for rounding."""
+        length = PROBE_POSITION + PROBE_ROWS
+        self._extend_positions(length)
+        lean, results = self._lean, []
+        if self._lean_tables[self.kinds[0]][0].shape[-1] != lean[0].head_width:
+            return False  # only a part of each head is turned
+        generator = torch.Generator().manual_seed(0)
+        hidden = torch.randn(1, length, self.config.hidden_size, generator=generator).to(self.dtype)
+        for self._lean in ([], lean):
+            cache = self.new_cache(length)
+            self.run_layers(hidden[:, :PROBE_POSITION], 0, 1, cache, 0)
+            one = self.run_layers(hidden[:, -1:], 0, 1, cache, PROBE_POSITION)
+            cache.layers[0].truncate(0, PROBE_POSITION)
+            results.append((one, self.run_layers(hidden[:, PROBE_POSITION:], 0, 1, cache, PROBE_POSITION)))
+        (one, several), (lean_one, lean_several) = results
+        most = PROBE_TOLERANCE * torch.finfo(self.dtype).eps * several.abs().max()
+        return torch.equal(one, lean_one) and bool((several - lean_several).abs().max() <= most)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """End-of-sequence tokens of the model's generation config."""
+        eos = self.model.generation_config.eos_token_id
+        return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+
+    def new_cache(self, capacity: int = 256, batch_size: int = 1) -> DecodeCache:
+        """An empty cache with room for `capacity` tokens; it doubles when full."""
+        return DecodeCache([self._window(kind) for kind in self.kinds], max(1, capacity), batch_size, self.layers)
+
+    def continued_cache(
+        self, past: DynamicCache | DecodeCache | None, prompt: Sequence[int], capacity: int
+    ) -> DecodeCache:
+        """A cache that holds as much of the prompt as `past` does, its last token left out; empty without `past`.
+
+        This decoder's own cache is continued in place, up to the first token that differs. A DynamicCache is copied,
+        and taken at its word that it holds the prompt's first tokens, as transformers does.
+        """
+        if isinstance(past, DecodeCache):
+            if past.owner is not self.layers:
+                raise InputError(f"past_key_values must come from {name_of(self.model)}, got another model's cache")
+            past.keep_prefix_of(prompt)
+            return past
+        cache = self.new_cache(capacity)
+        if past is not None:
+            held = past.get_seq_length()
+            if held >= len(prompt) or len(past.layers) != self.num_layers:
+                raise InputError(
+                    f"past_key_values must hold fewer than the {len(prompt)} tokens of the prompt in each of "
+                    f"{self.num_layers} layers, got {held} in {len(past.layers)}"
+                )
+            cache.fill_from(past)
+        return cache
+
+    def embed(self, token_ids: Tensor, position: int) -> Tensor:
+        """Hidden states before the first layer. token_ids: (B, n), the first at `position`. (B, n, D)"""
+        end = position + token_ids.shape[1]
+        self._extend_positions(end)
+        return self._embed(token_ids, self._positions[:, position:end])
+
+    def embed_token(self, token: int, position: int) -> Tensor:
+        """Hidden state before the first layer of one token. (1, 1, D), which may be a view of the embedding."""
+        if self._embedding_rows is None:
+            return self.embed(torch.full((1, 1), token, device=self.device), position)  # filled there, not copied to it
+        self._extend_positions(position + 1)
+        return self._embedding_rows[token : token + 1].unsqueeze(0)  # no operation, and no copy to a device
+
+    def embed_rows(self, token_ids: Tensor, positions: Sequence[int]) -> Tensor:
+        """Hidden states before the first layer of one token per row, each at its own position. (B,) -> (B, 1, D)"""
+        self._extend_positions(max(positions) + 1)
+        ids = None
+        if self.position_table is not None:
+            ids = torch.tensor(positions, device=self.device).unsqueeze(1)
+        return self._embed(token_ids.unsqueeze(1), ids)
+
+    def _embed(self, token_ids: Tensor, ids: Tensor | None) -> Tensor:
+        """ids: positions (1 or B, n). (B, n) -> (B, n, D)"""
+        hidden = self.embedding(token_ids)
+        if self.position_table is None:
+            return hidden
+        if self.family.positions == "wpe":
+            return hidden + self.position_table(ids)
+        if self.project_in is not None:
+            hidden = self.project_in(hidden)
+        return hidden + self.position_table(None, position_ids=ids)
+
+    def run_layers(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
+        """Runs `layers[first:last]` on n tokens, the first at `position`, and appends them to these layers' caches.
+
+        hidden: (B, n, D) -> (B, n, D). Every layer of the range must hold `position` tokens.
+        """
+        if self.segments is not None and self.segments.takes(hidden, cache, position):
+            return self.segments.run(hidden, first, last, cache, position)
+        num_new = hidden.shape[1]
+        lean = self._lean if num_new == 1 or (position > 0 and num_new <= MAX_MASK_TABLE_ROWS) else []
+        kinds = set(self.kinds[first:last])
+        group = lean[0].packed_heads if lean else 1
+        masks = {kind: self._mask(kind, position, num_new, group) for kind in kinds}
+        if lean:
+            tables = self._rows_of(self._lean_tables, position, num_new)
+            return self._run_lean(hidden, first, last, cache, tables, masks)
+        positions = self._positions.narrow(1, position, num_new)
+        tables = self._rows_of(self._rotary_tables, position, num_new)
+        return self._run_modules(hidden, first, last, cache, positions, tables, masks)
+
+    def run_static(
+        self, hidden: Tensor, first: int, last: int, view: "StaticView", tables: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """Runs `layers[first:last]` on tokens whose positions the device alone knows: the same work for any.
+
+        hidden: (1, n, D) -> (1, n, D). view: what the layers read and write. tables: as `position_tables` gives them.
+        """
+        masks: dict[str, Tensor | None] = {
+            kind: view.mask(self._window(kind), self.dtype) for kind in set(self.kinds[first:last])
+        }
+        rows = {
+            kind: (cos.index_select(1, view.positions), sin.index_select(1, view.positions))
+            for kind, (cos, sin) in tables.items()
+        }
+        if not self._lean:
+            return self._run_modules(hidden, first, last, view, view.positions.unsqueeze(0), rows, masks)
+        group = self._lean[0].packed_heads
+        packed = {kind: mask if mask is None else pack_mask(mask, group) for kind, mask in masks.items()}
+        return self._run_lean(hidden, first, last, view, rows, packed)
+
+    def run_rows(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, call: RaggedCall) -> Tensor:
+        """Runs `layers[first:last]` on some rows of a cache, each from its own position on, and appends to these.
+
+        hidden: (B, n, D), padded as `call` says -> (B, n, D). Every layer of the range must hold `call.starts` tokens.
+        """
+        if call.is_level and call.slots == list(range(cache.batch_size)):
+            return self.run_layers(hidden, first, last, cache, call.starts[0])
+        masks = {kind: call.mask(self._window(kind), self.dtype) for kind in set(self.kinds[first:last])}
+        both = self._lean_tables if self._lean else self._rotary_tables
+        tables = {kind: (cos[0][call.positions], sin[0][call.positions]) for kind, (cos, sin) in both.items()}
+        cache.call = call
+        try:
+            if not self._lean:
+                return self._run_modules(hidden, first, last, cache, call.positions, tables, masks)
+            group = self._lean[0].packed_heads
+            packed = {kind: mask if mask is None else pack_mask(mask, group) for kind, mask in masks.items()}
+            return self._run_lean(hidden, first, last, cache, tables, packed)
+        finally:
+            cache.call = None
+
+    def _run_modules(
+        self,
+        hidden: Tensor,
+        first: int,
+        last: int,
+        cache: KeyValueStore,
+        positions: Tensor,
+        tables: Mapping[str, tuple[Tensor, Tensor]],
+        masks: Mapping[str, Tensor | None],
+    ) -> Tensor:
+        """Calls the layers as transformers does. positions: (1 or B, n); cosine and sine by kind: (1 or B, n, d)"""
+        arguments: dict[str, dict[str, object]] = {}
+        for kind, mask in masks.items():
+            arguments[kind] = {
+                "attention_mask": mask,
+                "position_ids": positions,
+                self.family.cache_argument: cache,
+                "use_cache": True,
+            }
+            if self.rotary is not None:
+                arguments[kind]["position_embeddings"] = tables[kind]
+        for layer in range(first, last):
+            output = self.layers[layer](hidden, **arguments[self.kinds[layer]])
+            hidden = output[0] if isinstance(output, tuple) else output
+        return hidden
+
+    def _run_lean(
+        self,
+        hidden: Tensor,
+        first: int,
+        last: int,
+        cache: KeyValueStore,
+        tables: Mapping[str, tuple[Tensor, Tensor]],
+        masks: Mapping[str, Tensor | None],
+    ) -> Tensor:
+        """The same without the calls of modules. Cosine and signed sine by kind: (1 or B, n, 1, d); masks are packed"""
+        batch_size, _, width = hidden.shape
+        rows = hidden.reshape(-1, width)
+        for layer in range(first, last):
+            kind = self.kinds[layer]
+            rows = self._lean[layer](rows, batch_size, *tables[kind], masks[kind], cache)
+        return rows.view(hidden.shape)
+
+    def read_head(self, hidden: Tensor) -> Tensor:
+        """Final norm, head and soft-capping at any depth. (B, n, D) -> (B, n, V), in the model's dtype."""
+        return self._read(hidden, self._project)
+
+    def read_exit(self, hidden: Tensor, draft_head: DraftHead | None) -> Tensor:
+        """The same by a head of a draft vocabulary, where there is one. (B, n, D) -> (B, n, N or V)"""
+        return self.read_head(hidden) if draft_head is None else self._read(hidden, draft_head)
+
+    def draft_head(self, vocabulary: DraftVocabulary | None) -> DraftHead | None:
+        """The head of a draft vocabulary, made at its first use; None for all tokens.
+
+        Raises:
+            InputError: this model's head cannot be cut down (quantised, wrapped, with hooks), or has fewer tokens.
+        """
+        if vocabulary is None:
+            return None
+        found = self._draft_heads.get(vocabulary)
+        if found is None:
+            found = self._draft_heads[vocabulary] = DraftHead(self.head, vocabulary, name_of(self.model))
+        return found
+
+    def _read(self, hidden: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+        if self._normalise is not None:
+            hidden = self._normalise(hidden)
+        if self.project_out is not None:
+            hidden = self.project_out(hidden)
+        logits = project(hidden)
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+    def position_tables(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosine and sine of all positions so far, by kind of layer, as its layers take them."""
+        return dict(self._lean_tables if self._lean else self._rotary_tables)
+
+    def reserve_positions(self, length: int) -> None:
+        """Grows these tables to `length` positions, or to as many as the model has."""
+        has_end = self.max_positions is not None and self.position_table is not None
+        self._extend_positions(min(length, self.max_positions) if has_end and self.max_positions else length)
+
+    def _window(self, kind: str) -> int | None:
+        return self.window if kind == SLIDING else None
+
+    @staticmethod
+    def _rows_of(
+        tables: Mapping[str, tuple[Tensor, Tensor]], position: int, num_new: int
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosine and sine of n positions from a first one on, by kind."""
+        return {
+            kind: (cos.narrow(1, position, num_new), sin.narrow(1, position, num_new))
+            for kind, (cos, sin) in tables.items()
+        }
+
+    def _extend_positions(self, length: int) -> None:
+        """Grows the position and rotary tables to at least `length` positions, by doubling."""
+        if length <= self._positions.shape[1]:
+            return
+        if self.max_positions is not None and self.position_table is not None and length > self.max_positions:
+            raise InputError(f"length must be <= {self.max_positions} positions of {name_of(self.model)}, got {length}")
+        size = max(256, 2 * self._positions.shape[1], length)
+        if self.max_positions is not None and self.position_table is not None:
+            size = min(size, self.max_positions)
+        positions = torch.arange(size, device=self.device).unsqueeze(0)
+        if self.rotary is not None:
+            like = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
+            for kind in set(self.kinds):
+                arguments = (like, positions, kind) if self.family.positions == "rotary_by_kind" else (like, positions)
+                self._rotary_tables[kind] = cos, sin = self.rotary(*arguments)
+                self._lean_tables[kind] = cos.unsqueeze(2), signed(sin).unsqueeze(2)
+        self._positions = positions
+
+    def _mask(self, kind: str, position: int, num_new: int, group: int) -> Tensor | None:
+        """Additive mask (1, 1, n, visible keys), or None where the kernel needs none. Each row comes `group` times."""
+        if num_new == 1:
+            return None  # one query sees all the keys it is given
+        window = self._window(kind)
+        keys = visible_keys(position, num_new, window)
+        if position == 0 and (window is None or num_new <= window) and self.config._attn_implementation == "sdpa":
+            return None  # sdpa is causal by itself from position 0; the user may switch kernels between two calls
+        if num_new > MAX_MASK_TABLE_ROWS:
+            return causal_mask(num_new, keys, window, self.dtype, self.device)[None, None]
+        table = self._masks.get((kind, num_new, group))
+        if table is None or table.shape[-1] < keys:
+            table = causal_mask(num_new, max(256, 2 * keys), window, self.dtype, self.device)[None, None]
+            self._masks[kind, num_new, group] = table = pack_mask(table, group)
+        return table[..., table.shape[-1] - keys :]
+
+
+def layer_kinds(config: object, num_layers: int) -> list[str]:
+    """`full_attention` or `sliding_attention` for each layer. (L,)"""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return list(kinds)
+    return [SLIDING if getattr(config, "sliding_window", None) is not None else FULL] * num_layers
+
+
+def name_of(model: nn.Module) -> str:
+    """A model's class and, where it was loaded from somewhere, its name."""
+    path = getattr(getattr(model, "config", None), "_name_or_path", "")
+    return f"{type(model).__name__} ({path})" if path else type(model).__name__
+
+
+def refuse_unsupported(model: object) -> None:
+    """Raises `UnsupportedModelError` with the reason unless the adapter runs this model exactly."""
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedModelError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}")
+    name, config = name_of(model), model.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name} is an encoder-decoder model; specbound runs decoder-only models")
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds <= {FULL, SLIDING}:
+        odd = ", ".join(sorted(kinds - {FULL, SLIDING}))
+        raise UnsupportedModelError(f"{name} has layers of kind {odd}, whose state cannot be rolled back")
+    if config.model_type not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise UnsupportedModelError(f"{name} is of type {config.model_type!r}; specbound runs {known}")
+    if model.get_output_embeddings() is None:
+        raise UnsupportedModelError(f"{name} has no language-model head; load it with AutoModelForCausalLM")
+    if config._attn_implementation not in ATTENTION_IMPLEMENTATIONS:
+        got = config._attn_implementation
+        raise UnsupportedModelError(f"{name}: attn_implementation must be sdpa or eager, got {got}")
+    if model.training:
+        raise UnsupportedModelError(f"{name} is in training mode, where dropout makes outputs random: call .eval()")
+    _refuse_changing_rotary(name, config)
+    if getattr(config, "add_cross_attention", False):
+        raise UnsupportedModelError(f"{name} has cross-attention; specbound runs decoder-only models")
+
+
+def _refuse_changing_rotary(name: str, config: object) -> None:
+    """Rotary embeddings that depend on the length seen so far write to the user's module and cannot be rolled back."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [p for p in parameters.values() if isinstance(p, dict)] or [parameters]
+    for rope in nested:
+        kind = rope.get("rope_type", "default")
+        if "dynamic" in kind or kind == "longrope":
+            raise UnsupportedModelError(f"{name} has rotary embeddings of type {kind!r}, which change with the length")

@@ -1,0 +1,233 @@
+"""The decoder's own key-value cache: preallocated, a length per layer and row, rollback is a counter.
+
+Knows nothing of drafts; the adapter writes to it by running layers, the decoder truncates it.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+
+from specbound.decoding.model.ragged import RaggedCall
+from specbound_controller.errors import InputError
+
+# B rows (sequences), H key-value heads, C capacity in tokens, D head width, n new tokens, K visible keys
+
+
+class KeyValueStore(Protocol):
+    """What a layer needs of a cache."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Adds (B, H, n, D) of the new tokens; returns what they may see, (B, H, K, D) each."""
+
+
+class PreallocatedLayer(CacheLayerMixin):
+    """Keys and values of one layer: buffers (B, H, C, D) that double when full, and a length per row.
+
+    With a sliding window only the keys that the new queries may see are handed out; the buffer keeps all of them,
+    so that a rollback past the window is a counter as well.
+    """
+
+    is_sliding = False
+
+    def __init__(self, capacity: int, batch_size: int, window: int | None = None) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.window = window
+        self.lengths = [0] * batch_size
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = self._new_buffer(key_states, len(self.lengths))
+        self.values = self._new_buffer(value_states, len(self.lengths))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Appends n tokens to every row, all of one length, and returns the keys and values that the n queries may see.
+
+        key_states, value_states: (B, H, n, D). Returns views of the buffers, (B, H, K, D).
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        num_new = key_states.shape[2]
+        start = self.lengths[0]
+        assert self.lengths.count(start) == len(self.lengths), self.lengths
+        end = start + num_new
+        if end > self.capacity:
+            self._grow(end)
+        self.keys.narrow(2, start, num_new).copy_(key_states)  # cheaper than an index, in every layer of every step
+        self.values.narrow(2, start, num_new).copy_(value_states)
+        self.lengths = [end] * len(self.lengths)
+        visible = visible_keys(start, num_new, self.window)
+        return self.keys.narrow(2, end - visible, visible), self.values.narrow(2, end - visible, visible)
+
+    def update_rows(self, key_states: Tensor, value_states: Tensor, call: RaggedCall) -> tuple[Tensor, Tensor]:
+        """Appends to the rows of a call and returns the keys and values that its queries may see.
+
+        key_states, value_states: (rows of the call, H, n, D). Returns (rows of the call, H, K, D).
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if call.end > self.capacity:
+            self._grow(call.end)
+        call.write(self.keys, key_states)
+        call.write(self.values, value_states)
+        for slot, start, count in zip(call.slots, call.starts, call.counts, strict=True):
+            assert self.lengths[slot] == start, (slot, self.lengths[slot], start)
+            self.lengths[slot] = start + count
+        return call.read(self.keys, self.window), call.read(self.values, self.window)
+
+    def join(self, layers: Sequence["PreallocatedLayer"]) -> None:
+        """Takes over the only row of each of some layers, which are empty afterwards."""
+        self.capacity = max(layer.capacity for layer in layers)
+        self.lengths = [layer.lengths[0] for layer in layers]
+        self.lazy_initialization(layers[0].keys, layers[0].values)
+        for row, layer in enumerate(layers):
+            held = slice(0, layer.lengths[0])
+            self.keys[row, :, held], self.values[row, :, held] = layer.keys[0, :, held], layer.values[0, :, held]
+            layer.keys = layer.values = layer.keys.new_empty(0)
+            layer.is_initialized, layer.lengths = False, [0]
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drops all rows but these, with their memory."""
+        self.lengths = [self.lengths[row] for row in rows]
+        used = max(self.lengths)
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = self._new_buffer(old, len(rows))
+            for row, source in enumerate(rows):
+                new[row, :, :used] = old[source, :, :used]
+            setattr(self, name, new)
+
+    def _grow(self, needed: int) -> None:
+        while self.capacity < needed:
+            self.capacity *= 2
+        used = max(self.lengths)
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = self._new_buffer(old, old.shape[0])
+            new[:, :, :used] = old[:, :, :used]
+            setattr(self, name, new)
+
+    def _new_buffer(self, like: Tensor, batch_size: int) -> Tensor:
+        """(batch_size, H, C, D). Zeros for several rows: a mask cannot hide the NaN that stale memory may hold."""
+        shape = (batch_size, like.shape[1], self.capacity, like.shape[3])
+        return like.new_empty(shape) if batch_size == 1 else like.new_zeros(shape)
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forgets the tokens of one row from `length` on."""
+        if length > self.lengths[row]:
+            raise ValueError(f"length must be <= {self.lengths[row]} (row {row}), got {length}")
+        self.lengths[row] = length
+
+    def get_seq_length(self) -> int:
+        return max(self.lengths)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        length = self.get_seq_length()
+        visible = visible_keys(length, query_length, self.window)
+        return visible, length + query_length - visible
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+def visible_keys(past: int, num_new: int, window: int | None) -> int:
+    """Keys that any of `num_new` queries after `past` tokens may see, themselves included."""
+    return past + num_new if window is None else min(past, window - 1) + num_new
+
+
+class DecodeCache(Cache):
+    """One `PreallocatedLayer` per decoder layer."""
+
+    layers: list[PreallocatedLayer]
+
+    def __init__(
+        self, windows: list[int | None], capacity: int = 256, batch_size: int = 1, owner: object | None = None
+    ) -> None:
+        """An empty cache.
+
+        windows: the sliding window of each layer, None for full attention.
+        capacity: tokens, doubles when full.
+        owner: the layers whose keys and values it holds; another model's cache is recognised by it.
+        """
+        super().__init__(layers=[PreallocatedLayer(capacity, batch_size, window) for window in windows])
+        self.owner = owner
+        self.call: RaggedCall | None = None
+        """The rows that layers append to while a ragged call runs; None appends to all rows, of one length."""
+        self.tokens: list[int] = []
+        """The tokens of the only row, where a finished generation left them for the next one to continue from."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows."""
+        return len(self.layers[0].lengths)
+
+    @classmethod
+    def joined(cls, caches: Sequence["DecodeCache"]) -> "DecodeCache":
+        """One cache with the only row of each of some caches, which are empty afterwards. Rows may differ in length."""
+        first = caches[0]
+        cache = cls([layer.window for layer in first.layers], batch_size=len(caches), owner=first.owner)
+        for index, layer in enumerate(cache.layers):
+            layer.join([source.layers[index] for source in caches])
+        return cache
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drops all rows but these, which are numbered anew in this order."""
+        for layer in self.layers:
+            layer.keep_rows(rows)
+
+    def keep_prefix_of(self, prompt: Sequence[int]) -> None:
+        """Rolls back to the longest prefix of the prompt that is held already, its last token left out."""
+        both = zip(self.tokens, prompt[:-1], strict=False)
+        held = next((i for i, (a, b) in enumerate(both) if a != b), min(len(self.tokens), len(prompt) - 1))
+        self.truncate(held)
+        self.tokens = self.tokens[:held]
+
+    def fill_from(self, cache: DynamicCache) -> None:
+        """Copies the keys and values of one sequence; every layer must hold all its tokens."""
+        for layer, source in zip(self.layers, cache.layers, strict=True):
+            keys, values = source.keys, source.values
+            if keys.shape[0] != 1 or keys.shape[2] != cache.get_seq_length():
+                raise InputError(
+                    f"past_key_values must hold all {cache.get_seq_length()} tokens of one sequence in every layer, "
+                    f"got keys of shape {tuple(keys.shape)}: continue from this decoder's own cache"
+                )
+            layer.update(keys, values)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        if self.call is not None:
+            return self.layers[layer_idx].update_rows(key_states, value_states, self.call)
+        return self.layers[layer_idx].update(key_states, value_states)
+
+    def truncate(self, length: int, row: int = 0) -> None:
+        """Rolls every layer of one row back to `length` tokens."""
+        for layer in self.layers:
+            if layer.lengths[row] != length:
+                layer.truncate(row, length)
+
+    def lengths(self, row: int = 0) -> list[int]:
+        """Tokens that each layer holds for one row. (L,)"""
+        return [layer.lengths[row] for layer in self.layers]
+
+
+def causal_mask(rows: int, columns: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Additive attention mask of n queries whose own keys are the last n columns. (rows, columns)
+
+    A view of its last k columns is the mask for k visible keys, so one table serves every context length.
+    """
+    query = torch.arange(rows, device=device).unsqueeze(1)
+    key = torch.arange(columns, device=device).unsqueeze(0) - (columns - rows)
+    allowed = key <= query
+    if window is not None:
+        allowed &= key > query - window
+    mask = torch.zeros(rows, columns, dtype=dtype, device=device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)

@@ -1,0 +1,1 @@
+"""The whole chain on one model. Knows no command line."""

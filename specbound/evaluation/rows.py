@@ -1,0 +1,270 @@
+"""From timings and replays to the rows of a report: speedups only where the outputs allow them.
+
+Knows no model: what was decoded comes in as timings, what was replayed as totals per prompt.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from specbound.decoding.stats import DecodeStats
+from specbound.evaluation.compare import SpeedRatio, speed_ratio
+from specbound.evaluation.differences import Difference
+from specbound.evaluation.timing import TimedPrompt, Timing
+from specbound.evaluation.verify import num_differing_tokens
+from specbound.results.report import Row
+from specbound_profiling.replay.result import ReplayResult
+
+MAX_NEAR_TIE_SHARE = 0.01
+"""A speedup is claimed where outputs differ, at near-ties only, on at most this share of the prompts."""
+PLAIN_AT_TOKEN = "plain_at_token"
+"""Plain decoding on the model's own kernels beside a bitwise level; its row is called `plain` too."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedRow(Row):
+    """A row of a report, and what only an evaluation can say."""
+
+    tokens_per_second_low: float = math.nan
+    """In the slowest round."""
+    tokens_per_second_high: float = math.nan
+    """In the fastest round."""
+    speed_over_fastest: float = math.nan
+    """Tokens per second over those of the fastest plain decoding on any kernels, whose tokens may differ."""
+    share_of_oracle_gain: float = math.nan
+    """(speedup - 1) over (the oracle's speedup - 1)."""
+    regret_to_oracle: float = math.nan
+    """Share of the oracle's tokens per second that is missing."""
+    decision_s_per_step: float = math.nan
+    """Seconds in the policy and in exit scores, per step; measured on runs of their own."""
+    num_differing_tokens: int = 0
+    """Places where the outputs are not plain decoding's, those that follow from a first difference included."""
+
+    def without_speedup(self) -> Self:
+        """The same row where no speed may be compared."""
+        return replace(Row.without_speedup(self), speed_over_fastest=math.nan)  # super() knows no class with slots
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The controller's speed over another method's, on the same prompts."""
+
+    compression: str
+    task: str
+    other: str
+    """The method that it is compared with."""
+    num_prompts: int
+    speed: SpeedRatio
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report."""
+        named = {"method": "controller", "other": self.other, "compression": self.compression, "task": self.task}
+        return {**named, "num_prompts": self.num_prompts, **asdict(self.speed)}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Everything that was decoded, on the same prompts."""
+
+    prompts: Sequence[TimedPrompt]
+    timings: Mapping[str, Sequence[Timing]]
+    """Method -> one timing per prompt; holds `plain`."""
+    differences: Sequence[Difference]
+    """Outputs that are not plain decoding's, of the methods that promise them to be."""
+    compression: str
+    num_layers: int
+    seed: int
+    """Seed of the bootstrap."""
+    exactness: str = "token"
+    """What was promised: the kernels of plain decoding and of all policies."""
+    without_claim: Collection[str] = ()
+    """Methods that promise no equal output: their speed is shown, their speedup is not."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """Kinds of content in the order of the prompts, then `all`."""
+        return [*dict.fromkeys(prompt.task for prompt in self.prompts), "all"]
+
+    def indices(self, task: str) -> list[int]:
+        """Prompts of a task."""
+        return [i for i, prompt in enumerate(self.prompts) if task in ("all", prompt.task)]
+
+    def tokens(self, method: str, indices: Sequence[int]) -> np.ndarray:
+        return np.array([len(self.timings[method][i].tokens) for i in indices], dtype=float)
+
+    def seconds(self, method: str, indices: Sequence[int]) -> np.ndarray:
+        return np.array([self.timings[method][i].seconds for i in indices])
+
+    def tokens_per_second(self, method: str) -> float:
+        """Over all prompts."""
+        return self.speed(method, self.indices("all"))
+
+    @property
+    def reference(self) -> str:
+        """What speedups are over: plain decoding, or on the same kernels transformers' generate where it is faster."""
+        is_peer = "transformers" in self.timings and self.exactness == "token"
+        return max(("plain", "transformers") if is_peer else ("plain",), key=self.tokens_per_second)
+
+    @property
+    def fastest_plain(self) -> str:
+        """The fastest of plain decoding and transformers' generate on any kernels."""
+        names = [name for name in ("plain", PLAIN_AT_TOKEN, "transformers") if name in self.timings]
+        return max(names, key=self.tokens_per_second)
+
+    def speed(self, method: str, indices: Sequence[int]) -> float:
+        """Tokens per second on some prompts."""
+        return float(self.tokens(method, indices).sum() / self.seconds(method, indices).sum())
+
+    def speed_ratio(self, method: str, other: str, indices: Sequence[int]) -> SpeedRatio:
+        """One method's tokens per second over another's on some prompts."""
+        own, others = ((self.tokens(name, indices), self.seconds(name, indices)) for name in (method, other))
+        return speed_ratio(*own, *others, self.seed)
+
+    def timed_rows(self) -> list[EvaluatedRow]:
+        """Every method on every kind of content, totals last."""
+        return [self._timed_row(method, task) for task in self.tasks for method in self.timings]
+
+    def _timed_row(self, method: str, task: str) -> EvaluatedRow:
+        indices = self.indices(task)
+        timings = [self.timings[method][i] for i in indices]
+        num_tokens = self.tokens(method, indices).sum()
+        rounds = num_tokens / np.array([timing.runs_s for timing in timings]).sum(axis=0)
+        ids = {self.prompts[i].prompt_id for i in indices}
+        differing = [d for d in self.differences if d.method == method and d.prompt_id in ids]
+        plain = [self.timings["plain"][i] for i in indices]
+        pairs = [(a.tokens, b.tokens) for a, b in zip(plain, timings, strict=True)]
+        is_comparable = not (method == "transformers" and self.is_sampled)
+        is_on_own_kernels = method in ("transformers", PLAIN_AT_TOKEN)
+        row = EvaluatedRow(
+            method="plain" if method == PLAIN_AT_TOKEN else method,
+            compression=self.compression,
+            task=task,
+            num_prompts=len(indices),
+            num_tokens=int(num_tokens),
+            tokens_per_second=self.speed(method, indices),
+            outputs_equal=all(a == b for a, b in pairs) and not differing if is_comparable else None,
+            num_near_ties=sum(d.is_near_tie for d in differing),
+            exactness="token" if is_on_own_kernels else self.exactness,
+            tokens_per_second_low=float(rounds.min()),
+            tokens_per_second_high=float(rounds.max()),
+            speed_over_fastest=self.speed(method, indices) / self.speed(self.fastest_plain, indices),
+            num_differing_tokens=sum(num_differing_tokens(a, b) for a, b in pairs) if is_comparable else 0,
+        )
+        counts = [timing.stats for timing in timings]
+        if all(stats is not None for stats in counts):
+            total = sum((stats for stats in counts if stats is not None), DecodeStats())
+            row = replace(
+                row,
+                tokens_per_step=total.tokens_per_step,
+                acceptance_rate=total.acceptance_rate,
+                layer_calls_per_token=total.layer_calls_per_token,
+            )
+        return self._with_speedup(row, method, indices) if self.is_claimable(method) else row
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether tokens are drawn; transformers draws others than our loop then."""
+        return bool(self.prompts[0].sampling.get("do_sample"))
+
+    def is_claimable(self, method: str) -> bool:
+        """Whether a speedup may be claimed, judged on all prompts: the method promises plain decoding's output, every
+        run gave it, and where outputs differ they do so in verified near-ties on few prompts.
+        """
+        if method in self.without_claim or any(timing.num_deviating_runs for timing in self.timings[method]):
+            return False
+        differing = [d for d in self.differences if d.method == method]
+        return all(d.is_near_tie for d in differing) and len(differing) <= MAX_NEAR_TIE_SHARE * len(self.prompts)
+
+    @property
+    def refused(self) -> list[str]:
+        """Methods that promise plain decoding's output and did not keep it."""
+        return [name for name in self.timings if name not in self.without_claim and not self.is_claimable(name)]
+
+    def _with_speedup(self, row: EvaluatedRow, method: str, indices: Sequence[int]) -> EvaluatedRow:
+        speed = self.speed_ratio(method, self.reference, indices)
+        is_reference = method == self.reference
+        low, high = (math.nan, math.nan) if is_reference else (speed.low, speed.high)
+        return replace(row, speedup=speed.ratio, speedup_low=low, speedup_high=high)
+
+    def replayed_rows(self, method: str, replayed: ReplayResult, plain: ReplayResult) -> list[EvaluatedRow]:
+        """Rows of a replay on the same prompts, in their order, priced relative to plain decoding's measured time.
+
+        Prefill is added to both sides as it was measured: replay knows decoding alone.
+        """
+        rows = []
+        for task in self.tasks:
+            indices = self.indices(task)
+            of_task = replayed.only(indices)
+            modelled = float(plain.seconds[indices].sum())
+            share = float(of_task.seconds.sum()) / modelled if modelled else 1.0  # prefill yields one token
+            seconds = self.prefill_seconds(indices) + share * self.decode_seconds(indices)
+            tokens = self.tokens("plain", indices).sum()
+            speed = float(tokens / seconds)
+            rows.append(
+                EvaluatedRow(
+                    method=method,
+                    compression=self.compression,
+                    task=task,
+                    num_prompts=len(indices),
+                    num_tokens=int(tokens),
+                    tokens_per_second=speed,
+                    tokens_per_step=of_task.tokens_per_step,
+                    acceptance_rate=of_task.acceptance_rate,
+                    layer_calls_per_token=of_task.layer_calls_per_token,
+                    speedup=speed / self.speed(self.reference, indices),
+                    speed_over_fastest=speed / self.speed(self.fastest_plain, indices),
+                    exactness=self.exactness,
+                    simulated=True,
+                )
+            )
+        return rows
+
+    def comparisons(self) -> list[Comparison]:
+        """The controller against every other method that drafts, where both may claim a speedup."""
+        names = [name for name in self.timings if name not in ("transformers", PLAIN_AT_TOKEN, "controller")]
+        if "controller" not in self.timings or not self.is_claimable("controller"):
+            return []
+        return [
+            Comparison(self.compression, task, other, len(indices), self.speed_ratio("controller", other, indices))
+            for task in self.tasks
+            for indices in [self.indices(task)]
+            for other in names
+            if self.is_claimable(other)
+        ]
+
+    def prefill_seconds(self, indices: Sequence[int]) -> float:
+        """Prefill of plain decoding on these prompts, seconds."""
+        return sum(self.timings["plain"][i].prefill_seconds for i in indices)
+
+    def decode_seconds(self, indices: Sequence[int]) -> float:
+        """Plain decoding without prefill, seconds."""
+        return float(self.seconds("plain", indices).sum()) - self.prefill_seconds(indices)
+
+    def spread(self) -> str:
+        """One line: the smallest and the largest total seconds of every method over the rounds."""
+        totals = {name: np.array([t.runs_s for t in of_method]).sum(0) for name, of_method in self.timings.items()}
+        parts = [f"{name.replace('_', ' ')} {total.min():.2f} to {total.max():.2f}" for name, total in totals.items()]
+        num_rounds = len(self.timings["plain"][0].runs_s)
+        return f"seconds for all prompts over {num_rounds} rounds, least to most: {', '.join(parts)}"
+
+
+def with_oracle(rows: Iterable[EvaluatedRow]) -> list[EvaluatedRow]:
+    """The rows with their share of the oracle's gain and their regret to it, where they have a speedup."""
+    rows = list(rows)
+    limits = {row.task: row.speedup for row in rows if row.method == "oracle"}
+    return [
+        replace(
+            row,
+            share_of_oracle_gain=gain_share(row.speedup, limits[row.task]),
+            regret_to_oracle=1 - row.speedup / limits[row.task],
+        )
+        for row in rows
+    ]
+
+
+def gain_share(speedup: float, limit: float) -> float:
+    """Share of the oracle's gain over the reference; nan where it has none."""
+    return (speedup - 1) / (limit - 1) if limit > 1 else math.nan

@@ -1,0 +1,68 @@
+"""The config of `specbound verify`. Imports no torch, so that `--help` is fast."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from specbound.decoding.exactness import require_exactness
+from specbound.decoding.sampling_config import SamplingConfig
+from specbound.models.names import chosen_controller
+from specbound_controller.compression import COMPRESSIONS
+from specbound_controller.errors import InputError, require_at_least, require_one_of
+
+VERIFIED_POLICIES = ("controller", "static", "layerskip", "random")
+"""Policies that `specbound verify` knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyConfig(SamplingConfig):
+    """Decodes prompts plainly and with drafts, and compares the outputs token by token. Exit code 1 on a difference
+    that rounding does not explain."""
+
+    model: str = "demo"
+    """demo, a folder, or a Hugging Face name."""
+    prompts: str = "demo:evaluate"
+    """demo, demo:evaluate, FILE.jsonl, or hf:NAME[:split[:column]]."""
+    num_prompts: int = 8
+    """Prompts to decode, spread over the kinds of content, at least 1."""
+    controller: str | None = None
+    """demo, a folder that train-controller wrote, a Hugging Face name, or none. By default demo for the demo model
+    only."""
+    policy: Literal["auto"] | tuple[str, ...] = "auto"
+    """Who drafts, one or several: controller, static (thresholds on annealed confidence), layerskip (a fixed draft),
+    random (other exits, thresholds and widths at every step). auto: the controller, or layerskip without one, and
+    random."""
+    compression: tuple[str, ...] = ("none",)
+    """How the weights are held, one or several: none, bf16, fp16, int8, nf4."""
+    exactness: str = "token"
+    """The promise to verify: token or bitwise, where any difference is a bug."""
+    max_new_tokens: int = 96
+    """Most tokens for each prompt, at least 1."""
+    threads: int = 1
+    """CPU threads."""
+    json: str | None = None
+    """File for the results as JSON; - is standard output, where the table is left out."""
+
+    def __post_init__(self) -> None:
+        SamplingConfig.__post_init__(self)
+        require_at_least(1, num_prompts=self.num_prompts, max_new_tokens=self.max_new_tokens, threads=self.threads)
+        require_exactness(self.exactness)
+        for policy in () if self.policy == "auto" else self.policy:
+            require_one_of(VERIFIED_POLICIES, policy=policy)
+        for level in self.compression:
+            require_one_of(COMPRESSIONS, compression=level)
+        if not self.compression or not self.policy:
+            raise InputError("compression and policy must name at least one, got none")
+        if "controller" in self.policies and self.controller_name == "none":
+            raise InputError("policy controller needs a controller, got controller none")
+
+    @property
+    def controller_name(self) -> str:
+        """The controller to use, its default resolved."""
+        return chosen_controller(self.controller, self.model)
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The policies to verify, the default resolved."""
+        if self.policy != "auto":
+            return self.policy
+        return ("layerskip" if self.controller_name == "none" else "controller", "random")

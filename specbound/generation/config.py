@@ -1,0 +1,71 @@
+"""The config of `specbound generate`. Imports no torch, so that `--help` is fast."""
+
+from dataclasses import dataclass
+
+from specbound.decoding.exactness import require_exactness
+from specbound.decoding.sampling_config import SamplingConfig
+from specbound.models.names import chosen_controller
+from specbound_controller.errors import InputError, require_at_least
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateConfig(SamplingConfig):
+    """Continues a text, with a controller or plainly; the output is the same."""
+
+    prompt: str | None = None
+    """The text to continue, required; - reads it from standard input. With --chat a message, and by default every line
+    of standard input is one."""
+    model: str = "demo"
+    """demo, a folder, or a Hugging Face name."""
+    controller: str | None = None
+    """demo, a folder that train-controller wrote, a Hugging Face name, or none: plain decoding. By default demo for the
+    demo model only."""
+    compression: str = "none"
+    """How the weights are held: none, bf16, fp16, int8 or nf4."""
+    costs: str = "auto"
+    """What work costs here: auto (the controller's table if it is from this machine, else measured once, about 30 s),
+    or a log's costs.json."""
+    exactness: str = "token"
+    """What the output equals: token (plain decoding's, rounding aside) or bitwise (plain decoding's at this level, for
+    every compression, a little slower)."""
+    compile: bool = False
+    """On a GPU, at exactness token: capture the layers' work as CUDA graphs, which are launched at once."""
+    max_new_tokens: int = 128
+    """Most tokens to generate, at least 1."""
+    stop: tuple[str, ...] = ()
+    """End after this text; may be given several times."""
+    chat: bool = False
+    """Hand the prompt to the model as a user's message, by the chat template of its tokenizer."""
+    stream: bool = False
+    """Print the tokens as they are committed."""
+    compare: bool = False
+    """Decode plainly too, print both speeds and whether the outputs are equal."""
+    threads: int = 1
+    """CPU threads."""
+    json: str | None = None
+    """File for the results as JSON; - is standard output, where the text is left out."""
+
+    def __post_init__(self) -> None:
+        SamplingConfig.__post_init__(self)
+        require_at_least(1, max_new_tokens=self.max_new_tokens, threads=self.threads)
+        require_exactness(self.exactness)
+        if self.prompt is None and not self.chat:
+            raise InputError("--prompt is required; see specbound generate --help")
+        if self.is_conversation and (self.compare or self.json is not None):
+            raise InputError("compare and json need a single message: give --prompt")
+        if "" in self.stop:
+            raise InputError("stop must hold text, got none")
+        if self.stream and self.json == "-":
+            raise InputError("stream must be off where json is -: both write to standard output")
+        if self.compare and self.controller_name == "none":
+            raise InputError("compare needs a controller beside plain decoding, got controller none")
+
+    @property
+    def controller_name(self) -> str:
+        """The controller to use, its default resolved."""
+        return chosen_controller(self.controller, self.model)
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether messages are read from standard input, one by one."""
+        return self.chat and self.prompt in (None, "-")

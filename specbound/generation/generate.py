@@ -1,0 +1,172 @@
+"""One prompt, one model, perhaps a controller: what `specbound generate` does. Knows no command line."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+from transformers import TextStreamer
+from transformers.cache_utils import Cache
+
+from specbound.decoding.decoder import SpecBoundDecoder, request_of
+from specbound.decoding.request import greedy_twin
+from specbound.decoding.stats import DecodeStats
+from specbound.evaluation.differences import find_difference
+from specbound.generation.config import GenerateConfig
+from specbound.models.controllers import load_controller
+from specbound.models.fingerprint import model_fingerprint
+from specbound.models.loading import LoadedModel, chat_ids, load_model
+from specbound.pricing.local import choose_costs
+from specbound.results.report import Row, model_info
+
+WARM_UP_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A continuation and its figures."""
+
+    text: str
+    """The new text, special tokens left out."""
+    rows: list[Row]
+    """The method that was asked for, then plain decoding where it was compared."""
+    model: dict[str, Any]
+    """What a report says of the model."""
+    difference: str = ""
+    """Where the outputs first differ, in words; empty where they are equal or were not compared."""
+    costs: str = ""
+    """Which cost table the controller used, in words; empty without a controller."""
+
+    @property
+    def is_trustworthy(self) -> bool:
+        """No difference was found but one at a verified near-tie."""
+        return not self.difference or self.rows[0].num_near_ties > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A model with a decoder for the method that was asked for, and one for plain decoding."""
+
+    loaded: LoadedModel
+    plain: SpecBoundDecoder
+    decoder: SpecBoundDecoder
+    method: str
+    """`controller` or `plain`; then both decoders are one."""
+    arguments: dict[str, Any]
+    """Of every call of a decoder: length, sampling, stop strings."""
+    costs: str
+    """Which cost table the controller uses, in words; empty without a controller."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    tokens: list[int]
+    """New tokens."""
+    stats: DecodeStats
+
+    def row(self, method: str, decoder: SpecBoundDecoder) -> Row:
+        return Row(
+            method=method,
+            compression=decoder.compression,
+            task="all",
+            num_prompts=1,
+            num_tokens=self.stats.num_tokens,
+            tokens_per_second=self.stats.tokens_per_second,
+            tokens_per_step=self.stats.tokens_per_step,
+            acceptance_rate=self.stats.acceptance_rate,
+            layer_calls_per_token=self.stats.layer_calls_per_token,
+            exactness=decoder.exactness,
+        )
+
+
+def generate(config: GenerateConfig, prompt: str) -> Generation:
+    """Continues the prompt; with `config.compare` plain decoding does it too, after a warm-up of both."""
+    prepared = prepare(config)
+    loaded, plain, decoder, arguments = prepared.loaded, prepared.plain, prepared.decoder, prepared.arguments
+    if config.chat:
+        input_ids = chat_ids(loaded, [{"role": "user", "content": prompt}])
+    else:
+        input_ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"]
+    if config.compare:
+        for each in (plain, decoder):
+            _decode(each, input_ids, {**arguments, "max_new_tokens": min(WARM_UP_TOKENS, config.max_new_tokens)})
+    streamer = text_streamer(loaded) if config.stream else None
+    decoded = _decode(decoder, input_ids, arguments, streamer)
+    text = loaded.tokenizer.decode(decoded.tokens, skip_special_tokens=True)
+    model = model_info(config.model, loaded.model)
+    row = decoded.row(prepared.method, decoder)
+    if not config.compare:
+        return Generation(text, [row], model, costs=prepared.costs)
+    reference = _decode(plain, input_ids, arguments)
+    rows, difference = _compared(row, decoded, reference, prepared, input_ids)
+    return Generation(text, rows, model, difference, prepared.costs)
+
+
+def prepare(config: GenerateConfig) -> Prepared:
+    """Loads the model, and the controller where there is one."""
+    controller = load_controller(config.controller_name)
+    loaded = load_model(config.model, config.compression)
+    arguments = {"max_new_tokens": config.max_new_tokens, **config.generate_arguments()}
+    if config.stop:
+        arguments |= {"stop_strings": list(config.stop), "tokenizer": loaded.tokenizer}
+    twin = greedy_twin(loaded.model)
+    settings: dict[str, Any] = {"record_steps": False, "exactness": config.exactness, "compile": config.compile}
+    plain = SpecBoundDecoder(twin, None, loaded.compression, **settings)
+    if controller is None:
+        return Prepared(loaded, plain, plain, "plain", arguments, "")
+    controller.check_model(model_fingerprint(loaded.model), plain.adapter.num_layers)
+    costs, costs_used = choose_costs(config.costs, controller, loaded, config.exactness, config.compile)
+    policy = controller.policy(costs, loaded.compression)
+    decoder = SpecBoundDecoder(twin, policy, loaded.compression, **settings)
+    return Prepared(loaded, plain, decoder, "controller", arguments, costs_used)
+
+
+def text_streamer(loaded: LoadedModel) -> TextStreamer:
+    """Prints new text as it comes."""
+    return TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
+def _decode(
+    decoder: SpecBoundDecoder, input_ids: Tensor, arguments: dict[str, Any], streamer: TextStreamer | None = None
+) -> _Decoded:
+    output = decoder.decode([input_ids], streamer=streamer, **arguments)
+    return _Decoded(output.sequences[0, input_ids.shape[1] :].tolist(), output.stats)
+
+
+def _compared(
+    row: Row, decoded: _Decoded, reference: _Decoded, prepared: Prepared, input_ids: Tensor
+) -> tuple[list[Row], str]:
+    """Both rows, and where the outputs first differ; a speedup where they are equal and promised to be."""
+    plain, exactness = prepared.plain, prepared.decoder.exactness
+    plain_row = replace(reference.row("plain", plain), speedup=1.0, outputs_equal=True)
+    if decoded.tokens == reference.tokens:
+        is_promised = row.compression == "none" or exactness == "bitwise"
+        speedup = row.tokens_per_second / plain_row.tokens_per_second if is_promised else math.nan
+        return [replace(row, outputs_equal=True, speedup=speedup), plain_row], ""
+    request = request_of(plain, input_ids, prepared.arguments)
+    difference = find_difference(
+        row.method, "the prompt", plain.model, request, reference.tokens, decoded.tokens, exactness
+    )
+    assert difference is not None
+    row = replace(row, outputs_equal=False, num_near_ties=int(difference.is_near_tie))
+    return [row, plain_row], difference.describe()
+
+
+class Conversation:
+    """Messages and replies in turn. Every reply continues from the cache of the last one."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.messages: list[dict[str, str]] = []
+        self.cache: Cache | None = None
+
+    def reply(self, message: str, streamer: TextStreamer | None = None) -> tuple[str, DecodeStats]:
+        """The model's answer to one more message. Raises InputError where the conversation outgrows the model."""
+        prepared, tokenizer = self.prepared, self.prepared.loaded.tokenizer
+        self.messages.append({"role": "user", "content": message})
+        ids = chat_ids(prepared.loaded, self.messages)
+        output = prepared.decoder.decode([ids], streamer=streamer, past_key_values=self.cache, **prepared.arguments)
+        self.cache = output.past_key_values
+        text = tokenizer.decode(output.sequences[0, ids.shape[1] :], skip_special_tokens=True)
+        self.messages.append({"role": "assistant", "content": text})
+        return text, output.stats

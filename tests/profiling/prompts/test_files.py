@@ -1,0 +1,110 @@
+"""Prompts: both line forms, data sets, the spread over tasks, and every kind of bad input in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from specbound_controller.errors import InputError
+from specbound_profiling.prompts.files import Prompt, load_prompts, prompts_hash
+
+
+def write(path: Path, *rows: object) -> str:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return str(path)
+
+
+def test_both_line_forms_are_read_in_order(tmp_path: Path) -> None:
+    spec = write(
+        tmp_path / "p.jsonl",
+        {"question_id": 81, "category": "writing", "turns": ["Compose a post.", "Rewrite it."]},
+        "",
+        {"prompt": "def f():", "task": "code"},
+        {"prompt_id": "x", "prompt": "plain\u2028text"},
+    )
+    assert load_prompts(spec) == [
+        Prompt("81", "writing", "Compose a post."),
+        Prompt("p-3", "code", "def f():"),
+        Prompt("x", "all", "plain\u2028text"),
+    ]
+
+
+def test_fewer_prompts_are_spread_over_the_tasks(tmp_path: Path) -> None:
+    tasks = ["a", "a", "a", "b", "b", "c"]
+    spec = write(tmp_path / "p.jsonl", *({"prompt": f"{t}{i}", "task": t} for i, t in enumerate(tasks)))
+    assert [p.text for p in load_prompts(spec, 3)] == ["a0", "b3", "c5"]
+    assert [p.text for p in load_prompts(spec, 4)] == ["a0", "a1", "b3", "c5"]
+    assert len(load_prompts(spec, 99)) == 6
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a"', r"p\.jsonl:2: a line must be a JSON object"),
+        ('["a"]', r"p\.jsonl:2: a line must be a JSON object, got list"),
+        ('{"text": "a"}', r"p\.jsonl:2: a line must hold a non-empty \"prompt\" or \"turns\", got keys 'text'"),
+        ('{"prompt": "  "}', r"p\.jsonl:2: a line must hold"),
+        ('{"turns": []}', r"p\.jsonl:2: a line must hold"),
+        ('{"prompt": 3}', r"p\.jsonl:2: a line must hold"),
+    ],
+)
+def test_broken_line_is_named_by_its_number(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_prompts(write(tmp_path / "p.jsonl", {"prompt": "fine"}, line))
+
+
+def test_missing_empty_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"prompts must be demo, hf:NAME or an existing file, got .*none\.jsonl"):
+        load_prompts(str(tmp_path / "none.jsonl"))
+    with pytest.raises(InputError, match="at least one prompt, got none"):
+        load_prompts(write(tmp_path / "empty.jsonl", "", " "))
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read as UTF-8 text"):
+        load_prompts(str(tmp_path / "binary.jsonl"))
+    with pytest.raises(InputError, match="cannot be read as UTF-8 text"):
+        load_prompts(str(tmp_path))
+
+
+def test_repeated_ids_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="prompt ids must be unique, got '7' twice"):
+        load_prompts(write(tmp_path / "p.jsonl", *[{"question_id": 7, "turns": ["a"]}] * 2))
+
+
+def test_hash_depends_on_text_and_order() -> None:
+    one, two = Prompt("1", "a", "x"), Prompt("2", "a", "y")
+    assert prompts_hash([one, two]) != prompts_hash([two, one])
+    assert prompts_hash([one]) != prompts_hash([Prompt("1", "a", "z")])
+    assert prompts_hash([one]) == prompts_hash([Prompt("1", "a", "x")])
+
+
+@pytest.fixture
+def data_set(tmp_path: Path) -> str:
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "qa"
+    folder.mkdir()
+    rows = {"question": ["How many?", "Why?"], "task": ["math", "prose"], "number": [1, 2]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(folder / "test.parquet"))
+    return str(folder)
+
+
+def test_local_data_set_is_read_by_split_and_column(data_set: str) -> None:
+    expected = [Prompt("qa-1", "math", "How many?"), Prompt("qa-2", "prose", "Why?")]
+    assert load_prompts(f"hf:{data_set}:test:question") == expected
+    assert load_prompts(f"hf:{data_set}:test") == expected
+
+
+def test_split_may_be_a_slice(data_set: str) -> None:
+    first = [Prompt("qa-1", "math", "How many?")]
+    assert load_prompts(f"hf:{data_set}:test[:1]") == first
+    assert load_prompts(f"hf:{data_set}:test[0:1]:question") == first
+
+
+def test_data_set_errors_are_one_line(data_set: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="column must be one of question, task, number, got 'answer'"):
+        load_prompts(f"hf:{data_set}:test:answer")
+    with pytest.raises(InputError, match=r"row 1 of data set .* must hold text in 'number', got 1"):
+        load_prompts(f"hf:{data_set}:test:number")
+    for spec in (f"hf:{data_set}:validation", f"hf:{tmp_path / 'nothing'}"):
+        with pytest.raises(InputError, match="cannot be loaded") as caught:
+            load_prompts(spec)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,110 @@
+"""The oracle against brute force over every sequence of actions."""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+
+from specbound_controller.actions import static_grid
+from specbound_controller.costs import CostTable, work_vector
+from specbound_controller.policy import AnnealedConfidence
+from specbound_controller.records import Decision
+from specbound_controller.work import record_work
+from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.replay.best_static import static_seconds
+from specbound_profiling.replay.oracle import accepted_run, fixed_draft_work, oracle, oracle_grid
+from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.replay import PLAIN, replay_static
+from specbound_profiling.replay.simulate import simulate_step
+
+TraceOf = Callable[..., PromptTrace]
+EXITS, NUM_LAYERS, W_MAX = (1, 3), 5, 3
+
+
+def cheapest(trace: PromptTrace, decisions: list[Decision], costs: CostTable, only_correct: bool) -> float:
+    """Least seconds over all sequences of decisions, by plain recursion on simulated steps."""
+
+    @cache
+    def value(start: int) -> float:
+        if start >= trace.num_positions:
+            return 0.0
+        best = np.inf
+        for decision in decisions:
+            record = simulate_step(trace, start, decision, None, NUM_LAYERS)
+            if only_correct and record.num_accepted < record.num_drafted:
+                continue
+            best = min(
+                best, float(costs.seconds(record_work(record, is_adaptive=False))) + value(start + record.num_emitted)
+            )
+        return best
+
+    return value(1)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_oracle_equals_brute_force(seed: int, random_trace_of: TraceOf, costs: CostTable) -> None:
+    rng = np.random.default_rng(seed)
+    traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(3)]
+    fixed = [PLAIN, *(Decision(w_max=w, thresholds={e: 0.0}) for e in EXITS for w in range(1, W_MAX + 1))]
+    result = oracle(traces, costs, NUM_LAYERS, W_MAX)
+    expected = [cheapest(trace, fixed, costs, only_correct=True) for trace in traces]
+    np.testing.assert_allclose(result.seconds, expected)
+    assert result.num_drafted.tolist() == result.num_accepted.tolist()
+    assert (result.num_steps + result.num_accepted).tolist() == result.num_tokens.tolist()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_grid_oracle_equals_brute_force(seed: int, random_trace_of: TraceOf, costs: CostTable) -> None:
+    rng = np.random.default_rng(seed)
+    traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(2)]
+    score = AnnealedConfidence(0.5)
+    grid = [
+        PLAIN,
+        *(Decision(2, {e: t}, score) for e in EXITS for t in (0.0, 0.3, 0.6)),
+        Decision(3, {1: 0.5, 3: 0.1}, score),
+    ]
+    result = oracle_grid(traces, costs, NUM_LAYERS, grid)
+    expected = [cheapest(trace, grid, costs, only_correct=False) for trace in traces]
+    np.testing.assert_allclose(result.seconds, expected)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_grid_oracle_of_a_controllers_grid_equals_brute_force(
+    seed: int, random_trace_of: TraceOf, with_branches_of: TraceOf, costs: CostTable
+) -> None:
+    rng = np.random.default_rng(seed)
+    traces = [with_branches_of(rng, random_trace_of(rng, EXITS, f"p{i}"), 4, 0.7) for i in range(2)]
+    grid = [a.decision({"annealed": AnnealedConfidence(0.5)}) for a in static_grid(EXITS, (1, 2, 4), (0.4,))]
+    result = oracle_grid(traces, costs, NUM_LAYERS, grid)
+    np.testing.assert_allclose(result.seconds, [cheapest(trace, grid, costs, only_correct=False) for trace in traces])
+    np.testing.assert_allclose(costs.seconds(result.work), result.seconds)
+
+
+def test_oracle_is_never_slower_than_the_best_fixed_draft(random_trace_of: TraceOf, costs: CostTable) -> None:
+    rng = np.random.default_rng(3)
+    traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(8)]
+    grid = [a.decision({"annealed": AnnealedConfidence(0.0)}) for a in static_grid(EXITS, (1, 2, 3), (0.5,))]
+    assert oracle_grid(traces, costs, NUM_LAYERS, grid).seconds.sum() <= static_seconds(traces, costs, grid, 5).min()
+    assert (
+        oracle(traces, costs, NUM_LAYERS, W_MAX).seconds.sum() <= replay_static(traces, PLAIN, costs, 5).seconds.sum()
+    )
+
+
+@pytest.mark.parametrize(("exit_layer", "width"), [(0, 0), (1, 1), (3, 4), (2, 9)])
+def test_work_of_a_fixed_draft_is_that_of_its_calls_alone(exit_layer: int, width: int) -> None:
+    layer_calls = {1: (width + 1) * exit_layer, width + 1: NUM_LAYERS - exit_layer}
+    expected = work_vector(layer_calls, {1: width, width + 1: 1}, 0, 70, num_decisions=0)
+    assert fixed_draft_work(exit_layer, width, NUM_LAYERS, 70).tolist() == expected.tolist()
+
+
+def test_runs_of_correct_drafts_are_counted_from_each_position(trace_of: TraceOf) -> None:
+    trace = trace_of([[1, 1], [0, 1], [1, 1], [1, 1], [1, 0]], (1, 3))
+    assert accepted_run(TraceBatch([trace]), 3).T.tolist() == [[1, 0, 3, 2, 1], [3, 3, 2, 1, 0]]
+    assert accepted_run(TraceBatch([trace]), 2).T.tolist() == [[1, 0, 2, 2, 1], [2, 2, 2, 1, 0]]
+
+
+def test_perfect_exit_is_used_at_full_width(trace_of: TraceOf, costs: CostTable) -> None:
+    result = oracle([trace_of([[1]] * 9, (1,))], costs, 20, 3)
+    assert result.num_steps[0] == 2 and result.num_drafted[0] == 6
+    assert result.num_layer_calls[0] == 2 * (4 * 1 + 19)

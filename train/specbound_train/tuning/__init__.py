@@ -1,0 +1,1 @@
+"""Constants of the literature's rules, chosen on a log. Fits no controller."""
