@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import Difference, find_difference
 from specbound.models.fingerprint import model_fingerprint
