@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import get_head_shapes
 
 from specbound.decoding.model.cache import DecodeCache, KeyValueStore, causal_mask, visible_keys
-from specbound.decoding.model.composition import Composition
+from specbound.decoding.model.composition import Composition, Place, found
 from specbound.decoding.model.draft_head import DraftHead
 from specbound.decoding.model.families import (
     FAMILIES,
@@ -40,7 +40,7 @@ from specbound.decoding.model.lean import (
     pack_mask,
     signed,
 )
-from specbound.decoding.model.left_out import left_out_places, refuse_changed_parts, refuse_left_out
+from specbound.decoding.model.left_out import is_library, left_out_places, refuse_changed_parts, refuse_left_out
 from specbound.decoding.model.ragged import RaggedCall
 from specbound.decoding.model.static_cache import StaticView
 from specbound_controller.draft_vocabulary import DraftVocabulary
@@ -127,9 +127,12 @@ class ModelAdapter:
         self._choose_layers()
         is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
         is_table = is_table and type(self.embedding.weight.data) is Tensor
+        is_table = is_table and all(is_library(found(place)) for place in table_places())
         self._embedding_rows: Any = self.embedding.weight if is_table and self.position_table is None else None
-        places = left_out_places(model) + [place for layer in self._lean[:1] for place in lean_places(layer.layer)]
-        self.composition = Composition(model, places, self.rotary.buffers() if self.rotary is not None else ())
+        called_once = [part for part in (self.rotary, self.position_table) if part is not None]
+        places = left_out_places(model, called_once) + table_places()
+        places += [place for layer in self._lean[:1] for place in lean_places(layer.layer)]
+        self.composition = Composition(model, places, () if self.rotary is None else (self.rotary,))
         """What all this was read from."""
 
     def _choose_layers(self) -> None:
@@ -457,6 +460,13 @@ class ModelAdapter:
             table = causal_mask(num_new, max(256, 2 * keys), window, self.dtype, self.device)[None, None]
             self._masks[kind, num_new, group] = table = pack_mask(table, group)
         return table[..., table.shape[-1] - keys :]
+
+
+def table_places() -> list[Place]:
+    """The functions whose work is left out where a row of the embedding is read from its table."""
+    return [(nn.Embedding, name) for name in ("__call__", "_call_impl", "forward")] + [
+        (vars(nn.functional), "embedding")
+    ]
 
 
 def autocast_dtype(model: PreTrainedModel) -> torch.dtype | None:

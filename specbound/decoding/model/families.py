@@ -3,7 +3,10 @@
 A new family is one entry of `FAMILIES`. Knows configs and the names of modules; runs nothing.
 """
 
+import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -143,13 +146,24 @@ def _refuse_randomness(model: PreTrainedModel) -> None:
 
 
 def _can_be_random(module: nn.Module) -> bool:
-    """Whether a module may draw random numbers in training mode; whose class nobody knows may."""
+    """Whether a module may draw random numbers in training mode, by its settings or by the code of its class."""
     package = type(module).__module__
     if package.startswith("torch.nn."):
         return isinstance(module, RANDOM_MODULES) and getattr(module, "p", 1) != 0
     if package.startswith("peft."):
         return any("dropout" in name and _is_on(value) for name, value in vars(module).items())
-    return True
+    own = (kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.nn."))
+    functions = (value for kind in own for value in vars(kind).values() if hasattr(value, "__code__"))
+    return any("training" in code.co_names for function in functions for code in _codes(inspect.unwrap(function)))
+
+
+def _codes(function: Any) -> Iterator[Any]:
+    """The code of a function, and of those within it."""
+    pending = [function.__code__]
+    while pending:
+        code = pending.pop()
+        yield code
+        pending += [constant for constant in code.co_consts if hasattr(constant, "co_names")]
 
 
 def _is_on(value: object) -> bool:
