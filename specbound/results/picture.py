@@ -2,8 +2,8 @@
 
     python -m specbound.results.picture bench.json evaluate.json --out speed.svg
 
-Bars are speedups over plain decoding of the same run, on all prompts together; rows without a claim are left out, and so
-are methods that `LABELS` does not name. Needs the extra `[report]`. Measures nothing.
+Bars are speedups over plain decoding of the same run, on all prompts together. Left out are rows without a claim, and
+methods that `LABELS` does not name. Needs the extra `[report]`. Measures nothing.
 """
 
 import argparse
