@@ -19,7 +19,7 @@ from specbound_controller.step_policy import CurveLayout, StepPolicy
 from specbound_controller.work import record_work
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.replay import replay
-from specbound_profiling.replay.simulate import simulate_step
+from specbound_profiling.replay.simulate import simulate
 from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.rows import ExploringPolicy, collect_steps, curve_rows, score_rows
 from tests.profiling.conftest import with_branches
@@ -100,7 +100,7 @@ def test_targets_equal_the_step_that_each_action_would_take(
         start, score = int(batch.position[steps.rows[row]]), scores[steps.folds[row]]
         for action in ACTIONS[1:]:
             decision = action.decision({"learned": score})
-            record = simulate_step(trace, start, decision, steps.features[row], NUM_LAYERS)
+            record = simulate(trace, start, decision, steps.features[row], NUM_LAYERS).record
             width = min(action.width, 25 - start - 1)
             profile = layout.profile_of(action)
             assert reached[row, profile, :width].sum() == record.num_accepted
@@ -125,7 +125,7 @@ def test_prices_of_the_step_policy_are_those_of_the_replayed_step(
     features = np.random.default_rng(0).random(len(FEATURE_NAMES)).astype(np.float32)
     for start in (1, 10, 30):
         for a, action in enumerate(ACTIONS):
-            record = simulate_step(trace, start, action.decision({"learned": score}), features, NUM_LAYERS)
+            record = simulate(trace, start, action.decision({"learned": score}), features, NUM_LAYERS).record
             logits = np.full((layout.num_curves, layout.longest), -60.0, dtype=np.float32)
             logits[:, : record.num_drafted] = 60.0
             is_run = [exit_layer != 0 for exit_layer in record.exit_layers] + [record.stop_reason == "depth"]

@@ -22,8 +22,9 @@ from specbound_controller.baselines.svip import SvipSettings
 from specbound_controller.baselines.ucb import UcbSettings
 from specbound_controller.costs import CostTable
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
 from specbound_profiling.recording.rollout import RolloutSettings
+from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.replay import replay, replay_static, replay_stepwise
 from tests.step_fields import EXACT_FIELDS
 
