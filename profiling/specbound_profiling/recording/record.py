@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specbound.decoding.exactness import step_adapter
+from specbound.decoding.arguments import batch_from_arguments
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import Request, batch_from_arguments, greedy_twin
+from specbound.decoding.request import Request
 from specbound.decoding.sequence import Sequence as DecodedSequence
+from specbound.decoding.step_model import step_adapter
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.prompts.loops import LoopDetector
 from specbound_profiling.recording.exit_reader import ExitReader
