@@ -22,7 +22,7 @@ from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import load_model
 from specbound_controller.errors import InputError
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.recording.engine import Block, Engine, Progress, Recording, Write, record_block
+from specbound_profiling.recording.blocks import Block, Engine, Progress, Recording, Write, record_block
 from specbound_profiling.recording.record import Recorder
 
 NUM_RESTARTS = 2
