@@ -102,9 +102,11 @@ def read_gguf(path: Path, name: str) -> GgufModel:
         config = AutoConfig.from_pretrained(**place)
         if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise InputError(f"model {name!r} must be a causal language model, got {config.model_type}")
-        options = {} if not hasattr(transformers, "GgufConfig") else {
-            "quantization_config": transformers.GgufConfig(dequantize=True)
-        }
+        options = (
+            {}
+            if not hasattr(transformers, "GgufConfig")
+            else {"quantization_config": transformers.GgufConfig(dequantize=True)}
+        )
         model, info = AutoModelForCausalLM.from_pretrained(
             **place, config=config, dtype=torch.float32, output_loading_info=True, **options
         )

@@ -98,7 +98,10 @@ def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
 
 def _gguf_tensors(model: LlamaForCausalLM) -> dict[str, np.ndarray]:
     config, state = model.config, {name: value.numpy() for name, value in model.state_dict().items()}
-    tensors = {"token_embd.weight": state["model.embed_tokens.weight"], "output_norm.weight": state["model.norm.weight"]}
+    tensors = {
+        "token_embd.weight": state["model.embed_tokens.weight"],
+        "output_norm.weight": state["model.norm.weight"],
+    }
     parts = {
         "attn_q": "self_attn.q_proj",
         "attn_k": "self_attn.k_proj",

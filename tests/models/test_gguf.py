@@ -68,9 +68,10 @@ def test_every_level_equals_that_of_the_converted_copy(file: Path, folder: Path,
     for loaded in (of_file, of_folder):
         message = [{"role": "user", "content": "Hi"}]
         assert loaded.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False) == template
-        assert loaded.tokenizer(template)["input_ids"] == loaded.tokenizer.apply_chat_template(
-            message, add_generation_prompt=True, return_dict=True
-        )["input_ids"]
+        assert (
+            loaded.tokenizer(template)["input_ids"]
+            == loaded.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
+        )
 
 
 def test_tokenizer_alone_is_the_same(file: Path) -> None:
