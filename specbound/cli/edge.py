@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from specbound.results.rows import Row
 
 
-def set_up(config: Any) -> None:
+def set_up(config: Any = None) -> None:
     """Before any work: a place for `--json` that can be written, CPU threads, and standard error for our own lines
     alone, without progress bars and advice of transformers.
 

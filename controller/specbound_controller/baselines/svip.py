@@ -8,8 +8,8 @@ from typing import ClassVar, Self
 import numpy as np
 
 from specbound_controller.actions import WIDTHS
-from specbound_controller.baselines.fixed import FixedPolicy
 from specbound_controller.baselines.situation import Search, Settings, Situation, check_draft
+from specbound_controller.policy import FixedPolicy
 from specbound_controller.records import Decision, ExitSignals
 from specbound_controller.score import SIGNAL_NAMES
 

@@ -10,15 +10,10 @@ from jsonargparse import auto_cli
 
 from specbound.bench.micro.draft_vocabulary import draft_vocabulary
 from specbound.bench.micro.overhead import overhead
-from specbound.bench.micro.recording import recording, recording_memory
 from specbound.bench.micro.replay import replay
-from specbound.bench.micro.rollouts import rollouts
 from specbound.bench.micro.segments import segments
 
 MEASUREMENTS: dict[str, Any] = {
-    "recording": recording,
-    "recording-memory": recording_memory,
-    "rollouts": rollouts,
     "replay": replay,
     "draft-vocabulary": draft_vocabulary,
     "overhead": overhead,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from specbound.bench.micro.timing import demo_prompts, interleaved
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.names import chosen_controller

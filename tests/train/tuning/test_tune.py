@@ -16,8 +16,8 @@ from specbound_controller.baselines.tuned import SETTINGS
 from specbound_controller.baselines.ucb import UcbSettings
 from specbound_controller.costs import CostTable
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_profiling.replay.replay import replay
+from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.tuning import tune as tuning
 from specbound_train.tuning.fit import accepted_runs, logistic_weights, speckv_settings
 
