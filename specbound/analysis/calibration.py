@@ -40,9 +40,9 @@ def write_calibration_report(config: ReportConfig) -> CalibrationReport:
     Raises:
         InputError: no finished log, too few prompts, no such model, or a folder that cannot be written to.
     """
-    log, out = open_log(config.log), Path(config.out).expanduser()
+    log = open_log(config.log)
     decode = _decoder(config, log)
-    make_folder(out)
+    out = make_folder(config.out)
     plots: dict[str, bytes] = {}
     sections, judged = [], None
     for compression in log.manifest.compressions:
