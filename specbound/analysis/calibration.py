@@ -18,8 +18,8 @@ from specbound_profiling.report.page import LevelSection, build_page
 from specbound_profiling.report.plots import acceptance_figure, groups_figure, png, reliability_figure
 from specbound_profiling.report.records import LevelCalibration
 from specbound_profiling.report.tokens import Decode, view_level
-from specbound_train.calibrate import calibrate, judged_prompts
-from specbound_train.live_calibration import calibrate_live
+from specbound_train.calibration.of_live_steps import calibrate_live
+from specbound_train.calibration.of_log import calibrate, judged_prompts
 
 logger = logging.getLogger(__name__)
 PAGE_NAME = "report.html"

@@ -119,8 +119,7 @@ class ReplayResult:
         """Standard error of the estimated seconds, over all seconds; nan where it is not known."""
         if self.estimates is None:
             return 0.0
-        total = float(self.seconds.sum())
-        return self.estimates.standard_error() / total if total else nan
+        return ratio(self.estimates.standard_error(), self.seconds.sum())
 
     def speedup_over(self, plain: "ReplayResult") -> float:
         """Tokens per second over another replay's."""

@@ -16,10 +16,11 @@ from specbound_controller.baselines.tuned import SETTINGS
 from specbound_controller.baselines.ucb import UcbSettings
 from specbound_controller.costs import CostTable
 from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.replay.oracle import accepted_run
 from specbound_profiling.replay.replay import replay
 from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.tuning import tune as tuning
-from specbound_train.tuning.fit import accepted_runs, logistic_weights, speckv_settings
+from specbound_train.tuning.fit import logistic_weights, speckv_settings
 
 TracesOf = Callable[..., list[PromptTrace]]
 EXITS, NUM_LAYERS = (2, 4), 12
@@ -34,7 +35,7 @@ def test_runs_of_right_drafts_end_at_a_wrong_one_and_at_the_trace(traces_of: Tra
     first, second = traces_of(1, 2, 5)
     first.is_accepted[:, 0] = [True, True, False, True, True]
     second.is_accepted[:, 0] = [True, False, True, True, True]
-    assert accepted_runs(TraceBatch([first, second]), 0).tolist() == [2, 1, 0, 2, 1, 1, 0, 3, 2, 1]
+    assert accepted_run(TraceBatch([first, second]), 10)[:, 0].tolist() == [2, 1, 0, 2, 1, 1, 0, 3, 2, 1]
 
 
 def test_logistic_rows_are_drafts_whose_predecessors_were_accepted(traces: list[PromptTrace]) -> None:
