@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from specbound.assets import demo_controller_dir
 from specbound.cli.edge import set_up
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.model.adapter import FAMILIES
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.greedy_twin import greedy_twin
+from specbound.decoding.model.families import FAMILIES
 from specbound.evaluation.differences import Difference
 from specbound.evaluation.verify import RandomPolicy
 from specbound.models.loading import load_model
@@ -212,7 +213,7 @@ def totals(lines: Sequence[Line]) -> str:
 
 def main(page: Path) -> int:
     """Decodes everything, writes the page, and fails on a bug."""
-    set_up(threads=1)
+    set_up(SimpleNamespace(threads=1))
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, found, after = rest.partition(END)
     assert found, f"{page} must hold {BEGIN} and {END}"

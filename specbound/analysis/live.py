@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import greedy_twin
-from specbound.decoding.stats import DecodeStats, ratio
+from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import Difference, find_difference
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
+from specbound_controller.fingerprint import same_model
 from specbound_controller.policy import DraftingFrom, Policy
+from specbound_controller.ratio import ratio
 from specbound_controller.records import StepRecord
 from specbound_controller.work import record_work
 from specbound_profiling.costs.machine import machine_fingerprint
@@ -210,7 +212,7 @@ def _logged(log: StepLog, compression: str, num_prompts: int) -> tuple[LoadedMod
     manifest, traces = log.manifest, log.traces(compression)
     loaded = load_model(manifest.model, compression)
     fingerprint = model_fingerprint(loaded.model)
-    if fingerprint != manifest.model_fingerprint:
+    if not same_model(fingerprint, manifest.model_fingerprint):
         raise InputError(
             f"live needs the model of the log, with fingerprint {manifest.model_fingerprint[:16]}, "
             f"got {fingerprint[:16]} ({manifest.model})"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from specbound.bench.gpu.finding import Cell, Finding, Part, Settings, Table
 from specbound.bench.gpu.models import random_ids
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.evaluation.config import EvaluateConfig
 from specbound.evaluation.rows import EvaluatedRow
 from specbound.evaluation.run import evaluate, level_notes

@@ -15,7 +15,7 @@ from specbound.bench.gpu.profiled import GRAPHS, LAUNCHES, TO_DEVICE, TO_HOST, W
 from specbound.bench.gpu.row_bits import product_microseconds, runs_of_equal_bits, shown_runs
 from specbound.bench.shapes import SHAPE_SIZES
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.model.row_stable import MatrixProduct
+from specbound.decoding.model.row_blocks import MatrixProduct
 from specbound.decoding.noise import gumbel_noise
 from specbound.decoding.request import Request
 from specbound.decoding.sequence import Sequence as DecodedSequence
@@ -272,12 +272,17 @@ def vocabulary(settings: Settings) -> Finding:
             "exit test, annealed": partial(read_signals, logits, 2, 0, 1.3),
             "noise of every token": partial(gumbel_noise, 0, 7, token_ids),
             "sampled token": partial(sequence.draft_token, logits, []),
-            "torch's softmax and multinomial": lambda logits=logits: int(torch.multinomial(logits.softmax(-1), 1)),
+            "torch's softmax and multinomial": partial(multinomial, logits),
         }
         names = tuple(calls)
         seconds = call_seconds(calls, device, sizes.num_calls)
         rows.append([size, *(each * 1e6 for each in seconds.values())])
     return Finding([Table("Microseconds of one row of logits", ("vocabulary", *names), rows)])
+
+
+def multinomial(logits: Tensor) -> int:
+    """One sampled token as transformers draws it. logits: (1, V)"""
+    return int(torch.multinomial(logits.softmax(-1), 1))
 
 
 def graphs(settings: Settings) -> Finding:

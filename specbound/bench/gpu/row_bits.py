@@ -1,6 +1,6 @@
 """At how many rows a matrix product gives a row the same bits, and what a call with so many rows costs.
 
-The product is tried on sums that cancel (`specbound.decoding.model.row_stable`): only rounding is left, and it differs
+The product is tried on sums that cancel (`specbound.decoding.model.row_blocks`): only rounding is left, and it differs
 wherever the order of additions does.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import linear
 
 from specbound.bench.gpu.clock import device_seconds
-from specbound.decoding.model.row_stable import MatrixProduct, cancelling_factors
+from specbound.decoding.model.row_blocks import MatrixProduct, cancelling_factors
 
 
 def runs_of_equal_bits(product: MatrixProduct, counts: Sequence[int]) -> list[list[int]]:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from specbound.bench.micro.timing import demo_prompts, interleaved
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.draft_head import DraftHead
-from specbound.decoding.request import greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.decoding.step import read_signals
 from specbound.models.loading import LoadedModel
@@ -22,7 +22,8 @@ from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.prompts.files import load_prompts
 from specbound_profiling.prompts.tokenization import tokenize_prompts
 from specbound_profiling.recording.frequent_tokens import token_shares
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
+from specbound_profiling.recording.settings import RecordSettings
 
 # V vocabulary, N tokens of a draft vocabulary, D hidden width
 

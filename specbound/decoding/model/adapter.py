@@ -1,76 +1,71 @@
 """Runs a decoder-only transformers model layer by layer over its own cache. One adapter for all families.
 
-Knows nothing of drafts and policies. Never changes the model, its config or its modules.
+Knows nothing of drafts and policies. Never changes the model, its config or its modules. Which families there are, and
+what is refused, says `families`.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import get_head_shapes
 
 from specbound.decoding.model.cache import DecodeCache, KeyValueStore, causal_mask, visible_keys
+from specbound.decoding.model.composition import Composition
 from specbound.decoding.model.draft_head import DraftHead
+from specbound.decoding.model.families import (
+    FAMILIES,
+    SLIDING,
+    body_of,
+    layer_kinds,
+    name_of,
+    num_layers_of,
+    refuse_unsupported,
+)
 from specbound.decoding.model.lean import (
     PROBE_POSITION,
     PROBE_ROWS,
     PROBE_TOLERANCE,
     LeanLayer,
+    LeanNorm,
     is_bare,
     is_lean,
     lean_norm,
+    lean_places,
     lean_projection,
     pack_mask,
     signed,
 )
+from specbound.decoding.model.left_out import left_out_places, refuse_changed_parts, refuse_left_out
 from specbound.decoding.model.ragged import RaggedCall
+from specbound.decoding.model.static_cache import StaticView
 from specbound_controller.draft_vocabulary import DraftVocabulary
-from specbound_controller.errors import InputError, UnsupportedModelError
-
-if TYPE_CHECKING:
-    from specbound.decoding.model.segments import StaticSegments
-    from specbound.decoding.model.static_cache import StaticView
+from specbound_controller.errors import InputError
 
 # B rows, n tokens, D hidden width, V vocabulary, N tokens of a draft vocabulary, L layers, T positions,
 # d width of a head
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Where one family keeps its parts; the defaults are Llama's."""
-
-    layers: str = "layers"
-    final_norm: str = "norm"
-    cache_argument: str = "past_key_values"
-    positions: str = "rotary"
-    """`rotary`, `rotary_by_kind` (one table per kind of layer), `wpe` (GPT-2) or `offset` (OPT)."""
-
-
-FAMILIES = {
-    "llama": Family(),
-    "qwen2": Family(),
-    "qwen3": Family(),
-    "mistral": Family(),
-    "gemma": Family(),
-    "gemma2": Family(),
-    "gemma3_text": Family(positions="rotary_by_kind"),
-    "phi": Family(final_norm="final_layernorm"),
-    "phi3": Family(),
-    "stablelm": Family(),
-    "olmo2": Family(),
-    "gpt_neox": Family(final_norm="final_layer_norm", cache_argument="layer_past"),
-    "gpt2": Family(layers="h", final_norm="ln_f", positions="wpe"),
-    "opt": Family(final_norm="final_layer_norm", positions="offset"),
-}
-ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
-FULL, SLIDING = "full_attention", "sliding_attention"
 MAX_MASK_TABLE_ROWS = 32
 """Most query rows whose mask is kept as a table; longer blocks (prefill) get a mask of their own."""
+
+
+class ShortCalls(Protocol):
+    """Runs some calls of `ModelAdapter.run_layers` in its place, whoever made it (`segments`)."""
+
+    def refresh(self) -> None:
+        """Looks again at the layers, as the adapter does."""
+
+    def takes(self, hidden: Tensor, cache: DecodeCache, position: int) -> bool:
+        """Whether it runs a call. hidden: (B, n, D)"""
+
+    def run(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
+        """As `ModelAdapter.run_layers`. hidden: (B, n, D) -> (B, n, D)"""
 
 
 class ModelAdapter:
@@ -78,13 +73,38 @@ class ModelAdapter:
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Raises `UnsupportedModelError`, naming the model and the reason, for what cannot be run exactly."""
-        refuse_unsupported(model)
         self.model = model
-        self.config = model.config
+        self.segments: ShortCalls | None = None
+        """What runs short calls of one sequence, where they are to be compiled."""
+        self.autocast = autocast_dtype(model)
+        """The number format of the autocast region that the layers run in; None outside of any."""
+        self._draft_heads: dict[DraftVocabulary, DraftHead] = {}
+        self._look()
+        self._copy_numbers()
+
+    def refresh(self) -> None:
+        """Follows what the owner has changed of the model since: modules, weights, hooks, formats, kernels, functions.
+
+        Raises:
+            UnsupportedModelError: the model as it is now cannot be run exactly.
+        """
+        if not self.composition.is_current():
+            self._look()
+        self._copy_numbers()
+        self._draft_heads = {v: draft for v, draft in self._draft_heads.items() if draft.is_current(self.head)}
+        if self.segments is not None:
+            self.segments.refresh()
+
+    def _look(self) -> None:
+        """Reads from the model all that is relied on."""
+        model = self.model
+        refuse_unsupported(model)
+        refuse_left_out(model)
+        body = body_of(model)
+        self.config = body.config
         self.family = FAMILIES[self.config.model_type]
-        body = model.get_decoder()
         self.layers: nn.ModuleList = getattr(body, self.family.layers)
-        self.num_layers = len(self.layers)
+        self.num_layers = num_layers_of(model)
         self.embedding: nn.Module = model.get_input_embeddings()
         self.head: nn.Module = model.get_output_embeddings()
         self.final_norm: nn.Module | None = getattr(body, self.family.final_norm)
@@ -92,8 +112,9 @@ class ModelAdapter:
         self.project_out: nn.Module | None = getattr(body, "project_out", None)
         self.position_table: nn.Embedding | None = getattr(body, "wpe", None) or getattr(body, "embed_positions", None)
         self.rotary: nn.Module | None = getattr(body, "rotary_emb", None)
-        self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
-        self.vocab_size: int = self.config.vocab_size
+        refuse_changed_parts(model, self.rotary, self.position_table)
+        self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self.vocab_size: int = model.config.vocab_size
         self.max_positions: int | None = getattr(self.config, "max_position_embeddings", None)
         self.device = self.embedding.weight.device
         self.dtype: torch.dtype = self.embedding.weight.dtype
@@ -103,37 +124,40 @@ class ModelAdapter:
         self._lean_tables: dict[str, tuple[Tensor, Tensor]] = {}
         self._positions = torch.arange(0, device=self.device).unsqueeze(0)
         self._masks: dict[tuple[str, int, int], Tensor] = {}
-        self._lean: list[LeanLayer] = []
-        self._is_lean_equal: bool | None = None
-        self.segments: StaticSegments | None = None
-        """What runs short calls of one sequence, where they are to be compiled."""
-        self._draft_heads: dict[DraftVocabulary, DraftHead] = {}
-        self.refresh()
+        self._choose_layers()
+        is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
+        is_table = is_table and type(self.embedding.weight.data) is Tensor
+        self._embedding_rows: Any = self.embedding.weight if is_table and self.position_table is None else None
+        places = left_out_places(model) + [place for layer in self._lean[:1] for place in lean_places(layer.layer)]
+        self.composition = Composition(model, places, self.rotary.buffers() if self.rotary is not None else ())
+        """What all this was read from."""
 
-    def refresh(self) -> None:
-        """Looks again at what the layers are made of; the user may have changed it: hooks, adapters, kernels.
-
-        Layers of the Llama shape on the CPU run without the calls of their modules (`LeanLayer`) once one of them has
-        been seen to give what its module gives; all others run as they are.
-        """
-        self._lean = [LeanLayer(layer) for layer in self.layers] if all(map(is_lean, self.layers)) else []
-        if self._lean and self._is_lean_equal is None:
-            self._is_lean_equal = self._compare_lean()
-            if not self._is_lean_equal:
-                logger.info("%s: layers run as modules, because lean ones differ here", name_of(self.model))
-        if not self._is_lean_equal:
+    def _choose_layers(self) -> None:
+        """Layers of the Llama shape on the CPU run without the calls of their modules (`LeanLayer`) once one of them
+        has been seen to give what its module gives; all others run as they are."""
+        layers = [self.layers[index] for index in range(self.num_layers)]
+        can_be_lean = self.autocast is None and all(map(is_lean, layers))
+        self._lean: list[LeanLayer] = [LeanLayer(layer) for layer in layers] if can_be_lean else []
+        if self._lean and not self._compare_lean():
+            logger.info("%s: layers run as modules, because lean ones differ here", name_of(self.model))
             self._lean = []
         self._normalise = lean_norm(self.final_norm, self._lean[0].keeps_bits) if self._lean else self.final_norm
         self._project = lean_projection(self.head) if self._lean else self.head
-        is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
-        self._draft_heads = {v: draft for v, draft in self._draft_heads.items() if draft.is_current(self.head)}
-        self._embedding_rows: Any = self.embedding.weight if is_table and self.position_table is None else None
-        if self.segments is not None:
-            self.segments.refresh()
+
+    def _copy_numbers(self) -> None:
+        """Copies anew what lean layers hold copies of: an owner may write to weights without leaving a trace."""
+        for layer in self._lean:
+            layer.copy_numbers()
+        if isinstance(self._normalise, LeanNorm):
+            self._normalise.copy_numbers()
 
     @torch.inference_mode()
     def _compare_lean(self) -> bool:
         """Whether the first layer gives one row bitwise the same either way, and several rows but for rounding."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self._is_lean_equal()
+
+    def _is_lean_equal(self) -> bool:
         length = PROBE_POSITION + PROBE_ROWS
         self._extend_positions(length)
         lean, results = self._lean, []
@@ -161,22 +185,24 @@ class ModelAdapter:
         """An empty cache with room for `capacity` tokens; it doubles when full."""
         return DecodeCache([self._window(kind) for kind in self.kinds], max(1, capacity), batch_size, self.layers)
 
-    def continued_cache(
-        self, past: DynamicCache | DecodeCache | None, prompt: Sequence[int], capacity: int
-    ) -> DecodeCache:
+    def continued_cache(self, past: Cache | None, prompt: Sequence[int], capacity: int) -> DecodeCache:
         """A cache that holds as much of the prompt as `past` does, its last token left out; empty without `past`.
 
-        This decoder's own cache is continued in place, up to the first token that differs. A DynamicCache is copied,
-        and taken at its word that it holds the prompt's first tokens, as transformers does.
+        This decoder's own cache is continued in place, up to the first token that differs. Another is copied, and
+        taken at its word that it holds the prompt's first tokens, as transformers does.
+
+        Raises:
+            InputError: a cache of another model, number format or device, or of more tokens than the prompt has.
         """
+        if past is not None:
+            self._check_cache(past)
         if isinstance(past, DecodeCache):
-            if past.owner is not self.layers:
-                raise InputError(f"past_key_values must come from {name_of(self.model)}, got another model's cache")
             past.keep_prefix_of(prompt)
+            past.owner = self.layers
             return past
         cache = self.new_cache(capacity)
-        if past is not None:
-            held = past.get_seq_length()
+        held = past.get_seq_length() if past is not None else 0
+        if held:
             if held >= len(prompt) or len(past.layers) != self.num_layers:
                 raise InputError(
                     f"past_key_values must hold fewer than the {len(prompt)} tokens of the prompt in each of "
@@ -184,6 +210,32 @@ class ModelAdapter:
                 )
             cache.fill_from(past)
         return cache
+
+    def _check_cache(self, past: Cache) -> None:
+        """Raises where keys and values are not of this model as it is now."""
+        name = name_of(self.model)
+        if isinstance(past, DecodeCache):
+            is_ours = past.owner in (None, self.layers) and [layer.window for layer in past.layers] == [
+                self._window(kind) for kind in self.kinds
+            ]
+            if not is_ours:
+                raise InputError(f"past_key_values must come from {name}, got another model's cache")
+            if past.batch_size != 1:
+                raise InputError(f"past_key_values must hold one sequence, got {past.batch_size}")
+        is_shape_known = isinstance(past, DecodeCache) and past.owner is self.layers
+        for states in (s for layer in past.layers if layer.is_initialized for s in (layer.keys, layer.values)):
+            shape = states.shape[1], states.shape[3]
+            if not is_shape_known and shape != get_head_shapes(self.config):
+                raise InputError(
+                    f"past_key_values must come from {name}, got {shape[0]} heads of width {shape[1]} in each layer"
+                )
+            is_spread = hasattr(self.model, "hf_device_map")  # a layer's keys are where the layer is
+            is_format = states.dtype == self.dtype or self.autocast is not None
+            if not is_format or (states.device != self.device and not is_spread):
+                raise InputError(
+                    f"past_key_values must be {self.dtype} on {self.device}, as {name} is now, got {states.dtype} on "
+                    f"{states.device}: begin without a cache"
+                )
 
     def embed(self, token_ids: Tensor, position: int) -> Tensor:
         """Hidden states before the first layer. token_ids: (B, n), the first at `position`. (B, n, D)"""
@@ -237,7 +289,7 @@ class ModelAdapter:
         return self._run_modules(hidden, first, last, cache, positions, tables, masks)
 
     def run_static(
-        self, hidden: Tensor, first: int, last: int, view: "StaticView", tables: Mapping[str, tuple[Tensor, Tensor]]
+        self, hidden: Tensor, first: int, last: int, view: StaticView, tables: Mapping[str, tuple[Tensor, Tensor]]
     ) -> Tensor:
         """Runs `layers[first:last]` on tokens whose positions the device alone knows: the same work for any.
 
@@ -407,51 +459,7 @@ class ModelAdapter:
         return table[..., table.shape[-1] - keys :]
 
 
-def layer_kinds(config: object, num_layers: int) -> list[str]:
-    """`full_attention` or `sliding_attention` for each layer. (L,)"""
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None:
-        return list(kinds)
-    return [SLIDING if getattr(config, "sliding_window", None) is not None else FULL] * num_layers
-
-
-def name_of(model: nn.Module) -> str:
-    """A model's class and, where it was loaded from somewhere, its name."""
-    path = getattr(getattr(model, "config", None), "_name_or_path", "")
-    return f"{type(model).__name__} ({path})" if path else type(model).__name__
-
-
-def refuse_unsupported(model: object) -> None:
-    """Raises `UnsupportedModelError` with the reason unless the adapter runs this model exactly."""
-    if not isinstance(model, PreTrainedModel):
-        raise UnsupportedModelError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}")
-    name, config = name_of(model), model.config
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(f"{name} is an encoder-decoder model; specbound runs decoder-only models")
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if not kinds <= {FULL, SLIDING}:
-        odd = ", ".join(sorted(kinds - {FULL, SLIDING}))
-        raise UnsupportedModelError(f"{name} has layers of kind {odd}, whose state cannot be rolled back")
-    if config.model_type not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise UnsupportedModelError(f"{name} is of type {config.model_type!r}; specbound runs {known}")
-    if model.get_output_embeddings() is None:
-        raise UnsupportedModelError(f"{name} has no language-model head; load it with AutoModelForCausalLM")
-    if config._attn_implementation not in ATTENTION_IMPLEMENTATIONS:
-        got = config._attn_implementation
-        raise UnsupportedModelError(f"{name}: attn_implementation must be sdpa or eager, got {got}")
-    if model.training:
-        raise UnsupportedModelError(f"{name} is in training mode, where dropout makes outputs random: call .eval()")
-    _refuse_changing_rotary(name, config)
-    if getattr(config, "add_cross_attention", False):
-        raise UnsupportedModelError(f"{name} has cross-attention; specbound runs decoder-only models")
-
-
-def _refuse_changing_rotary(name: str, config: object) -> None:
-    """Rotary embeddings that depend on the length seen so far write to the user's module and cannot be rolled back."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [p for p in parameters.values() if isinstance(p, dict)] or [parameters]
-    for rope in nested:
-        kind = rope.get("rope_type", "default")
-        if "dynamic" in kind or kind == "longrope":
-            raise UnsupportedModelError(f"{name} has rotary embeddings of type {kind!r}, which change with the length")
+def autocast_dtype(model: PreTrainedModel) -> torch.dtype | None:
+    """The number format of the autocast region that the caller is in; None outside of any."""
+    kind = model.get_input_embeddings().weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
