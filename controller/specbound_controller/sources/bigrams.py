@@ -14,7 +14,7 @@ class BigramTable:
     """The model's best tokens after each token, best first."""
 
     def __init__(self, best: np.ndarray) -> None:
-        """best: (V, K) int32, K at most 8; may be memory-mapped."""
+        """best: (V, K) int32, K at most 8, -1 where there is none; may be memory-mapped."""
         if best.ndim != 2 or best.shape[1] > MOST_CANDIDATES:
             raise ValueError(f"best must be (V, at most {MOST_CANDIDATES}), got {best.shape}")
         self.best = best
@@ -25,7 +25,7 @@ class BigramTable:
         found = self._rows.get(token)
         if found is None:
             best = self.best[token].tolist() if 0 <= token < len(self.best) else []
-            found = self._rows[token] = [Candidate(other, rank) for rank, other in enumerate(best)]
+            found = self._rows[token] = [Candidate(other, rank) for rank, other in enumerate(best) if other >= 0]
         return found
 
 
