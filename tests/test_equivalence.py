@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from specbound.decoding.model.adapter import FAMILIES
+from specbound.decoding.model.families import FAMILIES
 from specbound.evaluation.differences import Difference
 from specbound_controller.compression import COMPRESSIONS
 from tests import equivalence

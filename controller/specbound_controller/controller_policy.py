@@ -3,32 +3,54 @@
 import copy
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from specbound_controller.actions import PLAIN
-from specbound_controller.config import TEXT_KINDS, correction_key
+from specbound_controller.config import TEXT_KINDS, ControllerConfig, correction_key
 from specbound_controller.costs import CostTable
+from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.guard import GuardBatch, NeverSlowerGuard
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore, StepRecord
+from specbound_controller.score import LearnedScore
 from specbound_controller.step_batch import Choices, StepBatch
-
-if TYPE_CHECKING:
-    from specbound_controller.controller import Controller
+from specbound_controller.step_policy import StepPolicy
 
 _CONTEXT, _TEMPERATURE = (FEATURE_NAMES.index(name) for name in ("log_context_length", "sampling_temperature"))
+
+
+class Trained(Protocol):
+    """What the policy reads of a controller."""
+
+    @property
+    def config(self) -> ControllerConfig:
+        """Actions, corrections and stored static actions."""
+
+    @property
+    def score(self) -> LearnedScore:
+        """The calibrated exit score."""
+
+    @property
+    def step_policy(self) -> StepPolicy:
+        """Predicts what every action of the grid will do."""
+
+    @property
+    def draft_vocabulary(self) -> DraftVocabulary | None:
+        """Tokens that the exits read and draft; None is all."""
+
+    @property
+    def reads_full_signals(self) -> bool:
+        """Whether a network looks at the full model's signals."""
 
 
 class ControllerPolicy:
     """Chooses `argmax emitted - rho * seconds + correction` over the grid at every step, or plays the stored static
     action."""
 
-    def __init__(
-        self, controller: "Controller", compression: str, costs: CostTable, rho: float, guard: bool = True
-    ) -> None:
+    def __init__(self, controller: Trained, compression: str, costs: CostTable, rho: float, guard: bool = True) -> None:
         """`Controller.policy` is the way to get one.
 
         Args:

@@ -1,4 +1,4 @@
-"""The policy interface, and the static policy of SpecBound: fixed thresholds, fixed bounds.
+"""The policy interface, and policies that decide the same at every step: SpecBound's static one is fixed too.
 
 Knows no model and no log; a policy is asked once per step.
 """
@@ -88,37 +88,14 @@ class AnnealedConfidence:
         return signals.annealed_confidence
 
 
-class StaticPolicy:
-    """The same decision at every step: SpecBound's bounded speculation with cached states.
-
-    Example:
-        >>> StaticPolicy(exit_layers=(3,), threshold=0.7, w_max=6, alpha=0.5)
-    """
+class FixedPolicy:
+    """One decision at every step, whatever its score."""
 
     needs_features = False
     needs_full_signals = False
 
-    def __init__(
-        self,
-        exit_layers: Sequence[int],
-        threshold: float | Sequence[float] = 0.7,
-        w_max: int = 6,
-        alpha: float = 0.0,
-        d_max: int | None = None,
-        combine: str = "token",
-    ) -> None:
-        """Exit layers with one threshold for all, or one each. A threshold of 0 drafts `w_max` tokens always."""
-        thresholds = [threshold] * len(exit_layers) if isinstance(threshold, int | float) else list(threshold)
-        if len(thresholds) != len(exit_layers):
-            raise ValueError(f"threshold must be one number or {len(exit_layers)}, got {len(thresholds)}")
-        self.exit_layers = tuple(exit_layers)
-        self._decision = Decision(
-            w_max=w_max if exit_layers else 0,
-            thresholds=dict(zip(self.exit_layers, thresholds, strict=True)),
-            score=AnnealedConfidence(alpha),
-            combine=combine,
-            d_max=d_max,
-        )
+    def __init__(self, decision: Decision) -> None:
+        self._decision = decision
 
     def reset(self) -> None:
         """Nothing to forget."""
@@ -143,6 +120,37 @@ class StaticPolicy:
 
     def observe_batch(self, rows: np.ndarray, steps: StepBatch) -> None:
         """Nothing to learn."""
+
+
+class StaticPolicy(FixedPolicy):
+    """The same decision at every step: SpecBound's bounded speculation with cached states.
+
+    Example:
+        >>> StaticPolicy(exit_layers=(3,), threshold=0.7, w_max=6, alpha=0.5)
+    """
+
+    def __init__(
+        self,
+        exit_layers: Sequence[int],
+        threshold: float | Sequence[float] = 0.7,
+        w_max: int = 6,
+        alpha: float = 0.0,
+        d_max: int | None = None,
+        combine: str = "token",
+    ) -> None:
+        """Exit layers with one threshold for all, or one each. A threshold of 0 drafts `w_max` tokens always."""
+        thresholds = [threshold] * len(exit_layers) if isinstance(threshold, int | float) else list(threshold)
+        if len(thresholds) != len(exit_layers):
+            raise ValueError(f"threshold must be one number or {len(exit_layers)}, got {len(thresholds)}")
+        self.exit_layers = tuple(exit_layers)
+        decision = Decision(
+            w_max=w_max if exit_layers else 0,
+            thresholds=dict(zip(self.exit_layers, thresholds, strict=True)),
+            score=AnnealedConfidence(alpha),
+            combine=combine,
+            d_max=d_max,
+        )
+        super().__init__(decision)
 
 
 class DraftingFrom:

@@ -8,8 +8,9 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache
 
-from specbound.decoding.model.adapter import ModelAdapter, name_of
+from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
+from specbound.decoding.model.families import name_of
 from specbound_controller.errors import InputError
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {

@@ -119,7 +119,7 @@ def test_bitwise_exactness_is_verified_at_every_level(run: Run, compression: str
 
 def test_a_planted_bug_at_bitwise_exactness(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     corrupt_a_row(monkeypatch)
-    monkeypatch.setattr("specbound.decoding.model.row_stable.check_row_stable", lambda adapter: None)
+    monkeypatch.setattr("specbound.decoding.step_model.check_row_stable", lambda adapter: None)
     code, out, _ = run("--exactness", "bitwise", "--compression", "bf16", "--policy", "layerskip")
     assert code == 1 and ": bug, token" in out
 

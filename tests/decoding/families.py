@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from specbound.decoding.model.adapter import FAMILIES
+from specbound.decoding.model.families import FAMILIES
 
 COMMON = {
     "vocab_size": 97,

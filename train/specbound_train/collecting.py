@@ -16,8 +16,7 @@ import numpy as np
 from specbound_controller.actions import Action
 from specbound_controller.controller import MAX_SAMPLE_ROWS, Controller, Sample
 from specbound_controller.costs import CostTable
-from specbound_controller.policy import AnnealedConfidence, Policy
-from specbound_controller.records import Decision, StepRecord
+from specbound_controller.policy import AnnealedConfidence, FixedPolicy, Policy
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_train.data import LevelData
@@ -30,24 +29,6 @@ PolicyAt = Callable[[CostTable, str], Policy]
 """A policy that asks for features, for the costs and the name of a compression level."""
 PART_POSITIONS = 16_384
 """About so many positions are replayed and turned into rows at a time."""
-
-
-class _FixedPolicy:
-    """Always the same decision."""
-
-    needs_features = True
-
-    def __init__(self, decision: Decision, needs_full_signals: bool) -> None:
-        self._decision, self.needs_full_signals = decision, needs_full_signals
-
-    def reset(self) -> None:
-        pass
-
-    def decide(self, features: np.ndarray | None) -> Decision:
-        return self._decision
-
-    def observe(self, record: StepRecord) -> None:
-        pass
 
 
 def first_steps(
@@ -77,7 +58,8 @@ def first_steps(
         for action in actions
     ]
     passes = min(MAX_PASSES, max(1, ceil(2 * WANTED_ROWS / max(1, data.num_positions))))
-    base = _FixedPolicy(static_action.decision(annealed), full_signals)
+    base = FixedPolicy(static_action.decision(annealed))
+    base.needs_full_signals = full_signals
     steps = []
     for number in range(passes):
         policy = ExploringPolicy(base, grid, exploration, np.random.default_rng((*seed, len(traces), number)))

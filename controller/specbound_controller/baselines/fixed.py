@@ -1,20 +1,11 @@
-"""Policies that decide the same at every step: a static action, and LayerSkip's fixed draft."""
+"""Settings of policies that decide the same at every step: a static action, and LayerSkip's fixed draft."""
 
 from dataclasses import dataclass
 
 from specbound_controller.actions import Action
 from specbound_controller.baselines.situation import Situation, check_draft
-from specbound_controller.policy import AnnealedConfidence, StaticPolicy
+from specbound_controller.policy import AnnealedConfidence, FixedPolicy
 from specbound_controller.records import Decision
-
-
-class FixedPolicy(StaticPolicy):
-    """One decision, whatever its score."""
-
-    def __init__(self, decision: Decision) -> None:
-        super().__init__((), w_max=0)
-        self.exit_layers = tuple(exit_layer for exit_layer, _ in decision.exits())
-        self._decision = decision
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specbound_controller.baselines.fixed import FixedPolicy
 from specbound_controller.baselines.situation import Situation, check_draft
 from specbound_controller.mlp import sigmoid
+from specbound_controller.policy import FixedPolicy
 from specbound_controller.records import Decision, ExitSignals
 from specbound_controller.score import SIGNAL_NAMES, signal_values
 from specbound_controller.work import single_exit_work

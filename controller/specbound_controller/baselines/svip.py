@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specbound_controller.baselines.fixed import FixedPolicy
 from specbound_controller.baselines.situation import Situation, check_draft
+from specbound_controller.policy import FixedPolicy
 from specbound_controller.records import Decision, ExitSignals
 from specbound_controller.score import SIGNAL_NAMES
 

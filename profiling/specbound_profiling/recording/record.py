@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specbound.decoding.exactness import step_adapter
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.model.draft_head import DraftHead
@@ -27,6 +26,7 @@ from specbound.decoding.sequence import Sequence as DecodedSequence
 from specbound.decoding.sequence import draft_choice
 from specbound.decoding.signals import logit_statistics
 from specbound.decoding.step import DraftChoice
+from specbound.decoding.step_model import step_adapter
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, ContextLookup, Lookup, lookup_confidence
 from specbound_profiling.log.trace import DEFAULT_TEMPERATURES, Branches, PromptTrace

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from specbound.bench.micro.timing import interleaved
-from specbound.decoding.model.adapter import ModelAdapter, name_of
+from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
+from specbound.decoding.model.families import name_of
 from specbound.decoding.model.segments import (
     CALLS_BEFORE_CAPTURE,
     Capture,

@@ -1,12 +1,12 @@
 """Runs a decoder-only transformers model layer by layer over its own cache. One adapter for all families.
 
-Knows nothing of drafts and policies. Never changes the model, its config or its modules.
+Knows nothing of drafts and policies. Never changes the model, its config or its modules. Which families there are, and
+what is refused, says `families`.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from specbound.decoding.model.cache import DecodeCache, KeyValueStore, causal_mask, visible_keys
 from specbound.decoding.model.draft_head import DraftHead
+from specbound.decoding.model.families import FAMILIES, SLIDING, layer_kinds, name_of, refuse_unsupported
 from specbound.decoding.model.lean import (
     PROBE_POSITION,
     PROBE_ROWS,
@@ -27,50 +28,30 @@ from specbound.decoding.model.lean import (
     signed,
 )
 from specbound.decoding.model.ragged import RaggedCall
+from specbound.decoding.model.static_cache import StaticView
 from specbound_controller.draft_vocabulary import DraftVocabulary
-from specbound_controller.errors import InputError, UnsupportedModelError
-
-if TYPE_CHECKING:
-    from specbound.decoding.model.segments import StaticSegments
-    from specbound.decoding.model.static_cache import StaticView
+from specbound_controller.errors import InputError
 
 # B rows, n tokens, D hidden width, V vocabulary, N tokens of a draft vocabulary, L layers, T positions,
 # d width of a head
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Where one family keeps its parts; the defaults are Llama's."""
-
-    layers: str = "layers"
-    final_norm: str = "norm"
-    cache_argument: str = "past_key_values"
-    positions: str = "rotary"
-    """`rotary`, `rotary_by_kind` (one table per kind of layer), `wpe` (GPT-2) or `offset` (OPT)."""
-
-
-FAMILIES = {
-    "llama": Family(),
-    "qwen2": Family(),
-    "qwen3": Family(),
-    "mistral": Family(),
-    "gemma": Family(),
-    "gemma2": Family(),
-    "gemma3_text": Family(positions="rotary_by_kind"),
-    "phi": Family(final_norm="final_layernorm"),
-    "phi3": Family(),
-    "stablelm": Family(),
-    "olmo2": Family(),
-    "gpt_neox": Family(final_norm="final_layer_norm", cache_argument="layer_past"),
-    "gpt2": Family(layers="h", final_norm="ln_f", positions="wpe"),
-    "opt": Family(final_norm="final_layer_norm", positions="offset"),
-}
-ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
-FULL, SLIDING = "full_attention", "sliding_attention"
 MAX_MASK_TABLE_ROWS = 32
 """Most query rows whose mask is kept as a table; longer blocks (prefill) get a mask of their own."""
+
+
+class ShortCalls(Protocol):
+    """Runs some calls of `ModelAdapter.run_layers` in its place, whoever made it (`segments`)."""
+
+    def refresh(self) -> None:
+        """Looks again at the layers, as the adapter does."""
+
+    def takes(self, hidden: Tensor, cache: DecodeCache, position: int) -> bool:
+        """Whether it runs a call. hidden: (B, n, D)"""
+
+    def run(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
+        """As `ModelAdapter.run_layers`. hidden: (B, n, D) -> (B, n, D)"""
 
 
 class ModelAdapter:
@@ -105,7 +86,7 @@ class ModelAdapter:
         self._masks: dict[tuple[str, int, int], Tensor] = {}
         self._lean: list[LeanLayer] = []
         self._is_lean_equal: bool | None = None
-        self.segments: StaticSegments | None = None
+        self.segments: ShortCalls | None = None
         """What runs short calls of one sequence, where they are to be compiled."""
         self._draft_heads: dict[DraftVocabulary, DraftHead] = {}
         self.refresh()
@@ -237,7 +218,7 @@ class ModelAdapter:
         return self._run_modules(hidden, first, last, cache, positions, tables, masks)
 
     def run_static(
-        self, hidden: Tensor, first: int, last: int, view: "StaticView", tables: Mapping[str, tuple[Tensor, Tensor]]
+        self, hidden: Tensor, first: int, last: int, view: StaticView, tables: Mapping[str, tuple[Tensor, Tensor]]
     ) -> Tensor:
         """Runs `layers[first:last]` on tokens whose positions the device alone knows: the same work for any.
 
@@ -405,53 +386,3 @@ class ModelAdapter:
             table = causal_mask(num_new, max(256, 2 * keys), window, self.dtype, self.device)[None, None]
             self._masks[kind, num_new, group] = table = pack_mask(table, group)
         return table[..., table.shape[-1] - keys :]
-
-
-def layer_kinds(config: object, num_layers: int) -> list[str]:
-    """`full_attention` or `sliding_attention` for each layer. (L,)"""
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None:
-        return list(kinds)
-    return [SLIDING if getattr(config, "sliding_window", None) is not None else FULL] * num_layers
-
-
-def name_of(model: nn.Module) -> str:
-    """A model's class and, where it was loaded from somewhere, its name."""
-    path = getattr(getattr(model, "config", None), "_name_or_path", "")
-    return f"{type(model).__name__} ({path})" if path else type(model).__name__
-
-
-def refuse_unsupported(model: object) -> None:
-    """Raises `UnsupportedModelError` with the reason unless the adapter runs this model exactly."""
-    if not isinstance(model, PreTrainedModel):
-        raise UnsupportedModelError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}")
-    name, config = name_of(model), model.config
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(f"{name} is an encoder-decoder model; specbound runs decoder-only models")
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if not kinds <= {FULL, SLIDING}:
-        odd = ", ".join(sorted(kinds - {FULL, SLIDING}))
-        raise UnsupportedModelError(f"{name} has layers of kind {odd}, whose state cannot be rolled back")
-    if config.model_type not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise UnsupportedModelError(f"{name} is of type {config.model_type!r}; specbound runs {known}")
-    if model.get_output_embeddings() is None:
-        raise UnsupportedModelError(f"{name} has no language-model head; load it with AutoModelForCausalLM")
-    if config._attn_implementation not in ATTENTION_IMPLEMENTATIONS:
-        got = config._attn_implementation
-        raise UnsupportedModelError(f"{name}: attn_implementation must be sdpa or eager, got {got}")
-    if model.training:
-        raise UnsupportedModelError(f"{name} is in training mode, where dropout makes outputs random: call .eval()")
-    _refuse_changing_rotary(name, config)
-    if getattr(config, "add_cross_attention", False):
-        raise UnsupportedModelError(f"{name} has cross-attention; specbound runs decoder-only models")
-
-
-def _refuse_changing_rotary(name: str, config: object) -> None:
-    """Rotary embeddings that depend on the length seen so far write to the user's module and cannot be rolled back."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [p for p in parameters.values() if isinstance(p, dict)] or [parameters]
-    for rope in nested:
-        kind = rope.get("rope_type", "default")
-        if "dynamic" in kind or kind == "longrope":
-            raise UnsupportedModelError(f"{name} has rotary embeddings of type {kind!r}, which change with the length")

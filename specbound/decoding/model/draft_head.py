@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from specbound.decoding.model.lean import is_bare
+from specbound.decoding.model.row_blocks import RowBlocks
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
 
@@ -81,8 +82,6 @@ class DraftHead:
 
     def _row_stable(self, head: nn.Module) -> Any:
         """The same in the row blocks of a row-stable twin; None where the head is the model's own."""
-        from specbound.decoding.model.row_stable import RowBlocks
-
         forward = head.__dict__.get("forward")
         if not isinstance(forward, RowBlocks):
             return None
@@ -103,8 +102,6 @@ def require_plain(head: nn.Module, name: str) -> None:
 
 def why_whole(head: nn.Module) -> str:
     """Why rows of a head cannot be copied; empty where they can."""
-    from specbound.decoding.model.row_stable import RowBlocks
-
     if type(head) is not nn.Linear:
         return f"is a {type(head).__name__}"
     if not head.weight.is_floating_point() or head.weight.is_meta:

@@ -16,10 +16,13 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from specbound.decoding.model.cache import KeyValueStore
+from specbound.decoding.model.families import FAMILIES
 
 # B sequences, n new tokens, R = B * n rows, D hidden width, H query heads, G key-value heads, d width of a head, K keys
 
-LEAN_MODULES = tuple(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "mistral", "qwen2", "qwen3"))
+LEAN_MODULES = tuple(
+    f"transformers.models.{name}.modeling_{name}" for name, family in FAMILIES.items() if family.is_lean
+)
 """Where layers of this shape are defined."""
 ROW_STABLE_ATTENTION = "specbound_row_stable"
 """The attention of row-stable twins, by the name under which transformers knows it."""

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from specbound.decoding.model.adapter import ModelAdapter, name_of
+from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
+from specbound.decoding.model.families import name_of
 from specbound.decoding.model.static_cache import StaticBuffers, StaticView
 from specbound_controller.errors import InputError, UnsupportedModelError
 

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.draft_head import DraftHead
-from specbound.decoding.model.row_stable import RowBlocks, row_stable_model
+from specbound.decoding.model.row_blocks import RowBlocks
+from specbound.decoding.model.row_stable import row_stable_model
 from specbound.decoding.signals import row_statistics
 from specbound.decoding.step import Draft, StepRunner
 from specbound.evaluation.verify import RandomPolicy

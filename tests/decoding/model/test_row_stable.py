@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -20,19 +19,12 @@ from transformers import (
 
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.model.row_stable import (
-    MatrixProduct,
-    activate_rows,
-    check_row_stable,
-    find_block_rows,
-    int8_projection,
-    row_stable_model,
-    visible_ranges,
-)
+from specbound.decoding.model.row_stable import activate_rows, int8_projection, row_stable_model
+from specbound.decoding.model.row_stable_check import check_row_stable
 from specbound_controller.errors import UnsupportedModelError
 from specbound_controller.policy import StaticPolicy
 from specbound_controller.records import Decision
-from tests.decoding.families import COMMON, VARIANTS, random_model, random_prompt, save_llama_with_outliers
+from tests.decoding.families import VARIANTS, random_model, random_prompt, save_llama_with_outliers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NUM_POSITIONS = 64
@@ -172,46 +164,6 @@ def test_speculative_output_equals_plain_output_when_quantised(saved_llama: Path
         assert torch.equal(plain, drafted)
 
 
-# --- the self-test
-
-
-def test_self_test_accepts_twins_and_refuses_the_models_themselves_by_name() -> None:
-    model = random_model("llama", dtype=torch.bfloat16)
-    check_row_stable(ModelAdapter(row_stable_model(model)))
-    with pytest.raises(UnsupportedModelError, match=r"LlamaForCausalLM.* on cpu with \d+ threads in bfloat16.* rows"):
-        check_row_stable(ModelAdapter(model))
-
-
-def test_self_test_reaches_past_a_small_sliding_window() -> None:
-    """Damage that only the tokens past the window feel is found."""
-    config = AutoConfig.for_model("mistral", **{**COMMON, "num_hidden_layers": 2, "sliding_window": 50})
-    adapter = ModelAdapter(row_stable_model(AutoModelForCausalLM.from_config(config).eval()))
-    check_row_stable(adapter)
-    attend, window = adapter.layers[0].self_attn, adapter.window
-    assert window is not None
-    forward = type(attend).forward
-
-    def damaged(hidden_states: Tensor, **arguments: Any) -> tuple[Tensor, Any]:
-        output, weights = forward(attend, hidden_states, **arguments)
-        late = hidden_states.shape[1] > 1 and int(arguments["position_ids"].max()) > window + 1
-        return output * (1.5 if late else 1.0), weights
-
-    attend.__dict__["forward"] = damaged
-    adapter.refresh()
-    with pytest.raises(UnsupportedModelError):
-        check_row_stable(adapter)
-
-
-def test_self_test_passes_with_two_threads() -> None:
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        for dtype in (torch.float32, torch.bfloat16):
-            check_row_stable(ModelAdapter(row_stable_model(random_model("llama", num_layers=2, dtype=dtype))))
-    finally:
-        torch.set_num_threads(threads)
-
-
 # --- the user's model
 
 
@@ -269,24 +221,6 @@ def test_models_that_cannot_be_copied_are_refused() -> None:
 # --- the parts
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES.values(), torch.float64])
-def test_block_rows_found_hold_for_other_numbers(dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(1)
-    for inputs, outputs in ((32, 32), (48, 32), (64, 64), (33, 17), (320, 64)):
-        product = MatrixProduct(inputs, outputs, dtype, torch.device("cpu"), False, False, torch.get_num_threads())
-        fewest, most = find_block_rows(product)
-        assert 1 <= fewest <= most <= 8
-        weight = torch.randn(outputs, inputs, generator=generator).to(dtype)
-        rows = torch.randn(840, inputs, generator=generator).to(dtype)
-        results = [
-            torch.cat([nn.functional.linear(block, weight) for block in rows.split(count)])
-            for count in range(fewest, most + 1)
-        ]
-        for count, result in zip(range(fewest, most + 1), results, strict=True):
-            whole = 840 // count * count  # the last block may be short
-            assert torch.equal(result[:whole], results[0][:whole]), (inputs, outputs, count)
-
-
 def test_one_int8_row_is_computed_as_bitsandbytes_does(saved_llama: Path) -> None:
     layer = compressed(saved_llama, "int8-6").model.layers[0].mlp.down_proj
     rows = torch.randn(9, 192, generator=torch.Generator().manual_seed(0)).half()
@@ -304,15 +238,3 @@ def test_activations_do_not_depend_on_the_rows_beside(width: int) -> None:
         alone = torch.cat([activate_rows(activation, rows[:, i : i + 1]) for i in range(40)], dim=1)
         together = torch.cat([activate_rows(activation, block) for block in rows.split(7, dim=1)], dim=1)
         assert torch.equal(alone, together)
-
-
-def test_visible_ranges_of_masks_by_hand() -> None:
-    assert visible_ranges(None, 2, 5) == [[(0, 4)], [(0, 5)]]
-    low = torch.finfo(torch.float32).min
-    window = torch.tensor([[0.0, 0, low, low], [low, 0, 0, low], [low, low, 0, 0]])[None, None]
-    assert visible_ranges(window, 3, 4) == [[(0, 2)], [(1, 3)], [(2, 4)]]
-    padded = torch.stack((window[0], window[0].roll(1, 1)))
-    assert visible_ranges(padded[:, :, :1], 1, 4) == [[(0, 2), (2, 4)]]
-    assert visible_ranges(torch.full((1, 1, 1, 4), low), 1, 4) == [[(0, 4)]]
-    with pytest.raises(UnsupportedModelError, match="one run of keys"):
-        visible_ranges(torch.tensor([[[[0.0, low, 0.0]]]]), 1, 3)

@@ -1,0 +1,78 @@
+"""Attention in which a query row gets the same bits alone and among others: one call per row, on the keys it sees.
+
+Knows masks and attention kernels; nothing of projections.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from specbound_controller.errors import UnsupportedModelError
+
+# B sequences, n new tokens, H heads, D width of a head, K keys
+
+
+def row_stable_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """One attention call per query row, on exactly the keys it sees, as plain decoding makes it.
+
+    query: (B, H, n, D); key, value: (B, key-value heads, K, D). Returns (B, n, H, D).
+    """
+    attend = _sdpa_row if module.own_config._attn_implementation == "sdpa" else _eager_row
+    ranges = visible_ranges(attention_mask, query.shape[2], key.shape[2])
+    rows = []
+    for index, spans in enumerate(ranges):
+        one = query[:, :, index : index + 1]
+        if len(spans) == 1:
+            keys = slice(*spans[0])
+            rows.append(attend(module, one, key[:, :, keys], value[:, :, keys], options))
+            continue
+        sequences = []
+        for b, span in enumerate(spans):
+            keys, own = slice(*span), slice(b, b + 1)
+            sequences.append(attend(module, one[own], key[own, :, keys], value[own, :, keys], options))
+        rows.append(torch.cat(sequences))
+    return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0], None
+
+
+def _sdpa_row(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
+    if options.get("softcap") is not None:
+        raise UnsupportedModelError("sdpa attention cannot soft-cap its scores: use attn_implementation='eager'")
+    output = nn.functional.scaled_dot_product_attention(
+        query, key, value, scale=options.get("scaling"), enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return output.transpose(1, 2).contiguous()
+
+
+def _eager_row(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
+    family = sys.modules[type(module).__module__]
+    return family.eager_attention_forward(module, query.contiguous(), key, value, None, **options)[0]
+
+
+def visible_ranges(mask: Tensor | None, num_queries: int, num_keys: int) -> list[list[tuple[int, int]]]:
+    """First and last + 1 key of each query: one pair for all sequences where they agree, else one pair for each.
+
+    mask: additive (1 or B, 1, n, K), zero where a key is seen; None is causal. All layers of a call get the same
+    mask tensor, so that the answer is kept on it.
+    """
+    if mask is None:
+        return [[(0, num_keys - num_queries + 1 + index)] for index in range(num_queries)]
+    known = getattr(mask, "visible_ranges", None)
+    if known is not None:
+        return known
+    seen = (mask if mask.dtype == torch.bool else mask == 0)[:, 0].int()
+    last = seen.shape[-1] - seen.flip(-1).argmax(-1)
+    first, last, count = torch.stack((seen.argmax(-1), last, seen.sum(-1))).transpose(1, 2).tolist()
+    ranges = []
+    for index in range(num_queries):
+        spans = []
+        for low, high, seen_keys in zip(first[index], last[index], count[index], strict=True):
+            if seen_keys not in (0, high - low):
+                raise UnsupportedModelError("bitwise exactness needs masks that show each token one run of keys")
+            spans.append((low, high))  # a token that sees nothing is padding: it gets all keys, and no one reads it
+        ranges.append(spans if len(set(spans)) > 1 else spans[:1])
+    mask.visible_ranges = ranges  # type: ignore[attr-defined]
+    return ranges
