@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from specbound.assets import demo_controller_dir
 from specbound.cli.edge import set_up
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.families import FAMILIES
-from specbound.decoding.request import greedy_twin
 from specbound.evaluation.differences import Difference
 from specbound.evaluation.verify import RandomPolicy
 from specbound.models.loading import load_model

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from specbound_controller.errors import InputError
+from specbound_controller.ratio import ratio
 
 # V vocabulary, N tokens of the draft vocabulary
 
@@ -52,8 +53,7 @@ class DraftVocabulary:
 
     def share(self, counts: np.ndarray) -> float:
         """Share of counted tokens that lie within it; nan where nothing was counted. counts: (V,)"""
-        total = counts.sum()
-        return float(counts[self.ids].sum() / total) if total else float("nan")
+        return ratio(counts[self.ids].sum(), counts.sum())
 
 
 def most_frequent(counts: np.ndarray, size: int, always: Iterable[int] = ()) -> DraftVocabulary:

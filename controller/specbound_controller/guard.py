@@ -19,7 +19,7 @@ from specbound_controller.work import step_seconds
 class GuardLimits:
     """How much may be lost before the guard closes, and how long it stays closed.
 
-    The defaults cost text that drafts well next to nothing (docs/replay.md), and hold the loss where every draft is
+    The defaults cost text that drafts well next to nothing (docs/history.md), and hold the loss where every draft is
     wrong below 3 % over 512 tokens.
     """
 

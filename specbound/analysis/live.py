@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import greedy_twin
-from specbound.decoding.stats import DecodeStats, ratio
+from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import Difference, find_difference
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
@@ -27,6 +27,7 @@ from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
 from specbound_controller.policy import DraftingFrom, Policy
+from specbound_controller.ratio import ratio
 from specbound_controller.records import StepRecord
 from specbound_controller.work import record_work
 from specbound_profiling.costs.machine import machine_fingerprint

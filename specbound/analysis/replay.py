@@ -143,7 +143,7 @@ class Level:
         return lambda traces: replay(traces, policy, self.costs, self.num_layers, self.compression)
 
 
-def replay_log(config: ReplayConfig, say: Say) -> Replay:
+def replay_log(config: ReplayConfig, say: Say = lambda line: None) -> Replay:
     """Replays every policy at every level; `say` gets a line as each begins. Raises InputError for bad input."""
     assert config.log is not None  # the config checks it
     root = Path(config.log).expanduser()

@@ -17,11 +17,11 @@ from specbound.analysis.live import LiveItem, compare_live
 from specbound.analysis.replay import log_costs
 from specbound.analysis.studies_config import AblationConfig, SensitivityConfig, StudyConfig
 from specbound.analysis.study_tables import ablation_table, live_table, sensitivity_table
-from specbound.decoding.stats import ratio
 from specbound.results.files import make_folder, write_file
 from specbound.results.report import Row, logged_model
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy, StaticPolicy
+from specbound_controller.ratio import ratio
 from specbound_profiling.log.store import StepLog, open_log
 from specbound_profiling.replay.annealing import largest_alpha
 from specbound_profiling.replay.outcomes import TraceBatch

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from specbound.bench.observe import Observation, peak_memory
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.timing import TimedPrompt, policy_method
 from specbound.models.loading import LoadedModel

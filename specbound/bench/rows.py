@@ -8,12 +8,13 @@ import numpy as np
 
 from specbound.bench.efficiency import Breakdown
 from specbound.bench.observe import Observation
-from specbound.decoding.stats import DecodeStats, ratio
+from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.compare import speed_ratio
 from specbound.evaluation.differences import Difference
 from specbound.evaluation.rows import MAX_NEAR_TIE_SHARE
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound.results.report import Row
+from specbound_controller.ratio import ratio
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from specbound.bench.observe import Observation, observe_transformers
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.families import name_of
-from specbound.decoding.request import greedy_twin
 from specbound.evaluation.timing import TimedPrompt
 from specbound_controller.errors import UnsupportedModelError
 

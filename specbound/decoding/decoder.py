@@ -13,13 +13,15 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
+from specbound.decoding.arguments import batch_from_arguments
 from specbound.decoding.loop import DecodeLoop, OnStep
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.families import name_of, refuse_unsupported
 from specbound.decoding.model.segments import compiled_segments
 from specbound.decoding.model.wrapped import refuse_offloaded, unwrapped
 from specbound.decoding.output import GenerateOutput, assemble
-from specbound.decoding.request import Batch, Request, batch_from_arguments, batch_from_transformers
+from specbound.decoding.prepared import batch_from_transformers
+from specbound.decoding.request import Batch, Request
 from specbound.decoding.step_model import step_adapter
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy, StaticPolicy

@@ -1,14 +1,9 @@
 """What a generation did: step records and the metrics that follow from their counts."""
 
-import math
 from dataclasses import dataclass, field
 
+from specbound_controller.ratio import ratio
 from specbound_controller.records import StepRecord
-
-
-def ratio(numerator: float, denominator: float) -> float:
-    """Counts are kept and divided last; a zero denominator gives nan."""
-    return float(numerator / denominator) if denominator else math.nan
 
 
 @dataclass(slots=True)

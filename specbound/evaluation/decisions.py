@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.stats import ratio
 from specbound.evaluation.timing import TimedPrompt, policy_method
 from specbound_controller.policy import Policy
+from specbound_controller.ratio import ratio
 from specbound_controller.records import Decision, ExitScore, ExitSignals, StepRecord
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import greedy_twin
 from specbound.evaluation.decisions import decision_seconds
 from specbound.evaluation.rows import PLAIN_AT_TOKEN, Comparison, EvaluatedRow, Evaluation, with_oracle
 from specbound.evaluation.timing import (

@@ -71,7 +71,11 @@ def to_report(result: EvaluationResult) -> dict[str, Any]:
     return build_report(result.rows, result.model, comparisons=comparisons, levels=levels, notes=result.notes)
 
 
-def evaluate(config: EvaluateConfig, say: Say, on_level: Callable[[EvaluationResult], None]) -> EvaluationResult:
+def evaluate(
+    config: EvaluateConfig,
+    say: Say = lambda line: None,
+    on_level: Callable[[EvaluationResult], None] = lambda result: None,
+) -> EvaluationResult:
     """Measures all levels. `say` gets a line as each part begins, `on_level` the results so far after each level.
 
     Raises:

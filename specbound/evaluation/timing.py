@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from specbound.decoding.arguments import batch_from_arguments
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import batch_from_arguments, greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import Difference, find_difference
 from specbound_controller.policy import Policy

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import Difference, find_difference
 from specbound.evaluation.verify_config import VerifyConfig

@@ -9,7 +9,7 @@ from transformers import TextStreamer
 from transformers.cache_utils import Cache
 
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import find_difference
 from specbound.generation.config import GenerateConfig

@@ -47,7 +47,7 @@ class Costs:
         return all(abs(kind.ratio - 1.0) <= TOLERANCE for kinds in self.checks.values() for kind in kinds)
 
 
-def measure_all(config: CostsConfig, say: Callable[[str], None]) -> Costs:
+def measure_all(config: CostsConfig, say: Callable[[str], None] = lambda line: None) -> Costs:
     """Measures, checks where asked for, and writes each level's table as soon as it stands. `say` gets a line each."""
     for level in config.compression:
         require_compression(level)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import greedy_twin
 from specbound.models.loading import LoadedModel
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable

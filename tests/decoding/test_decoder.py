@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.evaluation.verify import RandomPolicy
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.evaluation.decisions import WatchedPolicy, decision_seconds
 from specbound.evaluation.timing import TimedPrompt, policy_method
 from specbound_controller.policy import AnnealedConfidence, StaticPolicy

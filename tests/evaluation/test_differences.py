@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from specbound.decoding.arguments import batch_from_arguments
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.model.cache import PreallocatedLayer
-from specbound.decoding.request import Request, batch_from_arguments
+from specbound.decoding.request import Request
 from specbound.decoding.sequence import Sequence
 from specbound.evaluation.differences import (
     BLOCK_ROWS,

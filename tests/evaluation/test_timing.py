@@ -9,8 +9,8 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import greedy_twin
 from specbound.evaluation.timing import (
     ContentionProbe,
     Method,

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.models.loading import LoadedModel
 from specbound_controller.actions import THRESHOLDS, WIDTHS
 from specbound_controller.costs import CostTable

@@ -13,10 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.draft_head import require_plain
 from specbound.decoding.model.families import name_of
-from specbound.decoding.request import greedy_twin
 from specbound_controller.draft_vocabulary import DraftVocabulary, most_frequent
 
 MOST_CONTINUED, ONE_IN = 48, 4

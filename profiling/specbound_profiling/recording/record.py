@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from specbound.decoding.arguments import batch_from_arguments
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.model.draft_head import DraftHead
 from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
-from specbound.decoding.request import Request, batch_from_arguments, greedy_twin
+from specbound.decoding.request import Request
 from specbound.decoding.sequence import Sequence as DecodedSequence
 from specbound.decoding.sequence import draft_choice
 from specbound.decoding.signals import logit_statistics

@@ -12,8 +12,8 @@ from math import nan, sqrt
 
 import numpy as np
 
-from specbound.decoding.stats import ratio
 from specbound_controller.costs import ROW_KNOTS, CostTable
+from specbound_controller.ratio import ratio
 from specbound_controller.records import StepRecord
 from specbound_profiling.log.trace import PromptTrace
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specbound.decoding.stats import ratio
 from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import AnnealedConfidence
+from specbound_controller.ratio import ratio
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.best_static import static_seconds
 from specbound_profiling.replay.oracle import oracle

@@ -21,9 +21,10 @@ from specbound.bench.micro.rollouts import rollouts
 from specbound.bench.micro.segments import segments
 from specbound.bench.micro.timing import demo_prompts, interleaved
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.noise import gumbel_noise
-from specbound.decoding.request import Request, greedy_twin
+from specbound.decoding.request import Request
 from specbound.decoding.sampling_config import SamplingConfig
 from specbound.decoding.sequence import Sequence as DecodedSequence
 from specbound.models.loading import load_model

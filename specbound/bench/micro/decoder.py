@@ -13,9 +13,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from specbound.bench.micro.timing import demo_prompts, interleaved
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.cache import DecodeCache, causal_mask
 from specbound.decoding.model.lean import pack_mask, packed_attention
-from specbound.decoding.request import greedy_twin
 from specbound.decoding.signals import best_tokens, row_statistics
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint

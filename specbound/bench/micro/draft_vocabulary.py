@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from specbound.bench.micro.timing import demo_prompts, interleaved
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.draft_head import DraftHead
-from specbound.decoding.request import greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.decoding.step import read_signals
 from specbound.models.loading import LoadedModel

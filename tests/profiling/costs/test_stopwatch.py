@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import greedy_twin
 from specbound.decoding.sequence import Sequence
 from specbound.models.loading import LoadedModel, load_model
 from specbound_controller.policy import StaticPolicy

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.request import greedy_twin
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.models.loading import LoadedModel, load_model
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.errors import InputError, MissingExtraError

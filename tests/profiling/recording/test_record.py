@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import greedy_twin
 from specbound.models.loading import load_model
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.records import Decision, ExitSignals, StepRecord

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import greedy_twin
 from specbound.models.loading import load_model
 from specbound_controller.actions import PLAIN, Action
 from specbound_controller.baselines.draft_verify import DraftVerifySettings

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.request import greedy_twin
 from specbound.models.loading import LoadedModel, load_model
 from specbound_controller.costs import CostTable
 from specbound_controller.features import FEATURE_NAMES
