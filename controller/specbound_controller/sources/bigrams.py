@@ -25,7 +25,7 @@ class BigramTable:
         found = self._rows.get(token)
         if found is None:
             best = self.best[token].tolist() if 0 <= token < len(self.best) else []
-            found = self._rows[token] = [Candidate(other, rank) for rank, other in enumerate(best) if other >= 0]
+            found = self._rows[token] = [(other, rank) for rank, other in enumerate(best) if other >= 0]
         return found
 
 

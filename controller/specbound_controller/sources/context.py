@@ -11,19 +11,20 @@ MATCHES = (8, 6, 4, 3, 2, 1)
 """Lengths of a match that are tried, the longest first."""
 RANKS = 4
 """Continuations of one sequence that are proposed at most."""
-_CELLS = {
+CELLS = {
     (match, rank, is_repeated): (place * RANKS + rank) * 2 + is_repeated
     for place, match in enumerate(MATCHES)
     for rank in range(RANKS)
     for is_repeated in (False, True)
 }
+"""(length of the match, rank, whether it was seen twice) -> cell."""
 
 
 class ContextSource:
     """What followed the newest tokens before: of the longest match first, the latest first."""
 
     name = "context"
-    num_cells = len(_CELLS)
+    num_cells = len(CELLS)
 
     def __init__(self) -> None:
         self.reset()
@@ -64,7 +65,7 @@ class ContextSource:
                 if token in seen:
                     continue
                 seen.add(token)
-                proposed.append(Candidate(token, _CELLS[match, len(proposed), found[token] > 1]))
+                proposed.append((token, CELLS[match, len(proposed), found[token] > 1]))
                 if len(proposed) == RANKS:
                     return proposed
         return proposed

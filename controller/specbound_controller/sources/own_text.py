@@ -19,6 +19,7 @@ COUNT_BUCKETS = (1, 2, 4, 16)
 """Least number of times that a follower was seen, for each bucket."""
 MOST_COUNT = 255
 _MULTIPLIER = 0x9E3779B97F4A7C15
+_LENGTHS = 0xD1B54A32D192ED03
 _MASK = (1 << 64) - 1
 _RECORD_BYTES = 8 + 4 + RANKS * 5
 """Of one context, roughly: key, offset, followers with their counts."""
@@ -26,7 +27,7 @@ _RECORD_BYTES = 8 + 4 + RANKS * 5
 
 def context_key(context: Sequence[int]) -> int:
     """64 bits that stand for one to three tokens, never 0."""
-    key = len(context)
+    key = (len(context) * _LENGTHS) & _MASK  # a small number would cancel a small token
     for token in context:
         key = ((key ^ (token + 1)) * _MULTIPLIER) & _MASK
         key ^= key >> 29
@@ -95,16 +96,21 @@ class OwnText:
         return list(zip(self.tokens[first:last].tolist(), self.counts[first:last].tolist(), strict=True))
 
 
-def _cell(order: int, rank: int, count: int) -> int:
-    bucket = sum(count >= least for least in COUNT_BUCKETS) - 1
-    return (ORDERS.index(order) * RANKS + rank) * len(COUNT_BUCKETS) + bucket
+CELLS = {
+    (order, rank, bucket): (place * RANKS + rank) * len(COUNT_BUCKETS) + bucket
+    for place, order in enumerate(ORDERS)
+    for rank in range(RANKS)
+    for bucket in range(len(COUNT_BUCKETS))
+}
+"""(length of the context, rank, bucket of the count) -> cell."""
+_BUCKET = [sum(count >= least for least in COUNT_BUCKETS) - 1 for count in range(MOST_COUNT + 1)]
 
 
 class OwnTextSource:
     """Proposes by the store: of the longest context that it knows first. Every sequence may share the store."""
 
     name = "own_text"
-    num_cells = len(ORDERS) * RANKS * len(COUNT_BUCKETS)
+    num_cells = len(CELLS)
 
     def __init__(self, store: OwnText) -> None:
         self.store = store
@@ -126,7 +132,7 @@ class OwnTextSource:
                 if token in seen:
                     continue
                 seen.add(token)
-                proposed.append(Candidate(token, _cell(order, len(proposed), count)))
+                proposed.append((token, CELLS[order, len(proposed), _BUCKET[count]]))
                 if len(proposed) == RANKS:
                     return proposed
         return proposed

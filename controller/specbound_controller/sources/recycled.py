@@ -26,7 +26,7 @@ class RecycledSource:
 
     def observe(self, token: int, best: Sequence[int]) -> None:
         """A verified position held `token`, and the full model's best tokens there were these, best first."""
-        self._rows[token] = [Candidate(other, rank) for rank, other in enumerate(best[:MOST_CANDIDATES])]
+        self._rows[token] = [(other, rank) for rank, other in enumerate(best[:MOST_CANDIDATES])]
 
     def propose(self, tail: tuple[int, ...]) -> list[Candidate]:
         """The cell is the rank."""

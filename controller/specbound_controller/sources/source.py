@@ -1,7 +1,7 @@
 """What every layer-free source of draft tokens has in common: it is shown tokens, and proposes what comes next."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 TAIL = 8
 """Newest tokens of a path that a source may look at."""
@@ -9,11 +9,8 @@ MOST_CANDIDATES = 8
 """Candidates that a source proposes at most, best first."""
 
 
-class Candidate(NamedTuple):
-    """A token that may come next, and the cell of the source's acceptance rates that its signals fall into."""
-
-    token: int
-    cell: int
+Candidate = tuple[int, int]
+"""A token that may come next, and the cell of the source's acceptance rates that its signals fall into."""
 
 
 class DraftSource(Protocol):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from specbound.decoding.model.ragged import RaggedCall
+from specbound.decoding.model.row_attention import TreeSight
 
 # B rows of the call, n most new nodes of a row, K visible keys
 
@@ -82,7 +83,19 @@ class TreeCall(RaggedCall):
             seen[row, count:] = seen[row, count - 1]
         mask = torch.zeros(seen.shape, dtype=dtype)
         mask.masked_fill_(torch.from_numpy(~seen), torch.finfo(dtype).min)
-        return mask.unsqueeze(1).to(self._device)
+        mask = mask.unsqueeze(1).to(self._device)
+        mask.tree_sights = self._sights(window)  # type: ignore[attr-defined]
+        return mask
+
+    def _sights(self, window: int | None) -> list[TreeSight]:
+        """The same as places: what kernels that keep the bits of single rows read."""
+        first_key = self.first_key(window)
+        sights = []
+        for start, tree, (first, last) in zip(self._roots, self._trees, self._spans, strict=True):
+            paths = [np.flatnonzero(tree.sees[node]).tolist() for node in range(first, last)]
+            oldest = [0 if window is None else start + len(path) - window for path in paths]
+            sights.append(TreeSight(start - first_key, [max(0, key - first_key) for key in oldest], paths))
+        return sights
 
     def _hide_before_window(
         self, seen: np.ndarray, row: int, start: int, tree: NodeRows, first_key: int, window: int
