@@ -19,6 +19,10 @@ class Stores:
     bigrams: BigramTable | None = None
     own_text: OwnText | None = None
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Stores":
+        """Itself: sequences share what no sequence changes."""
+        return self
+
     def source(self, name: str) -> DraftSource:
         """A new source for one sequence.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from specbound_controller.costs import CostTable
+from specbound_controller.costs import CostTable, with_wider_calls
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
 
@@ -169,10 +169,10 @@ def write_cost_file(path: Path, tables: Mapping[str, CostTable]) -> None:
 def _cost_table(values: Any) -> CostTable:
     if not isinstance(values, dict) or not isinstance(values.get("coefficients"), dict):
         raise ValueError("every level must hold an object with coefficients")
-    table = CostTable(**values)
-    for name, seconds in table.coefficients.items():
+    for name, seconds in values["coefficients"].items():
         if not _is_a(seconds, float) or seconds < 0 or not isfinite(seconds):
             raise ValueError(f"{name} must be a number >= 0, got {seconds!r}")
+    table = CostTable(**{**values, "coefficients": with_wider_calls(values["coefficients"])})
     kinds = {"compression": str, "machine": str, "held_out_error": float, "num_steps": int, "exactness": str}
     for name, kind in kinds.items():
         if not _is_a(getattr(table, name), kind):
