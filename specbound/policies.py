@@ -14,6 +14,7 @@ from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.features import FEATURE_NAMES
+from specbound_controller.fingerprint import same_model
 from specbound_controller.policy import Policy, StaticPolicy
 
 STATIC_NAMES = ("best_static", "best_static_annealed")
@@ -43,7 +44,7 @@ class TunedPolicies:
                 f"policies were tuned for a model of {self.file.num_layers} layers, got one of {num_layers} "
                 f"({self.source}); profile this model and tune for it"
             )
-        if fingerprint != self.file.model_fingerprint:
+        if not same_model(fingerprint, self.file.model_fingerprint):
             raise InputError(
                 f"policies were tuned for the model with fingerprint {self.file.model_fingerprint[:16]}, "
                 f"got {fingerprint[:16]} ({self.source}); profile this model and tune for it"

@@ -205,6 +205,13 @@ def known() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=page_id)
+def test_every_file_of_the_checkout_that_a_sentence_names_is_there(page: Path) -> None:
+    folders = r"(specbound|controller|profiling|train|tests|configs|docs)/[\w./-]*"
+    named = [code for code in inline_code(page.read_text(encoding="utf-8")) if re.fullmatch(folders, code)]
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=page_id)
 def test_every_command_of_a_code_block_is_understood(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,6 @@ from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.ratio import ratio
 from specbound_profiling.log.store import StepLog, open_log
 from specbound_profiling.replay.annealing import largest_alpha
-from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_profiling.replay.studies import (
     Setting,
     StudyData,
@@ -34,6 +33,7 @@ from specbound_profiling.replay.studies import (
     halves,
     sensitivity,
 )
+from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_profiling.report.plots import png
 from specbound_profiling.report.study_plots import LivePoint, ablation_figure, sensitivity_figure
 

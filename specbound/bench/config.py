@@ -37,7 +37,7 @@ class BenchConfig(SamplingConfig):
     exactness. With --shape a random model of a published shape, with --scaling how costs grow."""
 
     model: str = "demo"
-    """demo, a folder, or a Hugging Face name."""
+    """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     prompts: str = "demo"
     """demo (its evaluation set), FILE.jsonl (Spec-Bench's question.jsonl too), or hf:NAME[:split[:column]]."""
     num_prompts: int = 24

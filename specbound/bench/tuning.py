@@ -19,8 +19,9 @@ from specbound_controller.costs import CostTable
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
 from specbound_profiling.recording.rollout import RolloutSettings
+from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.best_static import static_seconds
 
 GRID_KINDS = {

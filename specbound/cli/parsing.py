@@ -19,12 +19,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser
 
+from specbound.models.names import joined_name
 from specbound_controller.errors import InputError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 C = TypeVar("C", bound="DataclassInstance")
+
+GGUF_FILE = "gguf_file"
+"""Option of every config with a model; both become one name."""
+GGUF_HELP = "GGUF file of the folder or Hugging Face repository that --model names (extra gguf)."
 
 
 def parse_config(config_class: type[C], command: str, argv: Sequence[str]) -> C:
@@ -48,8 +53,11 @@ def parse_config(config_class: type[C], command: str, argv: Sequence[str]) -> C:
     for field in dataclasses.fields(config_class):
         if not _has_default(field) and namespace[field.name] is None:
             raise InputError(f"{_flag(field.name)} is required{origin}; see specbound {command} --help")
+    values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}
+    if GGUF_FILE in namespace and namespace[GGUF_FILE] is not None:
+        values["model"] = joined_name(values["model"] or "", namespace[GGUF_FILE])
     try:
-        return config_class(**{field.name: namespace[field.name] for field in dataclasses.fields(config_class)})
+        return config_class(**values)
     except InputError:
         raise
     except ValueError as error:
@@ -69,6 +77,8 @@ def build_parser(config_class: type, command: str) -> ArgumentParser:
         else:
             options |= {"type": hints[field.name], "metavar": field.name.split("_")[-1].upper()}
         parser.add_argument(_flag(field.name), **options)
+    if _has_model(config_class):
+        parser.add_argument(_flag(GGUF_FILE), type=str | None, default=None, metavar="FILE", help=GGUF_HELP)
     return parser
 
 
@@ -104,6 +114,7 @@ def load_yaml(path: Path, config_class: type) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold keys and values, got {type(values).__name__}")
     names = [field.name for field in dataclasses.fields(config_class)]
+    names += [GGUF_FILE] if _has_model(config_class) else []
     for key in values:
         if key not in names:
             raise InputError(f"{path}: unknown key {key!r}{nearest(str(key), names)}")
@@ -115,6 +126,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     names = list(names)
     matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; the nearest valid one is {matches[0]!r}" if matches else f"; valid are {', '.join(names)}"
+
+
+def _has_model(config_class: type) -> bool:
+    """Whether a config names a model, which may then be a GGUF file of a folder or a repository."""
+    return any(field.name == "model" for field in dataclasses.fields(config_class))
 
 
 def _take_config_option(argv: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -22,7 +22,7 @@ class EvaluateConfig(SamplingConfig):
     setting, other systems' rules and the clairvoyant limit, on prompts that nothing was chosen on."""
 
     model: str = "demo"
-    """demo, a folder, or a Hugging Face name."""
+    """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     controller: str | None = None
     """demo, a folder that train-controller wrote, or none. By default demo for the demo model only."""
     prompts: str = "demo:evaluate"

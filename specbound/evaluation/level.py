@@ -32,7 +32,8 @@ from specbound_controller.records import Decision
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.prompts.files import Prompt, spread
 from specbound_profiling.prompts.tokenization import tokenize_prompts
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
+from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.oracle import oracle, oracle_grid
 from specbound_profiling.replay.replay import PLAIN, replay_static
 

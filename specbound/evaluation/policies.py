@@ -15,6 +15,7 @@ from specbound_controller.actions import Action, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
+from specbound_controller.fingerprint import same_model
 from specbound_controller.policy import AnnealedConfidence, DraftingFrom, Policy
 from specbound_profiling.log.store import StepLog, open_log
 from specbound_profiling.replay.best_static import static_seconds
@@ -57,7 +58,7 @@ class Sources:
         for source in (self.controller, self.tuned):
             if source is not None:
                 source.check_model(fingerprint, num_layers)
-        if self.log is not None and self.log.manifest.model_fingerprint != fingerprint:
+        if self.log is not None and not same_model(self.log.manifest.model_fingerprint, fingerprint):
             raise InputError(
                 f"log must be of the model that is measured, with fingerprint {fingerprint[:16]}, "
                 f"got {self.log.manifest.model_fingerprint[:16]} ({self.log.root})"

@@ -19,7 +19,7 @@ class VerifyConfig(SamplingConfig):
     that rounding does not explain."""
 
     model: str = "demo"
-    """demo, a folder, or a Hugging Face name."""
+    """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     prompts: str = "demo:evaluate"
     """demo, demo:evaluate, FILE.jsonl, or hf:NAME[:split[:column]]."""
     num_prompts: int = 8

@@ -16,7 +16,7 @@ class GenerateConfig(SamplingConfig):
     """The text to continue, required; - reads it from standard input. With --chat a message, and by default every line
     of standard input is one."""
     model: str = "demo"
-    """demo, a folder, or a Hugging Face name."""
+    """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     controller: str | None = None
     """demo, a folder that train-controller wrote, a Hugging Face name, or none: plain decoding. By default demo for the
     demo model only."""

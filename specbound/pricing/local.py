@@ -18,6 +18,7 @@ from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
+from specbound_controller.fingerprint import exact_part
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.manifest import read_cost_file, read_costs, write_costs
 
@@ -94,7 +95,7 @@ def kept_folder(
     is_compiled: bool = False,
 ) -> Path:
     """Where this user's tables for a machine, a model and a way to run it are kept."""
-    parts = [machine, model_fingerprint, exactness]
+    parts = [machine, exact_part(model_fingerprint), exactness]
     if draft_vocabulary is not None:
         parts.append(draft_vocabulary.checksum)
     if is_compiled:

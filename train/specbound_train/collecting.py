@@ -18,7 +18,7 @@ from specbound_controller.controller import MAX_SAMPLE_ROWS, Controller, Sample
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import AnnealedConfidence, FixedPolicy, Policy
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.data import LevelData
 from specbound_train.rows import ExploringPolicy, StepRows, collect_steps
 

@@ -19,7 +19,7 @@ from specbound_controller.controller import Controller
 from specbound_controller.controller_policy import ControllerPolicy
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.batch import play_rounds
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.collecting import at_most, replay_training, without_guard
 from specbound_train.data import LevelData
 from specbound_train.fitting import FittedController, without_nan

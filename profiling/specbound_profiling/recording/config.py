@@ -20,7 +20,7 @@ class ProfileConfig(SamplingConfig):
     out: str
     """Folder for the log; one that holds an unfinished run of the same settings is gone on with."""
     model: str = "demo"
-    """demo, a folder, or a Hugging Face name."""
+    """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     prompts: str = "demo"
     """demo, FILE.jsonl (Spec-Bench's form or {"prompt", "task"}), or hf:NAME[:split[:column]]."""
     compression: tuple[str, ...] = ("none",)

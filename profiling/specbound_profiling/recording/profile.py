@@ -26,11 +26,12 @@ from specbound_profiling.log.store import LogWriter, StepLog, open_log, refuse_f
 from specbound_profiling.progress import RecordingBar, status
 from specbound_profiling.prompts.files import Prompt, load_prompts, prompts_hash
 from specbound_profiling.prompts.tokenization import tokenize_prompts
+from specbound_profiling.recording.blocks import LOCAL, Block, Engine, Recording
 from specbound_profiling.recording.config import ProfileConfig
-from specbound_profiling.recording.engine import LOCAL, Block, Engine, Recording, record_shards, require_engine
+from specbound_profiling.recording.engine import record_shards, require_engine
 from specbound_profiling.recording.frequent_tokens import frequent_tokens
-from specbound_profiling.recording.record import RecordSettings
 from specbound_profiling.recording.rollout import RolloutSettings
+from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.verdict import Verdict, verdict
 
 logger = logging.getLogger(__name__)

@@ -35,8 +35,9 @@ from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.prompts.files import load_prompts
 from specbound_profiling.prompts.loops import LOOP_NGRAM
 from specbound_profiling.prompts.tokenization import tokenize_prompts
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
 from specbound_profiling.recording.rollout import RolloutSettings
+from specbound_profiling.recording.settings import RecordSettings
 
 # n positions, V vocabulary, E exits
 

@@ -11,9 +11,9 @@ import pytest
 
 from specbound_controller.errors import InputError
 from specbound_controller.records import StepRecord
+from specbound_profiling.log import store as log_module
 from specbound_profiling.log.live_steps import STEPS_SCHEMA, LiveSteps
 from specbound_profiling.log.store import LogWriter, StepLog, open_log
-from specbound_profiling.log.store import store as log_module
 from specbound_profiling.log.trace import PromptTrace
 from tests.profiling.manifests import MANIFEST
 

@@ -13,8 +13,9 @@ from specbound_controller.baselines.situation import Situation
 from specbound_controller.baselines.tuned import SETTINGS
 from specbound_controller.costs import CostTable
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_profiling.replay.replay import replay
+from specbound_profiling.replay.trace_batch import TraceBatch
+from specbound_train.tuning import tune as tuning
 from specbound_train.tuning.candidates import (
     draft_verify_candidates,
     gammatune_candidates,
@@ -23,7 +24,6 @@ from specbound_train.tuning.candidates import (
     ucb_candidates,
 )
 from specbound_train.tuning.fit import accepted_runs, logistic_weights, speckv_settings
-from specbound_train.tuning.tune import tune as tuning
 
 TracesOf = Callable[..., list[PromptTrace]]
 EXITS, NUM_LAYERS = (2, 4), 12

@@ -16,7 +16,7 @@ from specbound_controller.baselines.logistic import NUM_INPUTS
 from specbound_controller.baselines.speckv import SIGNALS, SpecKVSettings, predictor_inputs
 from specbound_controller.mlp import standardised
 from specbound_profiling.replay.exit_signals import exit_signals
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 MIN_ROWS = 50
 """Fewest tokens that a draft position has a regression of its own on; of the rarer outcome, a fifth of it."""

@@ -17,7 +17,7 @@ from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.annealing import fit_alpha
 from specbound_profiling.replay.batch import replay_batch
 from specbound_profiling.replay.best_static import static_seconds
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.data import check_enough
 from specbound_train.tuning.candidates import (
     DRAFT_LENGTHS,
