@@ -89,7 +89,7 @@ def test_every_node_of_any_tree_gets_the_logits_of_its_path(seed: int, num_nodes
 def test_planted_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompt = random_model("llama", dtype=torch.float64), random_prompt(0, 7)
     tree = random_tree(random.Random(5), 12)
-    node = next(n for n in range(len(tree.tokens)) if tree.depths[n] >= 2)
+    node = next(n for n in range(len(tree.tokens)) if tree.depths[n] >= 2 and len(tree.path(n)) < n + 1)
     make = NodeRows.__init__
 
     def blind(self: NodeRows, parents: Any) -> None:
@@ -144,13 +144,13 @@ def policy_for(outputs: list[list[int]], rng: random.Random, **settings: Any) ->
     return TreePolicy(TreePlan(rates=rates, stores=Stores(BigramTable(best)), **plan))
 
 
-def decode_both(model: PreTrainedModel, exactness: str, seed: int, **arguments: Any) -> tuple[list, list, int, int]:
+def decode_both(model: PreTrainedModel, exactness: str, first: int, **arguments: Any) -> tuple[list, list, int, int]:
     """Outputs of plain decoding and of trees, with how many drafts were accepted and how many paths were moved."""
-    prompts = [random_prompt(seed + i, length)[0] for i, length in enumerate((9, 14, 5))]
+    prompts = [random_prompt(first + i, length)[0] for i, length in enumerate((9, 14, 5))]
     arguments = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "return_dict_in_generate": True, **arguments}
     plain = SpecBoundDecoder(model, exactness=exactness)
     expected = [plain.decode([p], **_of_row(arguments, i)).sequences[0].tolist() for i, p in enumerate(prompts)]
-    rng = random.Random(seed)
+    rng = random.Random(first)
     decoder = SpecBoundDecoder(model, policy_for(expected, rng), exactness=exactness)
     outputs, steps = [], []
     for i, prompt in enumerate(prompts):
