@@ -13,7 +13,7 @@ from specbound.evaluation.compare import speed_ratio
 from specbound.evaluation.differences import Difference
 from specbound.evaluation.rows import MAX_NEAR_TIE_SHARE
 from specbound.evaluation.timing import TimedPrompt, Timing
-from specbound.results.report import Row
+from specbound.results.rows import Row, equality, number, share, shown, times
 from specbound_controller.ratio import ratio
 
 
@@ -23,20 +23,38 @@ class BenchRow(Row):
 
     setting: str = ""
     """What was chosen for the method on the tuning prompts; empty where nothing was."""
-    time_to_first_token_s: float = math.nan
+    time_to_first_token_s: float = shown(
+        "first token\nms", lambda row: number(row.time_to_first_token_s * 1e3, 1), is_wide=True
+    )
     """Mean over the prompts, seconds from call to the first token; transformers' on runs of their own."""
-    layer_rows_per_token: float = math.nan
+    layer_rows_per_token: float = shown(
+        "rows\nper token", lambda row: number(row.layer_rows_per_token, 1), is_wide=True
+    )
     """Rows of layer calls over tokens, those of the prompt left out."""
-    peak_memory_bytes: int | None = None
-    """Largest over the prompts; of the GPU's allocator, or of the whole process on a CPU."""
-    model_share: float = math.nan
+    model_share: float = shown("model's\nshare", lambda row: share(row.model_share), is_wide=True)
     """Layer and head calls at the cost table's prices over measured seconds of the same steps: our methods only."""
+    peak_memory_bytes: int | None = shown("peak\nMiB", lambda row: mebibytes(row.peak_memory_bytes), None, is_wide=True)
+    """Largest over the prompts; of the GPU's allocator, or of the whole process on a CPU."""
     overhead_share: float = math.nan
     """What is left: the loop, the exit tests, the decisions, and what the cost table does not see."""
     speed_ratio: float = math.nan
     """Tokens per second over the reference's, claimed or not; no speedup where outputs differ."""
     is_synthetic: bool = False
     """Whether the model is random and its acceptance was set."""
+    speedup: float = shown("speedup", lambda row: claimed(row))
+    """Tokens per second over the reference's: the faster of plain decoding and transformers' generate."""
+    outputs_equal: bool | None = shown("outputs\nequal", lambda row: equality(row, unknown="own draw"), None)
+    """Whether every output equals plain decoding's; None where a method draws tokens of its own."""
+
+
+def claimed(row: BenchRow) -> str:
+    """The speedup, or in parentheses the ratio of speeds of which nothing is claimed."""
+    is_unclaimed = math.isnan(row.speedup) and not math.isnan(row.speed_ratio)
+    return f"({row.speed_ratio:.2f}x)" if is_unclaimed else times(row.speedup)
+
+
+def mebibytes(size: int | None) -> str:
+    return "–" if size is None else f"{size / 2**20:.0f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +105,14 @@ class Level:
         differing = [d for d in self.differences if d.method == method and d.prompt_id in ids]
         found = self.breakdowns.get(method) if task == "all" else None
         peaks = [observation.peak_bytes for observation in seen]
-        return BenchRow(
+        return BenchRow.of(
+            total,
             method=method,
             compression=self.compression,
             task=task,
             num_prompts=len(indices),
             num_tokens=int(tokens.sum()),
             tokens_per_second=float(tokens.sum() / seconds.sum()),
-            tokens_per_step=total.tokens_per_step,
-            acceptance_rate=total.acceptance_rate,
-            layer_calls_per_token=total.layer_calls_per_token,
             speedup=speed.ratio if is_claimed else math.nan,
             speedup_low=speed.low if is_claimed and not is_reference else math.nan,
             speedup_high=speed.high if is_claimed and not is_reference else math.nan,

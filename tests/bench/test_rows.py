@@ -9,13 +9,18 @@ from specbound.bench.efficiency import REST, breakdown
 from specbound.bench.growth import fit_growth
 from specbound.bench.observe import Observation
 from specbound.bench.result import without_speedups
-from specbound.bench.rows import Level
-from specbound.bench.tables import cells, markdown, speedups
+from specbound.bench.rows import BenchRow, Level
+from specbound.bench.tables import COLUMNS, speedups, whole_table, with_notes
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import Difference
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.records import StepRecord
+
+
+def cells(row: BenchRow) -> list[str]:
+    return [column.show(row) for column in COLUMNS.values()]
+
 
 PROMPTS = [TimedPrompt("p0", "a", None, 8), TimedPrompt("p1", "b", None, 8)]  # type: ignore[arg-type]
 
@@ -76,7 +81,7 @@ def test_tables_hold_every_method_and_kind_of_content() -> None:
         "plain": ["1.00x"] * 3,
         "fast": ["2.00x", "4.00x", "2.67x"],
     }
-    text = markdown(rows, ["a note"])
+    text = with_notes(whole_table(rows), ["a note"])
     assert text.count("\n| ") == 6 and text.endswith("\n* a note\n") and "| exit1_width2 |" in text
 
 
