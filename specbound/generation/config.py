@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from specbound.decoding.exactness import require_exactness
 from specbound.decoding.sampling_config import SamplingConfig
 from specbound.models.names import chosen_controller
-from specbound_controller.errors import InputError, require_at_least
+from specbound_controller.errors import InputError, require_at_least, require_one_of
+from specbound_controller.trees.names import TREE_NAMES
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateConfig(SamplingConfig):
-    """Continues a text, with a controller or plainly; the output is the same."""
+    """Continues a text, with drafts or plainly; the output is the same."""
 
     prompt: str | None = None
     """The text to continue, required; - reads it from standard input. With --chat a message, and by default every line
@@ -18,8 +19,12 @@ class GenerateConfig(SamplingConfig):
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     controller: str | None = None
-    """demo, a folder that train-controller wrote, a Hugging Face name, or none: plain decoding. By default demo for the
-    demo model only."""
+    """demo, a folder that train-controller wrote, a Hugging Face name, or none. By default demo for the demo model
+    only."""
+    policy: str = "auto"
+    """Who drafts: auto (the controller where there is one; without one a tree of what costs no layer, guarded; plain
+    where controller is none), plain, or a tree by name: free_tree, tree3 to tree63, chain4, chain8, eagle2,
+    token_recycling."""
     compression: str = "none"
     """How the weights are held: none, bf16, fp16, int8 or nf4."""
     costs: str = "auto"
@@ -57,13 +62,25 @@ class GenerateConfig(SamplingConfig):
             raise InputError("stop must hold text, got none")
         if self.stream and self.json == "-":
             raise InputError("stream must be off where json is -: both write to standard output")
-        if self.compare and self.controller_name == "none":
-            raise InputError("compare needs a controller beside plain decoding, got controller none")
+        require_one_of(("auto", "plain", *TREE_NAMES), policy=self.policy)
+        if self.policy != "auto" and self.controller not in (None, "none"):
+            raise InputError(f"policy must be auto where a controller is given, got {self.policy!r}")
+        if self.compare and self.method == "plain":
+            raise InputError("compare needs drafts beside plain decoding, got controller none or policy plain")
 
     @property
     def controller_name(self) -> str:
         """The controller to use, its default resolved."""
         return chosen_controller(self.controller, self.model)
+
+    @property
+    def method(self) -> str:
+        """Who drafts, resolved: `controller`, `plain`, or the name of a tree."""
+        if self.policy != "auto":
+            return self.policy
+        if self.controller_name != "none":
+            return "controller"
+        return "plain" if self.controller == "none" else "free_tree"
 
     @property
     def is_conversation(self) -> bool:

@@ -7,6 +7,7 @@ from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
 from specbound_controller.sources.stores import Stores
+from specbound_controller.trees.names import TREE_NAMES
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.trees.priced import PricedTreePolicy
@@ -59,17 +60,13 @@ def _token_recycling(situation: TreeSituation) -> Policy:
 
 TREE_POLICIES: dict[str, Callable[[TreeSituation], Policy]] = {
     "free_tree": free_tree,
-    "chain4": _fixed(4, breadth=1),
-    "chain8": _fixed(8, breadth=1),
-    "tree3": _fixed(3),
-    "tree7": _fixed(7),
-    "tree15": _fixed(15),
-    "tree31": _fixed(31),
-    "tree63": _fixed(63),
+    **{f"chain{size}": _fixed(size, breadth=1) for size in (4, 8)},
+    **{f"tree{size}": _fixed(size) for size in (3, 7, 15, 31, 63)},
     "eagle2": _eagle2,
     "token_recycling": _token_recycling,
 }
-"""Name -> policy: trees of a fixed number of nodes grown best first, chains of the same sources, rules of others."""
+"""Name -> policy."""
+assert tuple(TREE_POLICIES) == TREE_NAMES
 
 
 def tree_policy(name: str, situation: TreeSituation) -> Policy:

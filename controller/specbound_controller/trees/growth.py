@@ -7,6 +7,7 @@ counts. A node's survival is the product of the scores along its path.
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import islice
+from typing import Any
 
 from specbound_controller.sources.source import TAIL, DraftSource
 from specbound_controller.trees.plan import TreePlan
@@ -195,5 +196,5 @@ _GROWTHS: dict[str, Callable[[DraftTree, TreePlan, int, Expand, Add, frozenset[i
 }
 
 
-def _score(child: tuple[float, ...] | tuple[float, int, str, int]) -> float:
+def _score(child: tuple[float, Any, Any, Any] | tuple[float, Any, Any]) -> float:
     return child[0]
