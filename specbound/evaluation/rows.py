@@ -141,8 +141,7 @@ class Evaluation:
         timings = [self.timings[method][i] for i in indices]
         num_tokens = self.tokens(method, indices).sum()
         rounds = num_tokens / np.array([timing.runs_s for timing in timings]).sum(axis=0)
-        ids = {self.prompts[i].prompt_id for i in indices}
-        differing = [d for d in self.differences if d.method == method and d.prompt_id in ids]
+        differing = self.differing(method, indices)
         plain = [self.timings["plain"][i] for i in indices]
         pairs = [(a.tokens, b.tokens) for a, b in zip(plain, timings, strict=True)]
         is_comparable = not (method == "transformers" and self.is_sampled)
@@ -177,8 +176,17 @@ class Evaluation:
         """
         if method in self.without_claim or any(timing.num_deviating_runs for timing in self.timings[method]):
             return False
-        differing = [d for d in self.differences if d.method == method]
+        return self.is_close(method)
+
+    def is_close(self, method: str) -> bool:
+        """Whether all outputs are equal, or differ in verified near-ties on few prompts."""
+        differing = self.differing(method, range(len(self.prompts)))
         return all(d.is_near_tie for d in differing) and len(differing) <= MAX_NEAR_TIE_SHARE * len(self.prompts)
+
+    def differing(self, method: str, indices: Iterable[int]) -> list[Difference]:
+        """Where the outputs of a method on some prompts are not plain decoding's."""
+        ids = {self.prompts[i].prompt_id for i in indices}
+        return [d for d in self.differences if d.method == method and d.prompt_id in ids]
 
     @property
     def refused(self) -> list[str]:

@@ -8,7 +8,6 @@ import pytest
 from specbound.bench.efficiency import REST, breakdown
 from specbound.bench.growth import fit_growth
 from specbound.bench.observe import Observation
-from specbound.bench.result import without_speedups
 from specbound.bench.rows import BenchRow, Level
 from specbound.bench.tables import COLUMNS, speedups, whole_table, with_notes
 from specbound.decoding.stats import DecodeStats
@@ -34,6 +33,7 @@ def level(differences: tuple[Difference, ...] = (), **seconds: tuple[float, floa
     return Level(
         exactness="token",
         compression="none",
+        num_layers=4,
         prompts=PROMPTS,
         timings={m: [Timing([0] * 4, runs_s=[a]), Timing([0] * 6, runs_s=[b])] for m, (a, b) in seconds.items()},
         observations={method: [observation(4, 9), observation(6, 15)] for method in seconds},
@@ -70,7 +70,7 @@ def test_own_draws_are_not_compared() -> None:
 
 
 def test_a_busy_machine_leaves_no_speedup() -> None:
-    rows = without_speedups(level(plain=(1.0, 1.0), fast=(0.5, 0.5)).rows())
+    rows = [row.without_speedup() for row in level(plain=(1.0, 1.0), fast=(0.5, 0.5)).rows()]
     assert all(math.isnan(row.speedup) and math.isnan(row.speed_ratio) for row in rows)
     assert cells(rows[0])[2] == "–"
 
