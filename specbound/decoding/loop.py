@@ -21,9 +21,10 @@ from specbound.decoding.sequence import Sequence
 from specbound.decoding.signals import row_statistics
 from specbound.decoding.stats import DecodeStats
 from specbound.decoding.step import Draft, StepRunner
+from specbound.decoding.together import Together
 from specbound.decoding.tree_step import TreeDraft, TreeRunner
 from specbound_controller.features import FeatureState
-from specbound_controller.policy import Policy
+from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
 
 NEW_TOKENS_CAPACITY = 256
@@ -75,8 +76,12 @@ class Row:
 
     def begin(self, logits: Tensor) -> None:
         """Takes the token that prefill yields. logits: (1, V)"""
-        self.policy.reset()
         self.sequence.commit_token(logits)
+        self.begin_steps()
+
+    def begin_steps(self) -> None:
+        """Makes policy and features ready, the first token being there."""
+        self.policy.reset()
         if self.features is not None:
             self.features.reset(len(self.sequence.tokens), self.sequence.request.sampling_temperature)
         self.stats.num_tokens += 1
@@ -90,6 +95,12 @@ class Row:
             return Draft([tokens[-1]], len(tokens) - 1, decision, self.sequence, vector)
         tree = self.sequence.grow_tree(decision.tree, decision.w_max)
         return TreeDraft(tree, len(tokens) - 1, decision, vector)
+
+    def drop_beyond_end(self) -> None:
+        """Takes tokens out of the counts that other rows' criteria have cut off."""
+        dropped = self.stats.num_tokens - self.sequence.num_new_tokens
+        self.stats.num_tokens -= dropped
+        self.stats.num_step_tokens -= dropped
 
     def finish_step(self, draft: Draft | TreeDraft, logits: Tensor, started: float) -> tuple[list[int], StepRecord]:
         """Commits what verification accepted and tells the policy. logits: (w + 1, V)"""
@@ -135,22 +146,34 @@ class DecodeLoop:
         self.adapter, self.step_adapter = adapters
         self.batch, self.started = batch, started
         policies = [policy, *(copy.deepcopy(policy) for _ in batch.requests[1:])]
+        if batch.processors:  # rows go in step, a token each: nothing is drafted
+            policies = [StaticPolicy((), w_max=0) for _ in batch.requests]
         self.rows = [
             Row(index, request, own, compression, self.adapter.device)
             for index, (request, own) in enumerate(zip(batch.requests, policies, strict=True))
         ]
+        self.together = Together(batch, [row.sequence for row in self.rows]) if batch.is_joint else None
+        """What the rows share: criteria and processors that see all of them."""
         self.cache: DecodeCache | None = None
         """The cache of the only sequence."""
 
     @torch.inference_mode()
     def steps(self, record_steps: bool, on_step: OnStep | None) -> Iterator[list[int]]:
         """Decodes all sequences to their end; yields the new tokens of the first one as they come."""
+        if self.together is not None and self.together.is_in_step:
+            self._in_step(self.together, record_steps, on_step)
+            return
         caches = []
         for row in self.rows:
-            cache = self._prefill(row)
+            started = time.perf_counter() if row.index else self.started
+            cache, logits = self._prefill(row)
+            row.begin(logits)
+            self._time_prefill(row, started)
             caches.append(cache)
             if row.index == 0:
                 yield row.sequence.tokens[-1:]
+        if self.together is not None:
+            self.together.judge()
         active = [row for row in self.rows if not row.sequence.is_finished]
         own = [caches[row.index] for row in active] or caches[:1]
         cache = own[0] if len(own) == 1 else DecodeCache.joined(own)
@@ -163,37 +186,65 @@ class DecodeLoop:
             for slot, (row, draft, logits) in enumerate(zip(active, drafts, all_logits, strict=True)):
                 emitted, record = row.finish_step(draft, logits, step_started)
                 runner.keep(draft, record, slot, len(row.sequence.tokens))
-                row.stats.add_step(record, record_steps)
-                row.stats.seconds = time.perf_counter() - self.started
-                if on_step is not None:
-                    on_step(record, row.index)
+                self._count(row, record, record_steps, on_step)
                 if row.index == 0:
                     yield emitted
+            if self.together is not None:
+                self.together.judge()
             kept = [slot for slot, row in enumerate(active) if not row.sequence.is_finished]
             if 0 < len(kept) < len(active):
                 cache.keep_rows(kept)
                 runner = self._runner(cache)
             active = [active[slot] for slot in kept]
+        if self.together is not None:
+            for row in self.rows:
+                row.drop_beyond_end()
         if len(self.rows) == 1:
             cache.tokens = self.rows[0].sequence.tokens[:-1]
             self.cache = cache
 
+    def _in_step(self, together: Together, record_steps: bool, on_step: OnStep | None) -> None:
+        """Decodes all rows a token at a time. Rows that have ended go on with padding, as in transformers."""
+        caches, logits = zip(*map(self._prefill, self.rows), strict=True)
+        together.commit(logits)
+        for row in self.rows:
+            row.begin_steps()
+            self._time_prefill(row, self.started)
+        cache = DecodeCache.joined(caches)
+        runner = self._runner(cache)
+        while not together.is_finished:
+            step_started = time.perf_counter()
+            running = [row for row in self.rows if not together.is_ended(row.index)]
+            drafts = [row.new_draft() for row in self.rows]
+            together.commit(runner.run(drafts))
+            for row in running:
+                record = step_record(drafts[row.index], 0, 1, drafts[row.index].position + 1, None, step_started)
+                self._count(row, record, record_steps, on_step)
+        for row in self.rows:
+            row.drop_beyond_end()
+
+    def _count(self, row: Row, record: StepRecord, record_steps: bool, on_step: OnStep | None) -> None:
+        row.stats.add_step(record, record_steps)
+        row.stats.seconds = time.perf_counter() - self.started
+        if on_step is not None:
+            on_step(record, row.index)
+
     def _runner(self, cache: DecodeCache) -> Runner:
         return Runner(self.step_adapter, cache)
 
-    def _prefill(self, row: Row) -> DecodeCache:
-        """Runs all layers on the part of a prompt that no cache holds, and takes the first new token."""
-        started = time.perf_counter()
+    def _prefill(self, row: Row) -> tuple[DecodeCache, Tensor]:
+        """Runs all layers on the part of a prompt that no cache holds. A cache, and logits (1, V) of the first token"""
         prompt = row.sequence.request.prompt
         capacity = min(row.sequence.limit, len(prompt) + NEW_TOKENS_CAPACITY)
         cache = self.adapter.continued_cache(self.batch.cache, prompt, capacity)
         held = cache.lengths()[0]
         ids = torch.tensor([prompt[held:]], device=self.adapter.device)
         hidden = self.adapter.run_layers(self.adapter.embed(ids, held), 0, self.adapter.num_layers, cache, held)
-        row.begin(self.adapter.read_head(hidden[:, -1:])[0])
-        row.stats.prefill_seconds = time.perf_counter() - (self.started if row.index == 0 else started)
+        return cache, self.adapter.read_head(hidden[:, -1:])[0]
+
+    def _time_prefill(self, row: Row, started: float) -> None:
+        row.stats.prefill_seconds = time.perf_counter() - started
         row.stats.seconds = time.perf_counter() - self.started
-        return cache
 
 
 def bounded(decision: Decision, most: int) -> Decision:
