@@ -55,7 +55,7 @@ def test_dearer_rows_make_smaller_trees() -> None:
 
 def test_the_guard_closes_where_drafts_are_never_right() -> None:
     wrong = Stores(BigramTable(np.full((97, 4), 96, dtype=np.int32)))
-    policy = free_tree(situation(0.02, wrong))
+    policy = free_tree(situation(0.1, wrong))
     model, prompt = random_model("llama", dtype=torch.float64, num_layers=NUM_LAYERS), random_prompt(0, 9)
     policy.plan.rates["context"][:] = [0.0] * len(policy.plan.rates["context"])
     policy.plan.rates["recycled"][:] = [0.0] * 8
