@@ -15,7 +15,7 @@ NUM_SIGNS = 1024
 NUM_BITS = 2048
 MAX_SIGNS_APART = 1 / 8
 """Share of the embedding's signs that may differ. Measured over the embeddings of SmolLM2 and of the demonstration
-model, GGUF's Q8_0 turns 0.5 % of them (values near zero become zero), Q4_1 3 %, Q4_0, the coarsest of the common ones, 6 to
+model: GGUF's Q8_0 turns 0.5 % of them (values near zero become zero), Q4_1 3 %, Q4_0, the coarsest of the common ones, 6 to
 8 %; another model of the same shape turns half."""
 MAX_BITS_APART = 1 / 10
 """Share of the norms' last bits, in bfloat16, that may differ. GGUF files and bitsandbytes leave norms alone, and so do

@@ -160,6 +160,11 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
+def has_chat_template(loaded: LoadedModel) -> bool:
+    """Whether the model's tokenizer knows how messages are written."""
+    return bool(loaded.tokenizer.chat_template)
+
+
 def chat_ids(loaded: LoadedModel, messages: Sequence[Mapping[str, str]]) -> Tensor:
     """Token ids (1, T) of a conversation that the model is to continue, by its chat template."""
     if loaded.tokenizer.chat_template is None:

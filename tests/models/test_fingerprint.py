@@ -101,7 +101,7 @@ def test_a_light_fine_tune_in_bf16_is_another_model() -> None:
     first = random_model("llama", num_layers=40)
     torch.manual_seed(0)
     with torch.no_grad():
-        for name, parameter in first.named_parameters():
+        for _, parameter in first.named_parameters():
             if parameter.ndim == 1:
                 parameter.copy_(torch.rand_like(parameter).add(0.5).to(torch.bfloat16))
 
