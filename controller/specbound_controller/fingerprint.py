@@ -15,12 +15,12 @@ NUM_SIGNS = 1024
 NUM_BITS = 2048
 MAX_SIGNS_APART = 1 / 8
 """Share of the embedding's signs that may differ. Measured over the embeddings of SmolLM2 and of the demonstration
-model: GGUF's Q8_0 turns 0.5 % of them (values near zero become zero), Q4_1 3 %, Q4_0, the coarsest of the common ones, 6 to
-8 %; another model of the same shape turns half."""
+model, GGUF's Q8_0 turns 0.5 % of them (values near zero become zero), Q4_1 3 %, Q4_0, the coarsest of the common ones,
+6 to 8 %; another model of the same shape turns half."""
 MAX_BITS_APART = 1 / 10
 """Share of the norms' last bits, in bfloat16, that may differ. GGUF files and bitsandbytes leave norms alone, and so do
 casts to bf16 and fp16, but for a checkpoint in fp32, which is rounded twice on its way through fp16 and then differs in
-one of sixteen. Forty steps of AdamW at 5e-5 turned 12 % of them."""
+one of sixteen. Twenty steps of AdamW at 5e-5 turned 7 % of them."""
 MAX_BITS_APART_IN_BF16 = 1 / 400
 """The same where both were in bfloat16, as most checkpoints are: then no level changes any. Ten steps of AdamW at 1e-5
 turned 0.6 %. A fine-tune that leaves embedding and norms alone, as LoRA does, is not told apart."""

@@ -18,6 +18,7 @@ from specbound.decoding.model.adapter import ModelAdapter
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound.evaluation.verify import for_prompt
 from specbound.models.loading import LoadedModel, chat_ids, has_chat_template
+from specbound.results.files import write_file
 from specbound_profiling.prompts.files import Prompt, load_prompts, spread
 from specbound_profiling.prompts.loops import loop_cut
 from specbound_profiling.prompts.spec_bench import question_id
@@ -151,9 +152,7 @@ def write_answers(
             "tstamp": time.time(),
         }
         lines.append(json.dumps(answer) + "\n")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(path)
+    write_file(path, "".join(lines).encode("utf-8"))
 
 
 def _by_question(items: Sequence[Item]) -> Iterable[tuple[Question, list[int]]]:

@@ -42,8 +42,7 @@ class EvaluateConfig(SamplingConfig):
     """File with the constants of the fixed settings and of other systems' rules, tuned on training prompts."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
     """One or several of best_static, best_static_annealed, best_static_learned, controller and, from the file,
-    layerskip, draft_verify, svip, gammatune, hf_heuristic, logistic, speckv, speckv_causal, ucb. auto: all that there
-    are."""
+    {BASELINES}. auto: all that there are."""
     log: str | None = None
     """Log that specbound profile wrote, to choose the fixed settings on; by default those that the controller's
     training chose. The file of policies comes first."""

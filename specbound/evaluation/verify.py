@@ -20,7 +20,8 @@ from specbound.evaluation.verify_config import VerifyConfig
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model, require_compression
-from specbound.results.report import Row, model_info
+from specbound.results.report import model_info
+from specbound.results.rows import Row
 from specbound_controller.controller import Controller
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
@@ -212,16 +213,12 @@ def num_differing_tokens(expected: Sequence[int], actual: Sequence[int]) -> int:
 
 
 def row_of(method: str, compression: str, exactness: str, num_prompts: int, stats: DecodeStats) -> Row:
-    return Row(
+    return Row.of(
+        stats,
         method=method,
         compression=compression,
         task="all",
         num_prompts=num_prompts,
-        num_tokens=stats.num_tokens,
-        tokens_per_second=stats.tokens_per_second,
-        tokens_per_step=stats.tokens_per_step,
-        acceptance_rate=stats.acceptance_rate,
-        layer_calls_per_token=stats.layer_calls_per_token,
         outputs_equal=True if method == "plain" else None,
         exactness=exactness,
     )

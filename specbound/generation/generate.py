@@ -17,7 +17,8 @@ from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, chat_ids, has_chat_template, load_model
 from specbound.pricing.local import choose_costs
-from specbound.results.report import Row, model_info
+from specbound.results.report import model_info
+from specbound.results.rows import Row
 
 WARM_UP_TOKENS = 8
 
@@ -65,16 +66,13 @@ class _Decoded:
     stats: DecodeStats
 
     def row(self, method: str, decoder: SpecBoundDecoder) -> Row:
-        return Row(
+        """As the only row of one prompt."""
+        return Row.of(
+            self.stats,
             method=method,
             compression=decoder.compression,
             task="all",
             num_prompts=1,
-            num_tokens=self.stats.num_tokens,
-            tokens_per_second=self.stats.tokens_per_second,
-            tokens_per_step=self.stats.tokens_per_step,
-            acceptance_rate=self.stats.acceptance_rate,
-            layer_calls_per_token=self.stats.layer_calls_per_token,
             exactness=decoder.exactness,
         )
 

@@ -9,7 +9,7 @@ import pytest
 from specbound_controller.errors import InputError
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.report.records import SCORE_NAMES
-from specbound_train.calibrate import calibrate, judged_prompts
+from specbound_train.calibration.of_log import calibrate, judged_prompts
 
 TracesOf = Callable[..., list[PromptTrace]]
 NUM_LAYERS = 12

@@ -6,7 +6,7 @@ import pytest
 
 from specbound_controller.records import StepRecord
 from specbound_profiling.log.live_steps import LiveSteps
-from specbound_train.live_calibration import calibrate_live
+from specbound_train.calibration.of_live_steps import calibrate_live
 
 
 def step(scores: tuple[float, ...], num_accepted: int, stop_reason: str = "width") -> StepRecord:

@@ -15,9 +15,9 @@ from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.trace_batch import TraceBatch
-from specbound_train import training_report
 from specbound_train.config import TrainConfig
-from specbound_train.importance import GROUPED_NAMES, accepted_shares, grouped, importance, ungrouped
+from specbound_train.report import write as training_report
+from specbound_train.report.importance import GROUPED_NAMES, accepted_shares, grouped, importance, ungrouped
 from specbound_train.rows import CurveRows, StepRows
 from specbound_train.train import train_controller
 

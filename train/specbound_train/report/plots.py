@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from specbound_profiling.report.plots import png
-from specbound_train.importance import Importance
 from specbound_train.modules import LossCurve
+from specbound_train.report.importance import Importance
 
 _BLUE, _RED = "#2f6f9f", "#c1440e"
 

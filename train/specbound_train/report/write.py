@@ -23,8 +23,8 @@ from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.collecting import at_most, replay_training, without_guard
 from specbound_train.data import LevelData
 from specbound_train.fitting import FittedController, without_nan
-from specbound_train.importance import MAX_FOREST_ROWS, Importance, importance
 from specbound_train.modules import LossCurve
+from specbound_train.report.importance import MAX_FOREST_ROWS, Importance, importance
 from specbound_train.rows import concatenate_curve_rows, curve_rows
 
 REPORT_FILE = "report.json"
@@ -54,7 +54,7 @@ def write_report(fitted: FittedController, seed: int, folder: Path) -> TrainingR
     if importlib.util.find_spec("matplotlib") is None:
         _log.warning("matplotlib is not installed, so %s holds no pictures: pip install 'specbound[report]'", folder)
         return report
-    from specbound_train.training_plots import curves_png, importance_png, widths_png
+    from specbound_train.report.plots import curves_png, importance_png, widths_png
 
     _write(folder / "loss_curves.png", curves_png(fitted.curves))
     _write(folder / "importance.png", importance_png(report.importance))

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from specbound.decoding.stats import ratio
 from specbound_controller.records import StepRecord
 from specbound_profiling.log.live_steps import LiveSteps
 from specbound_profiling.report.records import LiveDrafts, LivePolicy, Measures
-from specbound_train.calibration import measures
+from specbound_train.calibration.measures import measures
 
 
 def calibrate_live(runs: Sequence[LiveSteps]) -> LivePolicy:
@@ -48,10 +49,10 @@ def _drafts(rows: Sequence[tuple[int, float, bool]]) -> LiveDrafts:
     is_scored = ~np.isnan(scores)
     return LiveDrafts(
         num_judged=len(rows),
-        acceptance=float(outcomes.mean()) if rows else math.nan,
+        acceptance=ratio(outcomes.sum(), len(rows)),
         num_scored=int(is_scored.sum()),
-        score=float(scores[is_scored].mean()) if is_scored.any() else math.nan,
-        scored_acceptance=float(outcomes[is_scored].mean()) if is_scored.any() else math.nan,
+        score=ratio(scores[is_scored].sum(), is_scored.sum()),
+        scored_acceptance=ratio(outcomes[is_scored].sum(), is_scored.sum()),
         measures=measures(scores[is_scored], outcomes[is_scored])
         if is_scored.any()
         else Measures(math.nan, math.nan, math.nan),

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from specbound_profiling.report.records import Bin
-from specbound_train.calibration import equal_bins, expected_calibration_error, fit_isotonic, fit_measures, platt
+from specbound_train.calibration.measures import (
+    equal_bins,
+    expected_calibration_error,
+    fit_isotonic,
+    fit_measures,
+    platt,
+)
 
 
 def test_platt_finds_the_slope_and_offset_that_made_the_outcomes() -> None:

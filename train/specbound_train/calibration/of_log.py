@@ -15,7 +15,7 @@ from specbound_controller.mlp import sigmoid
 from specbound_profiling.log.trace import PromptTrace, interpolate_confidence
 from specbound_profiling.replay.annealing import annealed_temperature, fit_alpha, fit_temperatures, largest_alpha
 from specbound_profiling.report.records import SCORE_NAMES, ExitCalibration, LevelCalibration
-from specbound_train.calibration import equal_bins, fit_isotonic, measures, platt
+from specbound_train.calibration.measures import equal_bins, fit_isotonic, measures, platt
 from specbound_train.data import split_prompts
 
 MIN_PROMPTS = 4

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from specbound.decoding.stats import ratio
 from specbound_controller.mlp import sigmoid
 from specbound_profiling.report.records import Bin, Measures
 
@@ -68,7 +69,7 @@ def equal_bins(values: np.ndarray, outcomes: np.ndarray, num_bins: int = 10) -> 
 def expected_calibration_error(probability: np.ndarray, outcomes: np.ndarray, num_bins: int = 10) -> float:
     """Mean distance between probability and share of outcomes, over bins of equal count. (R,) each"""
     gaps = [b.count * abs(b.value - b.share) for b in equal_bins(probability, outcomes, num_bins)]
-    return sum(gaps) / len(outcomes) if len(outcomes) else float("nan")
+    return ratio(sum(gaps), len(outcomes))
 
 
 def measures(probability: np.ndarray, outcomes: np.ndarray) -> Measures:
