@@ -13,8 +13,8 @@ class GenerateConfig(SamplingConfig):
     """Continues a text, with a controller or plainly; the output is the same."""
 
     prompt: str | None = None
-    """The text to continue, required but with --chat; - reads it from standard input. A message where the tokenizer has a
-    chat template."""
+    """The text to continue, required but with --chat; - reads it from standard input. Where the tokenizer has a chat
+    template, a message."""
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     controller: str | None = None
@@ -37,7 +37,7 @@ class GenerateConfig(SamplingConfig):
     chat: bool = False
     """Talk: --chat "TEXT" is one message, and without a text every line of standard input is one, answered in turn."""
     raw: bool = False
-    """Hand the prompt over as it stands. Otherwise it goes through the chat template of the tokenizer where it has one."""
+    """Hand the prompt over as it stands. Otherwise it goes through the chat template, where the tokenizer has one."""
     stream: bool = False
     """Print the tokens as they are committed."""
     compare: bool = False

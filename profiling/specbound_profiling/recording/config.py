@@ -24,7 +24,7 @@ class ProfileConfig(SamplingConfig):
     prompts: str = "demo"
     """demo, FILE.jsonl (Spec-Bench's form or {"prompt", "task"}), or hf:NAME[:split[:column]]."""
     raw: bool = False
-    """Hand prompts over as they stand. Otherwise they go through the chat template of the tokenizer where it has one."""
+    """Hand prompts over as they stand. Otherwise they go through the chat template, where the tokenizer has one."""
     compression: tuple[str, ...] = ("none",)
     """How the weights are held, one log each: none, bf16, fp16, int8, nf4."""
     exit_layers: Literal["auto"] | tuple[int, ...] = "auto"

@@ -44,6 +44,6 @@ def test_a_split_takes_all_turns_of_its_questions(tmp_path: Path) -> None:
 def test_a_file_of_other_questions_has_no_split(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text('{"prompt": "a"}')
-    with pytest.raises(InputError, match="at least one prompt, got none .*own.jsonl:tuning"):
+    with pytest.raises(InputError, match=r"at least one prompt, got none .*own\.jsonl:tuning"):
         load_prompts(f"{path}:tuning")
     assert split_of("own.jsonl") == ("own.jsonl", None) and split_of("a:b.jsonl") == ("a:b.jsonl", None)

@@ -1,4 +1,4 @@
-"""Prompts as ids: the chat template where there is one, conversations with the model's own answers, the model's room."""
+"""Prompts as ids: the chat template where there is one, conversations with the model's answers, the model's room."""
 
 from pathlib import Path
 

@@ -106,7 +106,7 @@ def test_prompts_go_through_the_chat_template_unless_raw_and_the_manifest_says_s
         profile(config_of(out, model=str(chat_model_dir), num_prompts=2, raw=raw))
         log = open_log(out)
         assert log.manifest.is_chat is not raw
-        lengths[raw] = [int(trace.context_length[0]) for trace in log.traces("none")]
+        lengths[raw] = [trace.prompt_length for trace in log.traces("none")]
     assert lengths[False] == [length + 3 for length in lengths[True]]  # "the", "." and ":"
 
 
