@@ -151,7 +151,7 @@ def verify(config: VerifyConfig, say: Say) -> Verification:
         loaded = load_model(config.model, compression)
         result.model.update(result.model or model_info(config.model, loaded.model))
         plain = new_decoder(loaded, None, config.exactness)
-        ids = tokenize_prompts(prompts, loaded, plain.adapter, config.max_new_tokens)
+        ids = tokenize_prompts(prompts, loaded, plain.adapter, config.max_new_tokens, config.raw, config.exactness)
         named = list(zip((prompt.prompt_id for prompt in prompts), ids, strict=True))
         say(f"{compression}: plain decoding of {len(prompts)} prompts")
         settings = {"max_new_tokens": config.max_new_tokens, **config.generate_arguments()}

@@ -22,6 +22,8 @@ class VerifyConfig(SamplingConfig):
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     prompts: str = "demo:evaluate"
     """demo, demo:evaluate, FILE.jsonl, or hf:NAME[:split[:column]]."""
+    raw: bool = False
+    """Hand prompts over as they stand. Otherwise they go through the chat template, where the tokenizer has one."""
     num_prompts: int = 8
     """Prompts to decode, spread over the kinds of content, at least 1."""
     controller: str | None = None

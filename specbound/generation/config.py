@@ -14,8 +14,8 @@ class GenerateConfig(SamplingConfig):
     """Continues a text, with drafts or plainly; the output is the same."""
 
     prompt: str | None = None
-    """The text to continue, required; - reads it from standard input. With --chat a message, and by default every line
-    of standard input is one."""
+    """The text to continue, required but with --chat; - reads it from standard input. Where the tokenizer has a chat
+    template, a message."""
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     controller: str | None = None
@@ -40,7 +40,9 @@ class GenerateConfig(SamplingConfig):
     stop: tuple[str, ...] = ()
     """End after this text; may be given several times."""
     chat: bool = False
-    """Hand the prompt to the model as a user's message, by the chat template of its tokenizer."""
+    """Talk: --chat "TEXT" is one message, and without a text every line of standard input is one, answered in turn."""
+    raw: bool = False
+    """Hand the prompt over as it stands. Otherwise it goes through the chat template, where the tokenizer has one."""
     stream: bool = False
     """Print the tokens as they are committed."""
     compare: bool = False
@@ -56,6 +58,8 @@ class GenerateConfig(SamplingConfig):
         require_exactness(self.exactness)
         if self.prompt is None and not self.chat:
             raise InputError("--prompt is required; see specbound generate --help")
+        if self.chat and self.raw:
+            raise InputError("chat and raw must not be given together: one asks for the template, one for none")
         if self.is_conversation and (self.compare or self.json is not None):
             raise InputError("compare and json need a single message: give --prompt")
         if "" in self.stop:

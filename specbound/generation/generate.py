@@ -15,7 +15,7 @@ from specbound.evaluation.differences import find_difference
 from specbound.generation.config import GenerateConfig
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
-from specbound.models.loading import LoadedModel, chat_ids, load_model
+from specbound.models.loading import LoadedModel, chat_ids, has_chat_template, load_model
 from specbound.pricing.local import choose_costs
 from specbound.results.report import model_info
 from specbound.results.rows import Row
@@ -83,7 +83,7 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
     """Continues the prompt; with `config.compare` plain decoding does it too, after a warm-up of both."""
     prepared = prepare(config)
     loaded, plain, decoder, arguments = prepared.loaded, prepared.plain, prepared.decoder, prepared.arguments
-    if config.chat:
+    if config.chat or (has_chat_template(loaded) and not config.raw):
         input_ids = chat_ids(loaded, [{"role": "user", "content": prompt}])
     else:
         input_ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"]
