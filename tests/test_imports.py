@@ -30,6 +30,7 @@ ORDER = (
     "specbound_train",
     "specbound.results",
     "specbound.pricing",
+    "specbound.stores",
     "specbound.policies",
     "specbound.evaluation",
     "specbound.generation",

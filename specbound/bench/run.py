@@ -66,7 +66,13 @@ class Bench:
     def _items(self, questions: Sequence[Question], plain: OurMethod, max_new_tokens: int) -> list[Item]:
         sampling = self.config.generate_arguments()
         return items_of(
-            questions, self.loaded, self.adapter, lambda prompt: plain.run(prompt)[0], max_new_tokens, sampling
+            questions,
+            self.loaded,
+            self.adapter,
+            lambda prompt: plain.run(prompt)[0],
+            max_new_tokens,
+            sampling,
+            self.config.raw,
         )
 
     def _ours(self, exactness: str, tuning: Sequence[TimedPrompt]) -> Group:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(argv: Sequence[str]) -> int:
-    config = parse_config(GenerateConfig, "generate", gathered(argv, "--stop"))
+    config = parse_config(GenerateConfig, "generate", gathered(with_message(argv), "--stop"))
     prompt = "" if config.is_conversation else _prompt(config)
     set_up(config)
     from specbound.generation.generate import generate
@@ -29,6 +29,16 @@ def run(argv: Sequence[str]) -> int:
         say(result.costs)
     say(_figures(result))
     return 0 if result.is_trustworthy else 1
+
+
+def with_message(argv: Sequence[str]) -> list[str]:
+    """`--chat "TEXT"` means `--chat --prompt "TEXT"`."""
+    options = list(argv)
+    if "--chat" in options:
+        after = options.index("--chat") + 1
+        if after < len(options) and not options[after].startswith("--"):
+            options.insert(after, "--prompt")
+    return options
 
 
 def gathered(argv: Sequence[str], flag: str) -> list[str]:

@@ -27,6 +27,8 @@ class EvaluateConfig(SamplingConfig):
     """demo, a folder that train-controller wrote, or none. By default demo for the demo model only."""
     prompts: str = "demo:evaluate"
     """demo:evaluate, demo (which the demo controller was trained on), FILE.jsonl, or hf:NAME[:split[:column]]."""
+    raw: bool = False
+    """Hand prompts over as they stand. Otherwise they go through the chat template, where the tokenizer has one."""
     num_prompts: int | None = None
     """Prompts to take, spread evenly over the tasks; default: all."""
     max_new_tokens: int = 96

@@ -137,10 +137,15 @@ class LevelEvaluation:
 
 
 def timed_prompts(
-    prompts: Sequence[Prompt], loaded: LoadedModel, max_new_tokens: int, sampling: Mapping[str, Any] = GREEDY
+    prompts: Sequence[Prompt],
+    loaded: LoadedModel,
+    max_new_tokens: int,
+    sampling: Mapping[str, Any] = GREEDY,
+    is_raw: bool = False,
+    exactness: str = "token",
 ) -> list[TimedPrompt]:
     """Prompts cut to the model's room like those of profiling. Raises InputError where one cannot be used."""
-    all_ids = tokenize_prompts(prompts, loaded, ModelAdapter(loaded.model), max_new_tokens)
+    all_ids = tokenize_prompts(prompts, loaded, ModelAdapter(loaded.model), max_new_tokens, is_raw, exactness)
     return [
         TimedPrompt(prompt.prompt_id, prompt.task, ids, max_new_tokens, for_prompt(dict(sampling), index))
         for index, (prompt, ids) in enumerate(zip(prompts, all_ids, strict=True))

@@ -107,7 +107,7 @@ def _level(
     costs, costs_used = _costs(config, loaded, controller, exit_layers, exactness)
     choice = sources.choose(loaded.compression, costs)
     sampling = config.generate_arguments()
-    timed = timed_prompts(prompts, loaded, config.max_new_tokens, sampling)
+    timed = timed_prompts(prompts, loaded, config.max_new_tokens, sampling, config.raw, exactness)
     protocol = Protocol(
         num_rounds=config.rounds,
         w_max=config.w_max,

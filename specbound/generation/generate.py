@@ -15,10 +15,12 @@ from specbound.evaluation.differences import find_difference
 from specbound.generation.config import GenerateConfig
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
-from specbound.models.loading import LoadedModel, chat_ids, load_model
+from specbound.models.loading import LoadedModel, chat_ids, has_chat_template, load_model
 from specbound.pricing.local import choose_costs
 from specbound.results.report import model_info
 from specbound.results.rows import Row
+from specbound.stores.auto import auto_policy
+from specbound_controller.errors import MissingExtraError
 
 WARM_UP_TOKENS = 8
 
@@ -36,7 +38,7 @@ class Generation:
     difference: str = ""
     """Where the outputs first differ, in words; empty where they are equal or were not compared."""
     costs: str = ""
-    """Which cost table the controller used, in words; empty without a controller."""
+    """Which cost table priced the drafts, in words; empty for plain decoding."""
 
     @property
     def is_trustworthy(self) -> bool:
@@ -52,11 +54,11 @@ class Prepared:
     plain: SpecBoundDecoder
     decoder: SpecBoundDecoder
     method: str
-    """`controller` or `plain`; then both decoders are one."""
+    """`controller`, a tree by name, or `plain`; then both decoders are one."""
     arguments: dict[str, Any]
     """Of every call of a decoder: length, sampling, stop strings."""
     costs: str
-    """Which cost table the controller uses, in words; empty without a controller."""
+    """Which cost table prices the drafts, in words; empty for plain decoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
     """Continues the prompt; with `config.compare` plain decoding does it too, after a warm-up of both."""
     prepared = prepare(config)
     loaded, plain, decoder, arguments = prepared.loaded, prepared.plain, prepared.decoder, prepared.arguments
-    if config.chat:
+    if config.chat or (has_chat_template(loaded) and not config.raw):
         input_ids = chat_ids(loaded, [{"role": "user", "content": prompt}])
     else:
         input_ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"]
@@ -101,8 +103,8 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
 
 
 def prepare(config: GenerateConfig) -> Prepared:
-    """Loads the model, and the controller where there is one."""
-    controller = load_controller(config.controller_name)
+    """Loads the model, and what drafts for it."""
+    controller = load_controller(config.controller_name) if config.method == "controller" else None
     loaded = load_model(config.model, config.compression)
     arguments = {"max_new_tokens": config.max_new_tokens, **config.generate_arguments()}
     if config.stop:
@@ -110,13 +112,36 @@ def prepare(config: GenerateConfig) -> Prepared:
     twin = greedy_twin(loaded.model)
     settings: dict[str, Any] = {"record_steps": False, "exactness": config.exactness, "compile": config.compile}
     plain = SpecBoundDecoder(twin, None, loaded.compression, **settings)
-    if controller is None:
+    if config.method == "plain":
         return Prepared(loaded, plain, plain, "plain", arguments, "")
+    if controller is None:
+        return _with_tree(config, loaded, plain, settings, arguments)
     controller.check_model(model_fingerprint(loaded.model), plain.adapter.num_layers)
     costs, costs_used = choose_costs(config.costs, controller, loaded, config.exactness, config.compile)
     policy = controller.policy(costs, loaded.compression)
     decoder = SpecBoundDecoder(twin, policy, loaded.compression, **settings)
     return Prepared(loaded, plain, decoder, "controller", arguments, costs_used)
+
+
+def _with_tree(
+    config: GenerateConfig,
+    loaded: LoadedModel,
+    plain: SpecBoundDecoder,
+    settings: dict[str, Any],
+    arguments: dict[str, Any],
+) -> Prepared:
+    """A tree of the free sources; where nobody asked for it and it cannot be priced, plain decoding."""
+    lines: list[str] = []
+    try:
+        policy = auto_policy(
+            loaded.model, loaded.compression, config.exactness, config.method, lines.append, config.compile
+        )
+    except MissingExtraError as error:
+        if config.policy != "auto":
+            raise
+        return Prepared(loaded, plain, plain, "plain", arguments, f"plain decoding: {error}")
+    decoder = SpecBoundDecoder(plain.model, policy, loaded.compression, **settings)
+    return Prepared(loaded, plain, decoder, config.method, arguments, "; ".join(lines))
 
 
 def text_streamer(loaded: LoadedModel) -> TextStreamer:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specbound_controller.errors import InputError, MissingExtraError
+from specbound_profiling.prompts.spec_bench import MT_BENCH, MT_BENCH_TASK, ids_of, question_id, split_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +20,19 @@ class Prompt:
     task: str
     """Kind of content, `all` where the source names none."""
     text: str
+    """What the user says, in a conversation last."""
+    earlier: tuple[str, ...] = ()
+    """What the user said before; the answers in between are the model's own."""
+    category: str = ""
+    """The source's own, finer word for the task; empty where there is none."""
 
 
 def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
-    """Prompts by name, in the order of the source.
+    """Prompts by name, in the order of the source. A conversation is one prompt for each turn.
 
     Args:
-        spec: `demo` (the profiling set), `demo:evaluate`, a JSON-lines file, or `hf:NAME[:split[:column]]`; a
-            split may be a slice, `train[:10]`.
+        spec: `demo` (the profiling set), `demo:evaluate`, a JSON-lines file, Spec-Bench's file with `:tuning` or
+            `:evaluation` behind it, or `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
         num_prompts: take only so many, the first of each task in turn; None takes all.
 
     Raises:
@@ -39,7 +45,10 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
     elif spec.startswith("hf:"):
         prompts = _read_data_set(spec)
     else:
-        prompts = _read_file(Path(spec).expanduser())
+        path, split = split_of(spec)
+        prompts = _read_file(Path(path).expanduser())
+        if split is not None:
+            prompts = [prompt for prompt in prompts if question_id(prompt.prompt_id) in ids_of(split)]
     if not prompts:
         raise InputError(f"prompts must hold at least one prompt, got none ({spec})")
     _refuse_repeated_ids(prompts, spec)
@@ -48,7 +57,7 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
 
 def prompts_hash(prompts: Sequence[Prompt]) -> str:
     """Sha256 over ids, tasks and texts, in order. 64 hex digits"""
-    lines = (json.dumps([p.prompt_id, p.task, p.text]) for p in prompts)
+    lines = (json.dumps([p.prompt_id, p.task, p.text, *([p.earlier] if p.earlier else [])]) for p in prompts)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -69,10 +78,11 @@ def _read_file(path: Path) -> list[Prompt]:
         raise InputError(f"prompts must be demo, hf:NAME or an existing file, got {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"prompts file {path} cannot be read as UTF-8 text: {error}") from None
-    return [_parse(line, number, path) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    lines = enumerate(text.split("\n"), start=1)
+    return [prompt for number, line in lines if line.strip() for prompt in _parse(line, number, path)]
 
 
-def _parse(line: str, number: int, path: Path) -> Prompt:
+def _parse(line: str, number: int, path: Path) -> list[Prompt]:
     """One line of Spec-Bench's form `{"question_id", "category", "turns"}`, or `{"prompt", "task"}`."""
     try:
         row = json.loads(line)
@@ -80,12 +90,28 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
         raise InputError(f"{path}:{number}: a line must be a JSON object, got {error.msg} at {error.pos}") from None
     if not isinstance(row, dict):
         raise InputError(f"{path}:{number}: a line must be a JSON object, got {type(row).__name__}")
-    turns = row.get("turns")
-    text = turns[0] if isinstance(turns, list) and turns else row.get("prompt")
-    if not isinstance(text, str) or not text.strip():
+    texts = _texts(row.get("turns", row.get("prompt")))
+    if texts is None:
         raise InputError(f'{path}:{number}: a line must hold a non-empty "prompt" or "turns", got {_keys(row)}')
-    prompt_id = row.get("prompt_id", row.get("question_id", f"{path.stem}-{number}"))
-    return Prompt(str(prompt_id), str(row.get("task", row.get("category", "all"))), text)
+    return _turns(row, texts, f"{path.stem}-{number}")
+
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    """A prompt, or what the user says turn by turn; None where it is none of them, or empty."""
+    texts = tuple(value) if isinstance(value, list) else (value,)
+    return texts if texts and all(isinstance(text, str) and text.strip() for text in texts) else None
+
+
+def _turns(row: dict[str, object], texts: tuple[str, ...], name: str) -> list[Prompt]:
+    """One prompt for each turn, `ID/1`, `ID/2`, ... where there are several. name: the id where the row has none."""
+    prompt_id = str(row.get("prompt_id", row.get("question_id", name)))
+    category = str(row.get("task", row.get("category", "all")))
+    task = MT_BENCH_TASK if "turns" in row and category in MT_BENCH else category
+    ids = [f"{prompt_id}/{number}" for number in range(1, len(texts) + 1)] if len(texts) > 1 else [prompt_id]
+    return [
+        Prompt(each, task, text, texts[:turn], "" if task == category else category)
+        for turn, (each, text) in enumerate(zip(ids, texts, strict=True))
+    ]
 
 
 def _keys(row: dict[str, object]) -> str:
@@ -122,12 +148,10 @@ def _read_data_set(spec: str) -> list[Prompt]:
 
 def _data_set_prompts(rows: Iterable[dict[str, object]], name: str, column: str) -> Iterator[Prompt]:
     for number, row in enumerate(rows, start=1):
-        value = row[column]
-        text = value[0] if isinstance(value, list) and value else value
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"row {number} of data set {name!r} must hold text in {column!r}, got {value!r}")
-        prompt_id = row.get("prompt_id", row.get("question_id", f"{Path(name).name}-{number}"))
-        yield Prompt(str(prompt_id), str(row.get("task", row.get("category", "all"))), text)
+        texts = _texts(row[column])
+        if texts is None:
+            raise InputError(f"row {number} of data set {name!r} must hold text in {column!r}, got {row[column]!r}")
+        yield from _turns(row, texts, f"{Path(name).name}-{number}")
 
 
 def spread(tasks: Sequence[str], count: int) -> list[int]:

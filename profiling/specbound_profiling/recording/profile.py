@@ -15,7 +15,7 @@ from torch import Tensor
 
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.models.fingerprint import model_fingerprint
-from specbound.models.loading import LoadedModel, load_model, require_compression
+from specbound.models.loading import LoadedModel, has_chat_template, load_model, require_compression
 from specbound_controller.draft_vocabulary import DraftVocabulary, describe
 from specbound_controller.errors import InputError
 from specbound_profiling.costs.machine import machine_fingerprint
@@ -69,7 +69,9 @@ def profile(config: ProfileConfig) -> ProfileSummary:
     for compression in config.compression:
         loaded = load_model(config.model, compression, config.device)
         adapter = ModelAdapter(loaded.model)
-        prompt_ids = tokenize_prompts(prompts, loaded, adapter, config.max_new_tokens)
+        prompt_ids = tokenize_prompts(
+            prompts, loaded, adapter, config.max_new_tokens, config.raw, config.exactness_of(compression)
+        )
         if writer is None:
             vocabulary = _draft_vocabulary(config, root, adapter, prompt_ids)
             manifest = new_manifest(config, prompts, loaded, adapter, vocabulary)
@@ -184,6 +186,7 @@ def new_manifest(
         rollout_rate=config.rollout_rate,
         rollout_width=config.w_max if config.rollout_width is None else config.rollout_width,
         versions={"python": platform.python_version(), **versions_of(PACKAGES)},
+        is_chat=has_chat_template(loaded) and not config.raw,
         draft_vocabulary=None if vocabulary is None else tuple(vocabulary.ids.tolist()),
     )
 

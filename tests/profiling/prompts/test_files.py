@@ -23,7 +23,8 @@ def test_both_line_forms_are_read_in_order(tmp_path: Path) -> None:
         {"prompt_id": "x", "prompt": "plain\u2028text"},
     )
     assert load_prompts(spec) == [
-        Prompt("81", "writing", "Compose a post."),
+        Prompt("81/1", "mt_bench", "Compose a post.", category="writing"),
+        Prompt("81/2", "mt_bench", "Rewrite it.", ("Compose a post.",), "writing"),
         Prompt("p-3", "code", "def f():"),
         Prompt("x", "all", "plain\u2028text"),
     ]
@@ -45,6 +46,7 @@ def test_fewer_prompts_are_spread_over_the_tasks(tmp_path: Path) -> None:
         ('{"text": "a"}', r"p\.jsonl:2: a line must hold a non-empty \"prompt\" or \"turns\", got keys 'text'"),
         ('{"prompt": "  "}', r"p\.jsonl:2: a line must hold"),
         ('{"turns": []}', r"p\.jsonl:2: a line must hold"),
+        ('{"turns": ["a", 2]}', r"p\.jsonl:2: a line must hold"),
         ('{"prompt": 3}', r"p\.jsonl:2: a line must hold"),
     ],
 )
@@ -75,6 +77,7 @@ def test_hash_depends_on_text_and_order() -> None:
     assert prompts_hash([one, two]) != prompts_hash([two, one])
     assert prompts_hash([one]) != prompts_hash([Prompt("1", "a", "z")])
     assert prompts_hash([one]) == prompts_hash([Prompt("1", "a", "x")])
+    assert prompts_hash([one]) != prompts_hash([Prompt("1", "a", "x", ("before",))])
 
 
 @pytest.fixture
