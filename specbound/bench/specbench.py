@@ -6,6 +6,7 @@ prompts. Knows no method but the plain one that it is given.
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,6 @@ from specbound.decoding.model.adapter import ModelAdapter
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound.evaluation.verify import for_prompt
 from specbound.models.loading import LoadedModel, chat_ids
-from specbound_controller.errors import InputError
 from specbound_profiling.prompts.files import Prompt, load_prompts
 from specbound_profiling.prompts.loops import loop_cut
 from specbound_profiling.prompts.tokenization import tokenize_prompts
@@ -60,36 +60,15 @@ class Item:
 def load_questions(source: str, num_prompts: int | None) -> list[Question]:
     """Questions of a source that `load_prompts` knows; those of Spec-Bench's form with all their turns.
 
-    Raises InputError as `load_prompts` does, or for turns that are no texts.
+    Raises InputError as `load_prompts` does.
     """
-    rows = _rows_with_turns(source)
-    questions = []
-    for prompt in load_prompts(source, num_prompts):
-        row = rows.get(prompt.prompt_id)
-        if row is None:
-            questions.append(Question(prompt.prompt_id, prompt.task, (prompt.text,)))
-            continue
-        turns = row["turns"]
-        if not all(isinstance(turn, str) and turn.strip() for turn in turns):
-            raise InputError(f"turns of question {prompt.prompt_id} must be texts, got {turns!r} ({source})")
-        questions.append(Question(row.get("question_id", prompt.prompt_id), prompt.task, tuple(turns), True))
-    return questions
+    return [_question(prompt) for prompt in load_prompts(source, num_prompts)]
 
 
-def _rows_with_turns(source: str) -> dict[str, dict[str, Any]]:
-    """Lines of a file that hold turns, by prompt id; none for other sources, or for lines that are no JSON."""
-    path = Path(source).expanduser()
-    if source.startswith(("demo", "hf:")) or not path.is_file():
-        return {}
-    found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("turns"), list):
-            found[str(row.get("prompt_id", row.get("question_id", f"{path.stem}-{number}")))] = row
-    return found
+def _question(prompt: Prompt) -> Question:
+    is_number = re.fullmatch("0|[1-9][0-9]{0,17}", prompt.prompt_id) is not None  # 81, as Spec-Bench counts; not 007
+    question_id = int(prompt.prompt_id) if is_number else prompt.prompt_id
+    return Question(question_id, prompt.task, prompt.turns or (prompt.text,), is_conversation=bool(prompt.turns))
 
 
 def items_of(

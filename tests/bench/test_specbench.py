@@ -38,8 +38,22 @@ def test_prompts_of_other_forms_are_questions_of_one_turn() -> None:
 def test_turns_that_are_no_texts_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "question.jsonl"
     path.write_text(json.dumps({"question_id": 1, "category": "qa", "turns": ["a", 2]}))
-    with pytest.raises(InputError, match=r"turns of question 1 must be texts, got \['a', 2\]"):
+    with pytest.raises(InputError, match=r'question\.jsonl:1: "turns" must hold .*\[.a., 2\]'):
         load_questions(str(path), None)
+
+
+def test_a_question_without_turns_is_its_prompt_and_ids_are_numbers_where_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "question.jsonl"
+    rows = [
+        {"question_id": 1, "turns": [], "prompt": "one"},
+        {"question_id": "007", "turns": ["two", None, "three"]},
+        {"turns": ["four"], "question_id": None},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second, third = load_questions(str(path), None)
+    assert (first.question_id, first.turns, first.is_conversation) == (1, ("one",), False)
+    assert (second.question_id, second.turns, second.is_conversation) == ("007", ("two", "three"), True)
+    assert third.question_id == "question-3"
 
 
 def test_a_later_turn_continues_plain_decodings_answer(question_file: Path, tiny_model_dir: Path) -> None:
