@@ -93,6 +93,8 @@ def _read_data_set(spec: str) -> list[_Placed]:
     columns = [each for each in ([column] if column else DATA_SET_COLUMNS) if each in names]
     if not columns:
         raise InputError(f"column must be one of {', '.join(names)}, got {column!r} ({spec})")
+    if names == ["text"]:  # the lines of a text file, the blank ones among them
+        rows = (row for row in rows if not _is_absent(row.values["text"]))
     return [(_prompt(row, Path(name).name, columns), row.where) for row in rows]
 
 
@@ -105,7 +107,7 @@ def _prompt(row: PlacedRow, source: str, columns: Sequence[str]) -> Prompt:
     column = next((name for name in columns if name in values), None)
     if column is None:
         wanted = " or ".join(f'"{name}"' for name in sorted(columns))
-        raise InputError(f"{row.where}: a line must hold a non-empty {wanted}, got {_keys(row.values)}")
+        raise InputError(f"{row.where}: a row must hold a non-empty {wanted}, got {_keys(row.values)}")
     turns = _turns(values[column], row.where, column)
     prompt_id = next((_name(values[n], n, row.where) for n in ID_COLUMNS if n in values), f"{source}-{row.number}")
     task = next((_name(values[n], n, row.where) for n in TASK_COLUMNS if n in values), "all")

@@ -8,7 +8,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,12 +140,20 @@ def data_set_rows(name: str, split: str) -> tuple[list[str], Iterator[PlacedRow]
         rows = datasets.load_dataset(name, split=split)
     except Exception as error:  # the library raises its own, OSError, ValueError and the network's
         raise InputError(f"data set {name!r}, split {split!r}, cannot be loaded: {_root_of(error)}") from error
-    placed = (PlacedRow(row, number, f"row {number} of data set {name!r}") for number, row in enumerate(rows, start=1))
-    return list(rows.column_names), placed
+    return list(rows.column_names), _placed(rows, name)
+
+
+def _placed(rows: Iterable[Mapping[str, object]], name: str) -> Iterator[PlacedRow]:
+    number = 0
+    try:
+        for number, row in enumerate(rows, start=1):
+            yield PlacedRow(row, number, f"row {number} of data set {name!r}")
+    except (UnicodeDecodeError, OSError) as error:  # it reads the texts of a row as the row is asked for
+        raise InputError(f"row {number + 1} of data set {name!r} cannot be read: {error}") from error
 
 
 def _root_of(error: BaseException) -> str:
     """The first line of the error that another one only reports."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or ["it is empty or damaged"])[0]

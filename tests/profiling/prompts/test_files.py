@@ -42,9 +42,9 @@ def test_fewer_prompts_are_spread_over_the_tasks(tmp_path: Path) -> None:
     [
         ('{"prompt": "a"', r"p\.jsonl:2: a line must be a JSON object"),
         ('["a"]', r"p\.jsonl:2: a line must be a JSON object, got list"),
-        ('{"text": "a"}', r"p\.jsonl:2: a line must hold a non-empty \"prompt\" or \"turns\", got keys 'text'"),
-        ('{"prompt": "  "}', r"p\.jsonl:2: a line must hold"),
-        ('{"turns": []}', r"p\.jsonl:2: a line must hold"),
+        ('{"text": "a"}', r"p\.jsonl:2: a row must hold a non-empty \"prompt\" or \"turns\", got keys 'text'"),
+        ('{"prompt": "  "}', r"p\.jsonl:2: a row must hold"),
+        ('{"turns": []}', r"p\.jsonl:2: a row must hold"),
         ('{"prompt": 3}', r'p\.jsonl:2: "prompt" must hold a non-empty text, got 3'),
         ('{"turns": ["a", 3]}', r'p\.jsonl:2: "turns" must hold a non-empty text'),
         ('{"prompt": "the \\ud83d cat"}', r'p\.jsonl:2: "prompt" must be Unicode, got half of a character'),
@@ -154,3 +154,26 @@ def test_rows_of_a_data_set_that_lack_a_value_are_read_like_those_of_a_file(tmp_
         Prompt("mixed-2", "all", "two"),
         Prompt("mixed-3", "all", "three", ("three", "four")),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.jsonl", b'{"prompt":"one"}\n{"prompt":"caf\xe9"}\n', r"row \d of data set .* cannot be read"),
+        ("train.jsonl", b"", "cannot be loaded: it is empty or damaged"),
+        ("train.jsonl", '{"prompt":"one"}\n'.encode("utf-16"), "cannot be loaded: JSON parse error"),
+        ("train.csv", b"prompt,task\none,\nNA,x\n", r"row 2 of data set .*: a row must hold"),
+    ],
+)
+def test_damaged_files_of_a_data_set_are_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_prompts(f"hf:{tmp_path}")
+    assert "\n" not in str(caught.value)
+
+
+def test_blank_lines_of_a_text_data_set_are_no_prompts(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "train.txt").write_text("one\n\ntwo\n")
+    assert [prompt.text for prompt in load_prompts(f"hf:{tmp_path}")] == ["one", "two"]
