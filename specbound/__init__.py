@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from specbound.pricing.config import CostsConfig
     from specbound.pricing.costs import measure_all as measure_costs
     from specbound.pricing.local import choose_costs
+    from specbound.stores.auto import auto_policy
     from specbound_controller.controller import Controller
     from specbound_controller.errors import InputError
     from specbound_controller.policy import AnnealedConfidence, DraftingFrom, Policy, StaticPolicy
     from specbound_controller.records import Decision, StepRecord
+    from specbound_controller.trees.plan import TreePlan
+    from specbound_controller.trees.policy import TreePolicy
     from specbound_profiling.recording.config import ProfileConfig
     from specbound_profiling.recording.profile import profile
     from specbound_train.config import TrainConfig
@@ -47,7 +50,10 @@ __all__ = [
     "StaticPolicy",
     "StepRecord",
     "TrainConfig",
+    "TreePlan",
+    "TreePolicy",
     "__version__",
+    "auto_policy",
     "choose_costs",
     "evaluate",
     "load_controller",
@@ -75,6 +81,9 @@ _HOMES = {
     "StaticPolicy": "specbound_controller.policy:StaticPolicy",
     "StepRecord": "specbound_controller.records:StepRecord",
     "TrainConfig": "specbound_train.config:TrainConfig",
+    "TreePlan": "specbound_controller.trees.plan:TreePlan",
+    "TreePolicy": "specbound_controller.trees.policy:TreePolicy",
+    "auto_policy": "specbound.stores.auto:auto_policy",
     "choose_costs": "specbound.pricing.local:choose_costs",
     "evaluate": "specbound.evaluation.run:evaluate",
     "load_controller": "specbound.models.controllers:load_controller",

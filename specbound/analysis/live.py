@@ -220,7 +220,9 @@ def _logged(log: StepLog, compression: str, num_prompts: int) -> tuple[LoadedMod
     texts = load_prompts(manifest.prompts, manifest.num_prompts)
     if prompts_hash(texts) != manifest.prompts_hash:
         raise InputError(f"live needs the prompts of the log, but {manifest.prompts} has changed since")
-    all_ids = tokenize_prompts(texts, loaded, ModelAdapter(loaded.model), manifest.max_new_tokens)
+    exactness = manifest.exactness_of(compression)
+    adapter = ModelAdapter(loaded.model)
+    all_ids = tokenize_prompts(texts, loaded, adapter, manifest.max_new_tokens, not manifest.is_chat, exactness)
     end = {"eos_token_id": list(manifest.eos_token_ids)} if manifest.eos_token_ids else {}
     return loaded, [
         _Prompt(

@@ -40,6 +40,8 @@ class BenchConfig(SamplingConfig):
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     prompts: str = "demo"
     """demo (its evaluation set), FILE.jsonl (Spec-Bench's question.jsonl too), or hf:NAME[:split[:column]]."""
+    raw: bool = False
+    """Hand prompts over as they stand. Otherwise they go through the chat template, where the tokenizer has one."""
     num_prompts: int = 24
     """Prompts to time, spread over the kinds of content, at least 1."""
     tuning_prompts: str = "demo:profile"

@@ -6,7 +6,7 @@ from pathlib import Path
 from specbound.bench.compare import Comparison, Group, conditions
 from specbound.bench.config import BenchConfig
 from specbound.bench.methods import OurMethod, new_decoder
-from specbound.bench.result import BenchResult, Say, breakdowns_by_label, without_speedups
+from specbound.bench.result import BenchResult, Say, breakdowns_by_label
 from specbound.bench.specbench import Item, Question, items_of, load_questions
 from specbound.bench.transformers_methods import TransformersMethod
 from specbound.bench.tuning import GRID_KINDS, record_tuning, speedup_map, tune_transformers
@@ -17,10 +17,9 @@ from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.policies import static_policy
-from specbound.pricing.local import given_costs, local_costs
+from specbound.pricing.local import given_costs, required_costs
 from specbound.results.report import model_info
 from specbound_controller.costs import CostTable
-from specbound_controller.errors import MissingExtraError
 from specbound_profiling.recording.config import auto_exit_layers
 from specbound_profiling.replay.best_static import best_static_action
 
@@ -67,7 +66,13 @@ class Bench:
     def _items(self, questions: Sequence[Question], plain: OurMethod, max_new_tokens: int) -> list[Item]:
         sampling = self.config.generate_arguments()
         return items_of(
-            questions, self.loaded, self.adapter, lambda prompt: plain.run(prompt)[0], max_new_tokens, sampling
+            questions,
+            self.loaded,
+            self.adapter,
+            lambda prompt: plain.run(prompt)[0],
+            max_new_tokens,
+            sampling,
+            self.config.raw,
         )
 
     def _ours(self, exactness: str, tuning: Sequence[TimedPrompt]) -> Group:
@@ -101,12 +106,9 @@ class Bench:
                 self.notes.append(f"costs, {exactness}: from {self.config.costs}")
                 return table
         self.say(f"{exactness}: costs")
-        fingerprint = model_fingerprint(self.loaded.model)
-        found = local_costs(self.loaded, fingerprint, exits, exactness, is_compiled=self.config.compile)
-        if found is None:
-            raise MissingExtraError("measuring costs", "profile")
-        self.notes.append(f"{found[1].split(',')[0]}, {exactness}")
-        return found[0]
+        table, source = required_costs(self.loaded, exits, exactness, is_compiled=self.config.compile)
+        self.notes.append(f"{source.split(',')[0]}, {exactness}")
+        return table
 
     def _measured(self, groups: dict[str, Group], items: list[Item]) -> BenchResult:
         config, probe = self.config, ContentionProbe()
@@ -117,10 +119,10 @@ class Bench:
         rows = [row for level in levels for row in level.rows()]
         ours = {method.name for group in groups.values() for method in group.ours}
         has_bug = any(not d.is_near_tie and d.method in ours for level in levels for d in level.differences)
-        is_quiet = probe.is_quiet or config.allow_noise
+        is_quiet = probe.is_shown(config.allow_noise)
         return BenchResult(
             model=model_info(config.model, self.loaded.model),
-            rows=rows if is_quiet else without_speedups(rows),
+            rows=rows if is_quiet else [row.without_speedup() for row in rows],
             notes=[*self.notes, *self._settings(items), *conditions(levels, probe, config.allow_noise)],
             is_trustworthy=is_quiet and not has_bug,
             breakdowns=breakdowns_by_label(levels),

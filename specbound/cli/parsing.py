@@ -10,6 +10,7 @@ import difflib
 import inspect
 import itertools
 import re
+import sys
 import textwrap
 import typing
 from collections.abc import Iterable, Sequence
@@ -84,7 +85,10 @@ def build_parser(config_class: type, command: str) -> ArgumentParser:
 
 
 def field_docs(config_class: type) -> dict[str, str]:
-    """The docstring below each field, inherited ones included. Empty where the source cannot be read."""
+    """The docstring below each field, inherited ones included. Empty where the source cannot be read.
+
+    `{NAMES}` stands for the names that the config's module holds under that name.
+    """
     inherited = {
         name: text for base in config_class.__bases__ if base is not object for name, text in field_docs(base).items()
     }
@@ -93,8 +97,11 @@ def field_docs(config_class: type) -> dict[str, str]:
     except (OSError, TypeError):
         return inherited
     body = typing.cast(ast.ClassDef, tree.body[0]).body
+    known = vars(sys.modules[config_class.__module__])
     return inherited | {
-        node.target.id: " ".join(str(text.value.value).split())
+        node.target.id: re.sub(
+            r"\{([A-Z_]+)\}", lambda name: ", ".join(known[name[1]]), " ".join(str(text.value.value).split())
+        )
         for node, text in itertools.pairwise(body)
         if isinstance(node, ast.AnnAssign)
         and isinstance(node.target, ast.Name)

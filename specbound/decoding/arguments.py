@@ -1,7 +1,7 @@
-"""A batch from the arguments of a call, those of transformers' generate: every row is read as a call of its own.
+"""A batch from the arguments of a call, those of transformers' generate, with lists of prompts and stop strings.
 
 transformers' own `generate` reads them: it is called with a function in place of its decoding loop, so that every
-setting means here what it means there.
+setting means here what it means there, and None switches a setting off.
 """
 
 import copy
@@ -22,9 +22,9 @@ from transformers import (
 
 from specbound.decoding.greedy_twin import with_generation_config
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.prepared import batch_from_transformers, copied, seeded
-from specbound.decoding.refusals import REFUSED_ARGUMENTS, shown
-from specbound.decoding.request import Batch, Request
+from specbound.decoding.prepared import PADDING_TOKEN, batch_from_transformers, seeded
+from specbound.decoding.refusals import REFUSED_ARGUMENTS, refuse_healing, shown
+from specbound.decoding.request import Batch
 from specbound_controller.errors import InputError
 
 # R rows (sequences), T tokens of the longest prompt
@@ -33,51 +33,32 @@ from specbound_controller.errors import InputError
 def batch_from_arguments(
     model: PreTrainedModel,
     adapter: ModelAdapter,
-    inputs: Tensor | Sequence[Tensor | Sequence[int]],
+    inputs: Tensor | Sequence[Tensor | Sequence[int]] | None,
     generation_config: GenerationConfig | None,
     tokenizer: PreTrainedTokenizerBase | None,
     seed: int | Sequence[int] | None,
     others: Mapping[str, Any],
 ) -> Batch:
-    """The batch of `SpecBoundDecoder.generate`: every row is prepared as a call of its own, without padding.
+    """The batch of `SpecBoundDecoder.generate`. inputs: None begins with the model's first token, as transformers does.
 
     Raises:
         InputError: an argument that cannot be honoured, by name.
         ValueError: what transformers' generate refuses.
     """
-    arguments = {name: value for name, value in others.items() if value is not None}
+    arguments = dict(others)
     for name in REFUSED_ARGUMENTS:
-        if name in arguments:
+        if arguments.get(name) is not None and arguments[name] is not False:
             raise InputError(f"{name} is not supported by SpecBoundDecoder.generate, got {shown(arguments[name])}")
+    for source in (arguments, vars(generation_config or object), vars(model.generation_config)):
+        refuse_healing(source.get("token_healing"))
+    if inputs is not None and not isinstance(inputs, Tensor):
+        inputs, arguments["attention_mask"] = _padded(inputs, model, generation_config, arguments)
     model, generation_config, arguments = _with_stop_strings(model, generation_config, tokenizer, arguments)
-    mask = arguments.pop("attention_mask", None)
-
-    def prepared(ids: Tensor, mask: Tensor | None, **own: Any) -> Batch:
-        prepare = _Preparation(adapter)
-        model.generate(ids.to(adapter.device), generation_config, attention_mask=mask, custom_generate=prepare, **own)
-        assert prepare.batch is not None  # generate calls it or raises
-        return prepare.batch
-
-    if isinstance(inputs, Tensor):
-        whole = prepared(inputs, mask, **arguments)
-        rows = [list(request.prompt) for request in whole.requests[:: len(whole.requests) // inputs.shape[0]]]
-    else:
-        rows = _rows(inputs, mask)
-    if len(rows) == 1:
-        if not isinstance(inputs, Tensor):
-            whole = prepared(torch.tensor(rows), torch.ones(1, len(rows[0]), dtype=torch.int64), **arguments)
-        return replace(whole, requests=seeded(whole.requests, seed))
-    if "past_key_values" in arguments:
-        raise InputError(f"past_key_values must belong to one sequence, got a batch of {len(rows)}")
-    batches = []
-    for index, row in enumerate(rows):
-        ids = torch.tensor([row])
-        batches.append(prepared(ids, torch.ones_like(ids), **_own_arguments(arguments, index)))
-    requests = [request for batch in batches for request in batch.requests]
-    most = min(request.max_new_tokens for request in requests)  # max_length counts from the longest prompt
-    requests = [replace(request, max_new_tokens=most) for request in requests]
-    input_ids = whole.input_ids if isinstance(inputs, Tensor) else _padded(requests, batches[0].padding_token, adapter)
-    return replace(batches[0], requests=seeded(requests, seed), input_ids=input_ids)
+    prepare = _Preparation(adapter)
+    ids = inputs.to(adapter.device) if inputs is not None else None
+    model.generate(ids, generation_config, custom_generate=prepare, **arguments)
+    assert prepare.batch is not None  # generate calls it or raises
+    return replace(prepare.batch, requests=seeded(prepare.batch.requests, seed))
 
 
 class _Preparation:
@@ -102,34 +83,33 @@ class _Preparation:
         return input_ids
 
 
-def _rows(inputs: Sequence[Tensor | Sequence[int]], mask: Tensor | None) -> list[list[int]]:
-    """The prompts of a list."""
-    if mask is not None:
+def _padded(
+    inputs: Sequence[Tensor | Sequence[int]],
+    model: PreTrainedModel,
+    config: GenerationConfig | None,
+    arguments: Mapping[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """The prompts of a list as one left-padded tensor, and its mask. (R, T) each"""
+    if arguments.get("attention_mask") is not None:
         raise InputError("attention_mask must be left out where input_ids is a list of prompts")
     rows = [row.flatten().tolist() if isinstance(row, Tensor) else list(row) for row in inputs]
     if not rows or not all(rows):
         raise InputError("input_ids must hold at least one token per row, got an empty prompt")
-    return rows
+    padding_token = _padding_token(model, config, arguments)
+    missing = [max(map(len, rows)) - len(row) for row in rows]
+    ids = [[padding_token] * count + row for row, count in zip(rows, missing, strict=True)]
+    mask = [[0] * count + [1] * len(row) for row, count in zip(rows, missing, strict=True)]
+    return torch.tensor(ids), torch.tensor(mask)
 
 
-def _padded(requests: Sequence[Request], padding_token: int, adapter: ModelAdapter) -> Tensor:
-    """The prompts of a list as one left-padded tensor. (R, T)"""
-    longest = max(len(request.prompt) for request in requests)
-    rows = [[padding_token] * (longest - len(request.prompt)) + list(request.prompt) for request in requests]
-    return torch.tensor(rows, device=adapter.device)
-
-
-def _own_arguments(arguments: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """The arguments of one row of a batch, as a call of its own."""
-    own = dict(arguments)
-    if row > 0:  # the first row keeps the caller's objects; a processor may keep state
-        for name in ("logits_processor", "stopping_criteria"):
-            if name in own:
-                own[name] = copied(own[name], name)
-    allowed = own.get("prefix_allowed_tokens_fn")
-    if allowed is not None:
-        own["prefix_allowed_tokens_fn"] = lambda _, ids: allowed(row, ids)
-    return own
+def _padding_token(model: PreTrainedModel, config: GenerationConfig | None, arguments: Mapping[str, Any]) -> int:
+    """What a list is padded with: the padding token of the call or of the model, else the first end token."""
+    for name in ("pad_token_id", "eos_token_id"):
+        for source in (arguments, vars(config or object), vars(model.generation_config)):
+            token = source.get(name)
+            if token is not None:
+                return int(torch.as_tensor(token).flatten()[0])
+    return PADDING_TOKEN
 
 
 def _with_stop_strings(
@@ -139,15 +119,18 @@ def _with_stop_strings(
     arguments: dict[str, Any],
 ) -> tuple[PreTrainedModel, GenerationConfig | None, dict[str, Any]]:
     """Turns stop strings into a criterion: transformers does not hand a tokenizer to a decoding function."""
-    strings = arguments.pop("stop_strings", None)
-    for source in (config, model.generation_config):
-        strings = strings if strings is not None or source is None else getattr(source, "stop_strings", None)
-    if strings is None:
+    strings = next(
+        (s.stop_strings for s in (config, model.generation_config) if s is not None and s.stop_strings is not None),
+        None,
+    )
+    strings = arguments.pop("stop_strings", strings)  # None as an argument switches them off
+    if strings is None and not any(s is not None and s.stop_strings for s in (config, model.generation_config)):
         return model, config, arguments
-    if tokenizer is None:
+    if strings is not None and tokenizer is None:
         raise InputError("tokenizer must be given where stop_strings are set")
-    criteria = StoppingCriteriaList([StopStringCriteria(tokenizer=tokenizer, stop_strings=strings)])
-    criteria.extend(arguments.get("stopping_criteria", ()))
+    criteria = StoppingCriteriaList(arguments.get("stopping_criteria") or ())
+    if strings is not None:
+        criteria.insert(0, StopStringCriteria(tokenizer=tokenizer, stop_strings=strings))
     configs = [copy.deepcopy(source) for source in (config, model.generation_config)]
     for each in configs:
         if each is not None:

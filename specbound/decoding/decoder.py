@@ -3,6 +3,7 @@
 Source: SpecBound (arXiv 2604.12247), bounded speculation with cached states.
 """
 
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -14,15 +15,17 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.generation.streamers import BaseStreamer
 
 from specbound.decoding.arguments import batch_from_arguments
+from specbound.decoding.caller import lent, streamer_of_caller
+from specbound.decoding.exactness import require_exactness
+from specbound.decoding.live_model import LiveModel
 from specbound.decoding.loop import DecodeLoop, OnStep
 from specbound.decoding.model.adapter import ModelAdapter
-from specbound.decoding.model.families import name_of, refuse_unsupported
+from specbound.decoding.model.families import name_of
 from specbound.decoding.model.segments import compiled_segments
-from specbound.decoding.model.wrapped import refuse_offloaded, unwrapped
+from specbound.decoding.model.wrapped import unwrapped
 from specbound.decoding.output import GenerateOutput, assemble
 from specbound.decoding.prepared import batch_from_transformers
 from specbound.decoding.request import Batch, Request
-from specbound.decoding.step_model import step_adapter
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy, StaticPolicy
 
@@ -65,16 +68,16 @@ class SpecBoundDecoder:
             UnsupportedModelError: the model cannot be run layer by layer, or not at this exactness on this device with
                 this number of threads, or not as graphs; the message says why.
         """
-        self.model: PreTrainedModel = unwrapped(model)
-        refuse_offloaded(self.model)
-        self.adapter = ModelAdapter(self.model)
+        require_exactness(exactness)
+        self._live = LiveModel(model, exactness)
+        self.model: PreTrainedModel = self._live.model
+        self.adapter, self.step_adapter = self._live.current()
+        """What ran the last call's prompts, and its steps: at `bitwise` a row-stable twin of the model."""
+        self._policy_lock = threading.Lock()
         self.policy: Policy = policy if policy is not None else StaticPolicy((), w_max=0)
         self.compression = compression
         self.record_steps = record_steps
         self.exactness = exactness
-        self.step_adapter = step_adapter(self.adapter, exactness)
-        """What runs the steps after prefill: at `bitwise` a row-stable twin of the model."""
-        self._tested_threads = torch.get_num_threads()
         if compile:
             self.adapter.segments = compiled_segments(self.adapter, exactness)
 
@@ -135,11 +138,12 @@ class SpecBoundDecoder:
         started = time.perf_counter()
         if unwrapped(model) is not self.model:
             raise InputError(f"custom_generate was built for another model than {name_of(model)}: make a new decoder")
+        adapters = self._current_adapters()
         config = generation_config if generation_config is not None else model.generation_config
         batch = batch_from_transformers(
-            self.adapter, input_ids, logits_processor, stopping_criteria, config, seed, model_kwargs
+            adapters[0], input_ids, logits_processor, stopping_criteria, config, seed, model_kwargs
         )
-        output = self._decode(batch, started, None, on_step)
+        output = self._decode(adapters, batch, started, streamer_of_caller(), on_step)
         return output if batch.return_dict else output.sequences
 
     def _decode_arguments(
@@ -155,34 +159,43 @@ class SpecBoundDecoder:
         **others: Any,
     ) -> tuple[GenerateOutput, bool]:
         started = time.perf_counter()
+        if inputs is not None and input_ids is not None:
+            raise InputError("input_ids must be given once, got inputs as well")
         inputs = inputs if inputs is not None else input_ids
-        if inputs is None:
-            raise InputError("input_ids must be given: a tensor (rows, tokens) or a list of prompts")
-        batch = batch_from_arguments(self.model, self.adapter, inputs, generation_config, tokenizer, seed, others)
-        return self._decode(batch, started, streamer, on_step), batch.return_dict
+        adapters = self._current_adapters()
+        batch = batch_from_arguments(self.model, adapters[0], inputs, generation_config, tokenizer, seed, others)
+        if streamer is not None and len(batch.requests) == 1:
+            streamer.put(batch.input_ids.cpu())
+        return self._decode(adapters, batch, started, streamer, on_step), batch.return_dict
+
+    def _current_adapters(self) -> tuple[ModelAdapter, ModelAdapter]:
+        """What runs prompts and steps of the model as it is now."""
+        self.adapter, self.step_adapter = adapters = self._live.current()
+        return adapters
 
     def _decode(
-        self, batch: Batch, started: float, streamer: BaseStreamer | None, on_step: OnStep | None
+        self,
+        adapters: tuple[ModelAdapter, ModelAdapter],
+        batch: Batch,
+        started: float,
+        streamer: BaseStreamer | None,
+        on_step: OnStep | None,
     ) -> GenerateOutput:
-        refuse_unsupported(self.model)  # the user may have changed its mode or kernels since
-        if self._tested_threads != torch.get_num_threads():
-            self.step_adapter = step_adapter(self.adapter, self.exactness)
-            self._tested_threads = torch.get_num_threads()
-        for adapter in {self.adapter, self.step_adapter}:
-            adapter.refresh()
+        """Decodes a batch. streamer: has seen the prompt"""
         if streamer is not None and len(batch.requests) > 1:
             raise InputError(f"streamer must belong to one sequence, got a batch of {len(batch.requests)}")
-        loop = DecodeLoop((self.adapter, self.step_adapter), batch, self.policy, self.compression, started)
-        try:
-            if streamer is not None:
-                streamer.put(batch.input_ids.cpu())
-            for emitted in loop.steps(self.record_steps, on_step):
+        with lent(self.policy, self._policy_lock) as policy:
+            loop = DecodeLoop(adapters, batch, policy, self.compression, started)
+            try:
+                for emitted in loop.steps(self.record_steps, on_step):
+                    if streamer is not None:
+                        for token in emitted:
+                            streamer.put(torch.tensor([token]))
+            finally:
                 if streamer is not None:
-                    for token in emitted:
-                        streamer.put(torch.tensor([token]))
-        finally:
-            if streamer is not None:
-                streamer.end()  # whoever reads the stream must not wait for ever
+                    streamer.end()  # whoever reads the stream must not wait for ever
+                if adapters[0].autocast is not None:
+                    torch.clear_autocast_cache()  # what it holds of the weights cannot be trained on
         return assemble(batch, [row.sequence for row in loop.rows], loop.cache, [row.stats for row in loop.rows])
 
 

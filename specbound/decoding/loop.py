@@ -7,8 +7,8 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,8 +21,10 @@ from specbound.decoding.sequence import Sequence
 from specbound.decoding.signals import row_statistics
 from specbound.decoding.stats import DecodeStats
 from specbound.decoding.step import Draft, StepRunner
+from specbound.decoding.together import Together
+from specbound.decoding.tree_step import TreeDraft, TreeRunner
 from specbound_controller.features import FeatureState
-from specbound_controller.policy import Policy
+from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
 
 NEW_TOKENS_CAPACITY = 256
@@ -32,11 +34,35 @@ OnStep = Callable[[StepRecord, int], None]
 """Called after every step of every sequence with its record and its row."""
 
 
-class Runner(Protocol):
-    """Drafts and verifies one step of some sequences."""
+class Runner:
+    """Drafts and verifies one step of all rows of a cache, chains and trees."""
 
-    def run(self, drafts: list[Draft]) -> list[Tensor]:
-        """Fills the drafts; the full model's logits (w + 1, V) at the pending positions of each."""
+    def __init__(self, adapter: ModelAdapter, cache: DecodeCache) -> None:
+        self.adapter, self.cache = adapter, cache
+        self._trees = TreeRunner(adapter, cache)
+        self._one, self._several = StepRunner(adapter, cache), BatchRunner(adapter, cache)
+
+    def run(self, drafts: SequenceOf[Draft | TreeDraft]) -> list[Tensor]:
+        """Fills the chains; the full model's logits (w + 1, V) at the pending positions or nodes of each draft."""
+        if len(drafts) == 1:
+            (draft,) = drafts
+            return [self._one.run(draft)] if isinstance(draft, Draft) else self._trees.run([draft], [0])
+        chains = [(slot, draft) for slot, draft in enumerate(drafts) if isinstance(draft, Draft)]
+        trees = [(slot, draft) for slot, draft in enumerate(drafts) if isinstance(draft, TreeDraft)]
+        logits: dict[int, Tensor] = {}
+        if chains:
+            slots, own = [slot for slot, _ in chains], [draft for _, draft in chains]
+            logits |= zip(slots, self._several.run(own, slots), strict=True)
+        if trees:
+            slots, grown = [slot for slot, _ in trees], [draft for _, draft in trees]
+            logits |= zip(slots, self._trees.run(grown, slots), strict=True)
+        return [logits[slot] for slot in range(len(drafts))]
+
+    def keep(self, draft: Draft | TreeDraft, record: StepRecord, slot: int, num_tokens: int) -> None:
+        """Rolls a row back to its committed tokens, the newest of which has not run yet."""
+        if record.path:
+            self.cache.keep_path(draft.position, [0, *record.path], slot)
+        self.cache.truncate(num_tokens - 1, slot)
 
 
 class Row:
@@ -50,25 +76,51 @@ class Row:
 
     def begin(self, logits: Tensor) -> None:
         """Takes the token that prefill yields. logits: (1, V)"""
-        self.policy.reset()
         self.sequence.commit_token(logits)
+        self.begin_steps()
+
+    def begin_steps(self) -> None:
+        """Makes policy and features ready, the first token being there."""
+        self.policy.reset()
         if self.features is not None:
             self.features.reset(len(self.sequence.tokens), self.sequence.request.sampling_temperature)
         self.stats.num_tokens += 1
 
-    def new_draft(self) -> Draft:
+    def new_draft(self) -> Draft | TreeDraft:
         """A draft by the policy's decision, its width clipped to the tokens still wanted, the bonus token left out."""
         tokens = self.sequence.tokens
         vector = self.features.vector(self.sequence.look_up([])) if self.features is not None else None
         decision = bounded(self.policy.decide(vector), self.sequence.limit - len(tokens) - 1)
-        return Draft([tokens[-1]], len(tokens) - 1, decision, self.sequence, vector)
+        if decision.tree is None:
+            return Draft([tokens[-1]], len(tokens) - 1, decision, self.sequence, vector)
+        tree = self.sequence.grow_tree(decision.tree, decision.w_max)
+        return TreeDraft(tree, len(tokens) - 1, decision, vector)
 
-    def finish_step(self, draft: Draft, logits: Tensor, started: float) -> tuple[list[int], StepRecord]:
+    def drop_beyond_end(self) -> None:
+        """Takes tokens out of the counts that other rows' criteria have cut off."""
+        dropped = self.stats.num_tokens - self.sequence.num_new_tokens
+        self.stats.num_tokens -= dropped
+        self.stats.num_step_tokens -= dropped
+
+    def finish_step(self, draft: Draft | TreeDraft, logits: Tensor, started: float) -> tuple[list[int], StepRecord]:
         """Commits what verification accepted and tells the policy. logits: (w + 1, V)"""
         context_length = len(self.sequence.tokens)
-        emitted, num_accepted = self.sequence.commit(draft, logits)
-        full_row = logits[len(emitted) - 1 : len(emitted)] if self.policy.needs_full_signals else None
+        path: list[int] = []
+        if isinstance(draft, TreeDraft):
+            emitted, path = self.sequence.commit_tree(draft.tree, logits)
+            num_accepted, last = len(path), path[len(emitted) - 2] if len(emitted) > 1 else 0
+        else:
+            emitted, num_accepted = self.sequence.commit(draft, logits)
+            last = len(emitted) - 1
+        full_row = logits[last : last + 1] if self.policy.needs_full_signals else None
         record = step_record(draft, num_accepted, len(emitted), context_length, full_row, started)
+        if isinstance(draft, TreeDraft):
+            record = replace(
+                record,
+                sources=tuple(draft.tree.sources[1:]),
+                parents=tuple(draft.tree.parents[1:]),
+                path=tuple(path),
+            )
         self.policy.observe(record)
         if self.features is not None:
             self.features.update(record)
@@ -94,22 +146,34 @@ class DecodeLoop:
         self.adapter, self.step_adapter = adapters
         self.batch, self.started = batch, started
         policies = [policy, *(copy.deepcopy(policy) for _ in batch.requests[1:])]
+        if batch.processors:  # rows go in step, a token each: nothing is drafted
+            policies = [StaticPolicy((), w_max=0) for _ in batch.requests]
         self.rows = [
             Row(index, request, own, compression, self.adapter.device)
             for index, (request, own) in enumerate(zip(batch.requests, policies, strict=True))
         ]
+        self.together = Together(batch, [row.sequence for row in self.rows]) if batch.is_joint else None
+        """What the rows share: criteria and processors that see all of them."""
         self.cache: DecodeCache | None = None
         """The cache of the only sequence."""
 
     @torch.inference_mode()
     def steps(self, record_steps: bool, on_step: OnStep | None) -> Iterator[list[int]]:
         """Decodes all sequences to their end; yields the new tokens of the first one as they come."""
+        if self.together is not None and self.together.is_in_step:
+            self._in_step(self.together, record_steps, on_step)
+            return
         caches = []
         for row in self.rows:
-            cache = self._prefill(row)
+            started = time.perf_counter() if row.index else self.started
+            cache, logits = self._prefill(row)
+            row.begin(logits)
+            self._time_prefill(row, started)
             caches.append(cache)
             if row.index == 0:
                 yield row.sequence.tokens[-1:]
+        if self.together is not None:
+            self.together.judge()
         active = [row for row in self.rows if not row.sequence.is_finished]
         own = [caches[row.index] for row in active] or caches[:1]
         cache = own[0] if len(own) == 1 else DecodeCache.joined(own)
@@ -121,38 +185,66 @@ class DecodeLoop:
             all_logits = runner.run(drafts)
             for slot, (row, draft, logits) in enumerate(zip(active, drafts, all_logits, strict=True)):
                 emitted, record = row.finish_step(draft, logits, step_started)
-                cache.truncate(len(row.sequence.tokens) - 1, slot)
-                row.stats.add_step(record, record_steps)
-                row.stats.seconds = time.perf_counter() - self.started
-                if on_step is not None:
-                    on_step(record, row.index)
+                runner.keep(draft, record, slot, len(row.sequence.tokens))
+                self._count(row, record, record_steps, on_step)
                 if row.index == 0:
                     yield emitted
+            if self.together is not None:
+                self.together.judge()
             kept = [slot for slot, row in enumerate(active) if not row.sequence.is_finished]
             if 0 < len(kept) < len(active):
                 cache.keep_rows(kept)
                 runner = self._runner(cache)
             active = [active[slot] for slot in kept]
+        if self.together is not None:
+            for row in self.rows:
+                row.drop_beyond_end()
         if len(self.rows) == 1:
             cache.tokens = self.rows[0].sequence.tokens[:-1]
             self.cache = cache
 
-    def _runner(self, cache: DecodeCache) -> Runner:
-        return (StepRunner if cache.batch_size == 1 else BatchRunner)(self.step_adapter, cache)
+    def _in_step(self, together: Together, record_steps: bool, on_step: OnStep | None) -> None:
+        """Decodes all rows a token at a time. Rows that have ended go on with padding, as in transformers."""
+        caches, logits = zip(*map(self._prefill, self.rows), strict=True)
+        together.commit(logits)
+        for row in self.rows:
+            row.begin_steps()
+            self._time_prefill(row, self.started)
+        cache = DecodeCache.joined(caches)
+        runner = self._runner(cache)
+        while not together.is_finished:
+            step_started = time.perf_counter()
+            running = [row for row in self.rows if not together.is_ended(row.index)]
+            drafts = [row.new_draft() for row in self.rows]
+            together.commit(runner.run(drafts))
+            for row in running:
+                record = step_record(drafts[row.index], 0, 1, drafts[row.index].position + 1, None, step_started)
+                self._count(row, record, record_steps, on_step)
+        for row in self.rows:
+            row.drop_beyond_end()
 
-    def _prefill(self, row: Row) -> DecodeCache:
-        """Runs all layers on the part of a prompt that no cache holds, and takes the first new token."""
-        started = time.perf_counter()
+    def _count(self, row: Row, record: StepRecord, record_steps: bool, on_step: OnStep | None) -> None:
+        row.stats.add_step(record, record_steps)
+        row.stats.seconds = time.perf_counter() - self.started
+        if on_step is not None:
+            on_step(record, row.index)
+
+    def _runner(self, cache: DecodeCache) -> Runner:
+        return Runner(self.step_adapter, cache)
+
+    def _prefill(self, row: Row) -> tuple[DecodeCache, Tensor]:
+        """Runs all layers on the part of a prompt that no cache holds. A cache, and logits (1, V) of the first token"""
         prompt = row.sequence.request.prompt
         capacity = min(row.sequence.limit, len(prompt) + NEW_TOKENS_CAPACITY)
         cache = self.adapter.continued_cache(self.batch.cache, prompt, capacity)
         held = cache.lengths()[0]
         ids = torch.tensor([prompt[held:]], device=self.adapter.device)
         hidden = self.adapter.run_layers(self.adapter.embed(ids, held), 0, self.adapter.num_layers, cache, held)
-        row.begin(self.adapter.read_head(hidden[:, -1:])[0])
-        row.stats.prefill_seconds = time.perf_counter() - (self.started if row.index == 0 else started)
+        return cache, self.adapter.read_head(hidden[:, -1:])[0]
+
+    def _time_prefill(self, row: Row, started: float) -> None:
+        row.stats.prefill_seconds = time.perf_counter() - started
         row.stats.seconds = time.perf_counter() - self.started
-        return cache
 
 
 def bounded(decision: Decision, most: int) -> Decision:
@@ -163,7 +255,12 @@ def bounded(decision: Decision, most: int) -> Decision:
 
 
 def step_record(
-    draft: Draft, num_accepted: int, num_emitted: int, context_length: int, full_row: Tensor | None, started: float
+    draft: Draft | TreeDraft,
+    num_accepted: int,
+    num_emitted: int,
+    context_length: int,
+    full_row: Tensor | None,
+    started: float,
 ) -> StepRecord:
     """The record of a finished step."""
     full = row_statistics(full_row)[1:] if full_row is not None else (math.nan,) * 3

@@ -21,7 +21,7 @@ class GenerateOutput(GenerateDecoderOnlyOutput):
 
     `sequences` (R, prompt + output) int64: a row that ends before the longest is filled with the padding token.
     `scores`, `logits`: where asked for, one (R, V) float32 for each new token; -inf for a row that has ended.
-    `past_key_values`: the cache of one sequence, to continue from; None for a batch.
+    `past_key_values`: the cache of one sequence, to continue from; None for a batch, or with use_cache=False.
     """
 
     # transformers' ModelOutput wants None as every default; `assemble` always sets both
@@ -34,7 +34,12 @@ class GenerateOutput(GenerateDecoderOnlyOutput):
 def assemble(
     batch: Batch, sequences: SequenceOf[Sequence], cache: DecodeCache | None, row_stats: SequenceOf[DecodeStats]
 ) -> GenerateOutput:
-    """The output of finished sequences."""
+    """The output of finished sequences. A caller's own cache is filled and returned, as transformers does."""
+    past = cache
+    if batch.cache is not None and not isinstance(batch.cache, DecodeCache):
+        assert cache is not None  # such a cache belongs to one sequence
+        past = batch.cache
+        cache.append_to(past, past.get_seq_length())
     most = max(sequence.num_new_tokens for sequence in sequences)
     rows = [s.tokens[len(s.request.prompt) :] + [batch.padding_token] * (most - s.num_new_tokens) for s in sequences]
     new_tokens = torch.tensor(rows, device=batch.input_ids.device)
@@ -46,7 +51,7 @@ def assemble(
         sequences=torch.cat([batch.input_ids, new_tokens], dim=1),
         scores=_by_token([s.scores for s in sequences]) if batch.requests[0].output_scores else None,
         logits=_by_token([s.logits for s in sequences]) if batch.requests[0].output_logits else None,
-        past_key_values=cache,
+        past_key_values=past if batch.returns_cache else None,
         stats=stats,
         row_stats=tuple(row_stats),
     )

@@ -3,7 +3,6 @@
 What cannot be honoured is refused by name. Knows nothing of how tokens are computed.
 """
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,12 +14,12 @@ from transformers import (
     LogitsProcessorList,
     StoppingCriteriaList,
 )
-from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.refusals import check_length, check_positions, checked_cache, refuse_settings
 from specbound.decoding.request import Batch, Request
+from specbound.decoding.row_processors import are_separable, of_row
 from specbound_controller.errors import InputError
 
 # R rows (sequences)
@@ -38,7 +37,7 @@ def batch_from_transformers(
     seed: int | Sequence[int] | None,
     model_kwargs: Mapping[str, Any],
 ) -> Batch:
-    """The batch behind `model.generate(..., custom_generate=decoder)`: a row's padding stays visible to processors."""
+    """The batch that transformers' decoding loop would be given: padding stays visible to processors and criteria."""
     refuse_settings(config, model_kwargs, adapter)
     if input_ids.ndim != 2 or input_ids.shape[1] == 0:
         raise InputError(f"input_ids must be (rows, tokens) with at least one token, got {tuple(input_ids.shape)}")
@@ -47,34 +46,54 @@ def batch_from_transformers(
     check_positions(model_kwargs.get("position_ids"), paddings, length)
     limits = [c.max_length for c in stopping_criteria if type(c) is MaxLengthCriteria]
     max_new_tokens = min(limits, default=config.max_length) - length
-    eos = frozenset(int(t) for c in stopping_criteria if type(c) is EosTokenCriteria for t in c.eos_token_id)
-    criteria = [c for c in stopping_criteria if type(c) not in (MaxLengthCriteria, EosTokenCriteria)]
-    processors = list(logits_processor)
-    if num_rows > 1 and any(isinstance(p, PrefixConstrainedLogitsProcessor) for p in processors):
-        raise InputError("prefix_allowed_tokens_fn of a batch is supported by SpecBoundDecoder.generate only")
-    requests = []
-    for row, padding in enumerate(paddings):
-        tokens = input_ids[row].tolist()
+    for padding in paddings:
         check_length(adapter, length - padding, max_new_tokens)
-        requests.append(
-            Request(
-                prompt=tuple(tokens[padding:]),
-                max_new_tokens=max_new_tokens,
-                eos_token_ids=eos,
-                padding=tuple(tokens[:padding]),
-                # a copy for every row but the first, because a processor may keep state
-                processors=LogitsProcessorList(processors if row == 0 else copied(processors, "logits_processor")),
-                criteria=StoppingCriteriaList(criteria if row == 0 else copied(criteria, "stopping_criteria")),
-                do_sample=bool(config.do_sample),
-                output_scores=bool(config.return_dict_in_generate and config.output_scores),
-                output_logits=bool(config.return_dict_in_generate and config.output_logits),
-            )
+    cache = checked_cache(adapter, model_kwargs.get("past_key_values"), paddings, length + max_new_tokens)
+    ends = [token for c in stopping_criteria if type(c) is EosTokenCriteria for token in c.eos_token_id.tolist()]
+    criteria = StoppingCriteriaList(
+        c for c in stopping_criteria if type(c) not in (MaxLengthCriteria, EosTokenCriteria)
+    )
+    processors = LogitsProcessorList(logits_processor)
+    is_apart = num_rows == 1 or are_separable(processors)
+    requests = [
+        Request(
+            prompt=tuple(tokens[padding:]),
+            max_new_tokens=max_new_tokens,
+            eos_token_ids=frozenset(ends),
+            padding=tuple(tokens[:padding]),
+            processors=_processors_of(processors, row, num_rows, is_apart),
+            criteria=criteria if num_rows == 1 else StoppingCriteriaList(),
+            do_sample=bool(config.do_sample),
+            output_scores=bool(config.return_dict_in_generate and config.output_scores),
+            output_logits=bool(config.return_dict_in_generate and config.output_logits),
         )
-    cache = checked_cache(model_kwargs.get("past_key_values"), num_rows)
-    end = min(eos, default=PADDING_TOKEN)
-    padding_token = end if config.pad_token_id is None else int(config.pad_token_id)
-    ids = input_ids.to(adapter.device)
-    return Batch(seeded(requests, seed), ids, cache, padding_token, bool(config.return_dict_in_generate))
+        for row, (tokens, padding) in enumerate(zip(input_ids.tolist(), paddings, strict=True))
+    ]
+    return Batch(
+        requests=seeded(requests, seed),
+        input_ids=input_ids.to(adapter.device),
+        cache=cache,
+        padding_token=_padding_token(config, ends),
+        return_dict=bool(config.return_dict_in_generate),
+        returns_cache=config.use_cache is not False,
+        processors=LogitsProcessorList() if is_apart else processors,
+        criteria=criteria if num_rows > 1 else StoppingCriteriaList(),
+        has_end_token=any(hasattr(c, "eos_token_id") for c in stopping_criteria),
+    )
+
+
+def _processors_of(processors: LogitsProcessorList, row: int, num_rows: int, is_apart: bool) -> LogitsProcessorList:
+    """What one row has for itself: nothing where the whole batch has it, the caller's own where the row is alone."""
+    if not is_apart:
+        return LogitsProcessorList()
+    return processors if num_rows == 1 else of_row(processors, row, num_rows)
+
+
+def _padding_token(config: GenerationConfig, ends: Sequence[int]) -> int:
+    """What fills rows that have ended: as transformers, the first end token where no padding token is named."""
+    if config.pad_token_id is not None:
+        return int(config.pad_token_id)
+    return ends[0] if ends else PADDING_TOKEN
 
 
 def _paddings(input_ids: Tensor, mask: Tensor | None) -> list[int]:
@@ -92,14 +111,6 @@ def _paddings(input_ids: Tensor, mask: Tensor | None) -> list[int]:
                 "transformers masks every padding token"
             )
     return paddings
-
-
-def copied(objects: Iterable[Any], name: str) -> list[Any]:
-    """Objects of a caller for another row of a batch."""
-    try:
-        return copy.deepcopy(list(objects))
-    except Exception as error:
-        raise InputError(f"{name} of a batch must be such that it can be copied for every row: {error}") from error
 
 
 def seeded(requests: Sequence[Request], seed: int | Sequence[int] | None) -> tuple[Request, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, StaticCache
 
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
@@ -15,17 +15,30 @@ from specbound_controller.errors import InputError
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "num_beams": (None, 1),
+    "num_beam_groups": (None, 1),
+    "constraints": (None,),
+    "force_words_ids": (None,),
     "penalty_alpha": (None, 0, 0.0),
     "dola_layers": (None,),
     "prompt_lookup_num_tokens": (None,),
     "assistant_early_exit": (None,),
+    "is_assistant": (None, False),
+    "use_mtp": (None, False),
+    "speculation_type": (None,),
     "guidance_scale": (None, 1, 1.0),
     "output_attentions": (None, False),
     "output_hidden_states": (None, False),
 }
 """Settings of a generation config that are refused, each with the values that ask for nothing."""
 
-REFUSED_ARGUMENTS = ("assistant_model", "custom_generate", "negative_prompt_ids", "negative_prompt_attention_mask")
+REFUSED_ARGUMENTS = (
+    "assistant_model",
+    "assistant_tokenizer",
+    "custom_generate",
+    "negative_prompt_ids",
+    "negative_prompt_attention_mask",
+    "synced_gpus",
+)
 """Arguments of transformers' generate that choose another way to decode, or other inputs."""
 
 PREPARED_ARGUMENTS = frozenset({"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"})
@@ -41,6 +54,8 @@ def refuse_settings(config: GenerationConfig, model_kwargs: Mapping[str, Any], a
                 f"{name} must be {neutral[-1]!r} for the SpecBound decoder, got {shown(value)} "
                 f"(an argument, or the generation config of {name_of(adapter.model)})"
             )
+    if config.cache_implementation == "quantized":
+        raise InputError("cache_implementation must not be 'quantized': the decoder keeps keys and values as they are")
     for name, value in model_kwargs.items():
         if name not in PREPARED_ARGUMENTS and value is not None:
             raise InputError(f"{name} is not supported by the SpecBound decoder, got {shown(value)}")
@@ -68,18 +83,42 @@ def check_length(adapter: ModelAdapter, prompt_length: int, max_new_tokens: int)
         )
 
 
-def checked_cache(cache: object, num_rows: int) -> DynamicCache | DecodeCache | None:
-    """A cache that holds tokens; None for an empty one, which transformers prepares for every call."""
+def refuse_healing(value: object) -> None:
+    """Raises where a prompt's last token is to be replaced: transformers gives no decoding function a tokenizer."""
+    if value:
+        raise InputError("token_healing must be False for the SpecBound decoder: heal the prompt before the call")
+
+
+def checked_cache(adapter: ModelAdapter, cache: object, paddings: Sequence[int], most_tokens: int) -> Cache | None:
+    """The caller's cache, to continue from and to be filled; None for one that transformers has made for this call.
+
+    most_tokens: of prompt and output together.
+
+    Raises:
+        InputError: a cache that cannot be continued, before any work.
+    """
     if cache is None:
         return None
     if not isinstance(cache, Cache):
         raise InputError(f"past_key_values must be a transformers Cache, got {type(cache).__name__}")
-    if cache.get_seq_length() == 0:
+    if not isinstance(cache, DecodeCache) and not getattr(cache, "_is_user_defined", False):
         return None
-    if not isinstance(cache, DynamicCache | DecodeCache):
-        raise InputError(f"past_key_values must be a DynamicCache or this decoder's own, got {type(cache).__name__}")
-    if num_rows > 1:
-        raise InputError(f"past_key_values must belong to one sequence, got a batch of {num_rows}")
+    if len(paddings) > 1:
+        raise InputError(f"past_key_values must belong to one sequence, got a batch of {len(paddings)}")
+    if isinstance(cache, DecodeCache):
+        return cache
+    if type(cache) not in (DynamicCache, StaticCache) or cache.offloading:
+        raise InputError(
+            f"past_key_values must be a DynamicCache, an empty StaticCache or this decoder's own, got "
+            f"{type(cache).__name__}{', which offloads' if getattr(cache, 'offloading', False) else ''}"
+        )
+    if type(cache) is StaticCache and (cache.get_seq_length() > 0 or cache.get_max_length() < most_tokens - 1):
+        raise InputError(
+            f"past_key_values must be empty with room for {most_tokens - 1} tokens where it is a StaticCache, got "
+            f"{cache.get_seq_length()} tokens in {cache.get_max_length()}"
+        )
+    if paddings[0]:
+        raise InputError(f"past_key_values must go without padding, got {paddings[0]} tokens of it: cut them off")
     return cache
 
 

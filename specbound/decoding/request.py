@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache
 from transformers.generation.logits_process import TemperatureLogitsWarper
-
-from specbound.decoding.model.cache import DecodeCache
 
 # R rows (sequences), T tokens of the longest prompt
 
@@ -53,7 +51,20 @@ class Batch:
     requests: tuple[Request, ...]
     input_ids: Tensor
     """(R, T) int64: the prompts with their padding, as the output begins."""
-    cache: DynamicCache | DecodeCache | None
-    """A cache to continue from; None begins anew."""
+    cache: Cache | None
+    """A cache to continue from, the caller's own or one of this decoder's; None begins anew."""
     padding_token: int
     return_dict: bool
+    returns_cache: bool = True
+    """Whether the output holds a cache."""
+    processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
+    """Those that want to see all rows at once; none where every row has its own in its request."""
+    criteria: StoppingCriteriaList = field(default_factory=StoppingCriteriaList)
+    """Of several rows: criteria besides length and end tokens, which are called with all rows at once."""
+    has_end_token: bool = False
+    """Whether rows that have ended are filled with padding; otherwise they go on to the end of the last one."""
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether rows depend on one another."""
+        return bool(self.processors or self.criteria)

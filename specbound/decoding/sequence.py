@@ -3,45 +3,29 @@
 Knows the logits that it is shown; knows nothing of layers, caches and policies.
 """
 
+import math
 from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
-from transformers.generation import logits_process
 
 from specbound.decoding.model.draft_head import DraftHead
 from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
 from specbound.decoding.request import Request
+from specbound.decoding.row_processors import STATELESS_PROCESSORS
 from specbound.decoding.signals import best_tokens
 from specbound.decoding.step import Draft, DraftChoice
+from specbound_controller.errors import InputError
 from specbound_controller.lookup import ContextLookup, Lookup
+from specbound_controller.sources.recycled import RecycledSource
+from specbound_controller.sources.source import MOST_CANDIDATES, DraftSource
+from specbound_controller.trees.growth import grow
+from specbound_controller.trees.plan import TreePlan
+from specbound_controller.trees.tree import ROOT, DraftTree
 
 # V vocabulary, n rows, T tokens
-
-STATELESS_PROCESSORS = (
-    logits_process.EpsilonLogitsWarper,
-    logits_process.EtaLogitsWarper,
-    logits_process.ExponentialDecayLengthPenalty,
-    logits_process.ForcedBOSTokenLogitsProcessor,
-    logits_process.ForcedEOSTokenLogitsProcessor,
-    logits_process.InfNanRemoveLogitsProcessor,
-    logits_process.LogitNormalization,
-    logits_process.MinLengthLogitsProcessor,
-    logits_process.MinNewTokensLengthLogitsProcessor,
-    logits_process.MinPLogitsWarper,
-    logits_process.NoBadWordsLogitsProcessor,
-    logits_process.NoRepeatNGramLogitsProcessor,
-    logits_process.RepetitionPenaltyLogitsProcessor,
-    logits_process.SequenceBiasLogitsProcessor,
-    logits_process.SuppressTokensAtBeginLogitsProcessor,
-    logits_process.SuppressTokensLogitsProcessor,
-    logits_process.TemperatureLogitsWarper,
-    logits_process.TopKLogitsWarper,
-    logits_process.TopPLogitsWarper,
-    logits_process.TypicalLogitsWarper,
-)
-"""Processors that depend on nothing but the prefix and the logits: drafts may call them as often as they like."""
 
 
 class Sequence:
@@ -57,6 +41,8 @@ class Sequence:
         self.logits: list[Tensor] = []
         """The full model's logits (1, V) of every new token, float32, where they were asked for."""
         self._lookup: ContextLookup | None = None
+        self._sources: dict[str, tuple[DraftSource, int]] = {}
+        """Sources of draft trees by name, with how many tokens each has seen."""
         self._of_drafts = LogitsProcessorList(p for p in request.processors if type(p) in STATELESS_PROCESSORS)
         self._is_argmax = not (
             request.do_sample or request.processors or request.output_scores or request.output_logits
@@ -80,11 +66,31 @@ class Sequence:
     def num_new_tokens(self) -> int:
         return len(self.tokens) - len(self.request.prompt)
 
+    def new_token(self, index: int) -> int | None:
+        """A new token by its number from 0 on; None where there are not so many yet."""
+        return self.tokens[len(self.request.prompt) + index] if index < self.num_new_tokens else None
+
+    def ends_at(self, num_new_tokens: int) -> bool:
+        """Whether an end token or the limit ends the sequence after so many of its new tokens."""
+        is_limit = num_new_tokens >= self.request.max_new_tokens
+        return is_limit or self.new_token(num_new_tokens - 1) in self.eos_token_ids
+
+    def cut(self, num_new_tokens: int) -> None:
+        """Ends the sequence after so many new tokens; what was decided beyond them is dropped."""
+        del self.tokens[len(self.request.prompt) + num_new_tokens :]
+        del self.scores[num_new_tokens:], self.logits[num_new_tokens:]
+        self.is_finished = True
+
     def commit_token(self, logits: Tensor) -> int:
         """Appends the next token by the full model's logits (1, V)."""
         token = next(self._verified(logits))
         self._append(token)
         return token
+
+    def commit_scores(self, scores: Tensor, logits: Tensor) -> None:
+        """Appends the next token by scores that have gone through the processors. scores, logits: (1, V)"""
+        self._record(scores, logits)
+        self._append(self._best(scores))
 
     def commit(self, draft: Draft, logits: Tensor) -> tuple[list[int], int]:
         """Appends the accepted drafts and the bonus token, up to the end of the sequence.
@@ -102,6 +108,54 @@ class Sequence:
             if not is_accepted or self.is_finished:
                 break
         return emitted, num_accepted
+
+    def grow_tree(self, plan: TreePlan, most_depth: int) -> DraftTree:
+        """The draft tree after the tokens so far, by the plan's sources, at most so deep."""
+        sources = [self._source(name, plan) for name in plan.rates]
+        return grow(self.tokens, sources, plan, most_depth, self.eos_token_ids)
+
+    def _source(self, name: str, plan: TreePlan) -> DraftSource:
+        """A source that has seen every committed token."""
+        source, num_seen = self._sources.get(name, (None, 0))
+        if source is None:
+            source = plan.stores.source(name)
+        if num_seen < len(self.tokens):
+            source.extend(self.tokens[num_seen:])
+            self._sources[name] = source, len(self.tokens)
+        return source
+
+    def commit_tree(self, tree: DraftTree, logits: Tensor) -> tuple[list[int], list[int]]:
+        """Appends the tokens of the path through a tree that the full model takes, and the bonus token after it.
+
+        logits: (n, V) of the full model at the nodes. Returns the new tokens, up to the end of the sequence, and the
+        accepted nodes. Processors and criteria are called for these nodes alone, as plain decoding would have called
+        them.
+        """
+        emitted: list[int] = []
+        accepted: list[int] = []
+        node = ROOT
+        best = best_tokens(self._as_chosen(logits)) if self._is_argmax else None
+        while True:
+            token = best[node] if best is not None else next(self._verified(logits[node : node + 1]))
+            emitted.append(token)
+            self._append(token)
+            node = tree.child(node, token)
+            if node >= 0:
+                accepted.append(node)
+            if node < 0 or self.is_finished:
+                self._recycle(tree, accepted, logits)
+                return emitted, accepted
+
+    def _recycle(self, tree: DraftTree, accepted: SequenceOf[int], logits: Tensor) -> None:
+        """Shows the full model's best tokens along the path to the source that proposes them again."""
+        source, _ = self._sources.get("recycled", (None, 0))
+        if not isinstance(source, RecycledSource):
+            return
+        nodes = [ROOT, *accepted]
+        count = min(MOST_CANDIDATES, logits.shape[1])
+        rows = logits[nodes] if len(nodes) < logits.shape[0] else logits
+        for node, best in zip(nodes, rows.topk(count).indices.tolist(), strict=False):
+            source.observe(tree.tokens[node], best)
 
     def draft_token(self, logits: Tensor, drafted: list[int], head: DraftHead | None = None) -> int:
         """The token of `choose_draft` alone, for a draft that nobody tests. logits: as there"""
@@ -153,19 +207,43 @@ class Sequence:
 
     def _verified(self, logits: Tensor) -> Iterator[int]:
         """The full model's token at each row, one after the other: the tokens before it are appended by then."""
-        if logits.dtype == torch.float64:
-            logits = logits.float()  # as transformers does before it chooses
+        logits = self._as_chosen(logits)
         if self._is_argmax:
             yield from best_tokens(logits)
             return
         for row in range(logits.shape[0]):
             scores = self._processed(self.request.processors, logits[row : row + 1], [])
-            if self.request.output_logits:
-                self.logits.append(logits[row : row + 1].to(torch.float32, copy=True))
-            if self.request.output_scores:
-                self.scores.append(scores)
-            noised, token_ids = self._noised(scores, len(self.tokens))
-            yield int(token_ids[noised.argmax(0, keepdim=True)])
+            self._record(scores, logits[row : row + 1])
+            yield self._best(scores)
+
+    def _record(self, scores: Tensor, logits: Tensor) -> None:
+        """Keeps what was asked for of a new token. (1, V) each"""
+        if self.request.output_logits:
+            self.logits.append(logits.to(torch.float32, copy=True))
+        if self.request.output_scores:
+            self.scores.append(scores)
+
+    def _best(self, scores: Tensor) -> int:
+        """The next token by its processed scores (1, V).
+
+        Raises:
+            InputError: scores that cannot be sampled from, as transformers refuses them.
+        """
+        noised, token_ids = self._noised(scores, len(self.tokens))
+        best = noised.argmax(0, keepdim=True)
+        if not self.request.do_sample:
+            return int(token_ids[best])
+        score, token = torch.cat((noised[best], token_ids[best].double())).tolist()
+        if not math.isfinite(score):  # +inf less itself, or nan, or all at -inf
+            raise InputError(
+                f"scores must be numbers below infinity for sampling, got others after {len(self.tokens)} tokens (the "
+                "model's, or temperature is too low): remove_invalid_values=True keeps the model's within bounds"
+            )
+        return int(token)
+
+    @staticmethod
+    def _as_chosen(logits: Tensor) -> Tensor:
+        return logits.float() if logits.dtype == torch.float64 else logits  # as transformers does before it chooses
 
     def _processed(self, processors: LogitsProcessorList, logits: Tensor, drafted: list[int]) -> Tensor:
         """A copy of the logits after the processors, which see the sequence and the drafts so far. (1, V) float32"""
@@ -180,15 +258,25 @@ class Sequence:
     def _noised(self, scores: Tensor, position: int) -> tuple[Tensor, Tensor]:
         """What the token at a position is the argmax of, and the tokens these belong to. (1, V) -> (k,), (k,) int64
 
-        On the CPU tokens so far below the best that no noise could lift them are left out: after top-k few are left.
+        Under sampling scores count from the best one, in 64 bits: there noise is not lost beside them, however large
+        they are. On the CPU tokens so far below the best that no noise could lift them are left out.
         """
-        if self.request.do_sample and scores.device.type == "cpu":
-            token_ids = (scores[0] > scores.max() - NOISE_RANGE).nonzero()[:, 0]
-        else:
-            token_ids = torch.arange(scores.shape[-1], device=scores.device)
+        row = scores[0]
         if not self.request.do_sample:
-            return scores[0], token_ids
-        return scores[0, token_ids].double() + gumbel_noise(self.request.seed, position, token_ids), token_ids
+            return row, torch.arange(row.shape[0], device=row.device)
+        if row.device.type != "cpu":
+            below = row.double()
+            below -= below.amax()
+            token_ids = torch.arange(row.shape[0], device=row.device)
+        else:
+            best = float(row.max())
+            token_ids = (row >= best - NOISE_RANGE).nonzero()[
+                :, 0
+            ]  # in 32 bits nothing lies between where best is huge
+            if token_ids.shape[0] == 0:  # nan: the first one stands for all
+                token_ids = row.argmax(0, keepdim=True)
+            below = row[token_ids].double() - best
+        return below + gumbel_noise(self.request.seed, position, token_ids), token_ids
 
     def _append(self, token: int) -> None:
         self.tokens.append(token)

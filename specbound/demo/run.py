@@ -20,7 +20,8 @@ from specbound.evaluation.timing import TimedPrompt
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import load_model
 from specbound.policies import static_policy
-from specbound.results.report import Row, machine_info, model_info
+from specbound.results.report import machine_info, model_info
+from specbound.results.rows import Row
 from specbound_controller.actions import Action
 from specbound_controller.controller import Controller
 from specbound_controller.errors import InputError

@@ -27,6 +27,8 @@ class EvaluateConfig(SamplingConfig):
     """demo, a folder that train-controller wrote, or none. By default demo for the demo model only."""
     prompts: str = "demo:evaluate"
     """demo:evaluate, demo (which the demo controller was trained on), FILE.jsonl, or hf:NAME[:split[:column]]."""
+    raw: bool = False
+    """Hand prompts over as they stand. Otherwise they go through the chat template, where the tokenizer has one."""
     num_prompts: int | None = None
     """Prompts to take, spread evenly over the tasks; default: all."""
     max_new_tokens: int = 96
@@ -40,8 +42,7 @@ class EvaluateConfig(SamplingConfig):
     """File with the constants of the fixed settings and of other systems' rules, tuned on training prompts."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
     """One or several of best_static, best_static_annealed, best_static_learned, controller and, from the file,
-    layerskip, draft_verify, svip, gammatune, hf_heuristic, logistic, speckv, speckv_causal, ucb. auto: all that there
-    are."""
+    {BASELINES}. auto: all that there are."""
     log: str | None = None
     """Log that specbound profile wrote, to choose the fixed settings on; by default those that the controller's
     training chose. The file of policies comes first."""

@@ -13,14 +13,12 @@ from specbound.evaluation.level import LevelEvaluation, Protocol, Say, evaluate_
 from specbound.evaluation.policies import Sources
 from specbound.evaluation.rows import EvaluatedRow
 from specbound.models.controllers import load_controller
-from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model, require_compression
-from specbound.pricing.local import choose_costs, given_costs, local_costs
+from specbound.pricing.local import choose_costs, given_costs, required_costs
 from specbound.results.report import build_report, model_info
 from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
-from specbound_controller.errors import MissingExtraError
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 from specbound_profiling.prompts.files import Prompt, load_prompts, prompts_hash
@@ -109,7 +107,7 @@ def _level(
     costs, costs_used = _costs(config, loaded, controller, exit_layers, exactness)
     choice = sources.choose(loaded.compression, costs)
     sampling = config.generate_arguments()
-    timed = timed_prompts(prompts, loaded, config.max_new_tokens, sampling)
+    timed = timed_prompts(prompts, loaded, config.max_new_tokens, sampling, config.raw, exactness)
     protocol = Protocol(
         num_rounds=config.rounds,
         w_max=config.w_max,
@@ -145,10 +143,7 @@ def _costs(
         return choose_costs(config.costs, controller, loaded, exactness)
     if config.costs != "auto":
         return given_costs(Path(config.costs).expanduser(), loaded.compression), f"costs: from {config.costs}"
-    found = local_costs(loaded, model_fingerprint(loaded.model), exit_layers, exactness)
-    if found is None:
-        raise MissingExtraError("measuring costs", "profile")
-    return found
+    return required_costs(loaded, exit_layers, exactness)
 
 
 def prompt_notes(config: EvaluateConfig, prompts: list[Prompt], hashes: Mapping[str, str]) -> list[str]:

@@ -36,25 +36,25 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     flat = model.get_input_embeddings().weight.detach().reshape(-1)
     exact_signs = (_picked(flat, NUM_EXACT_SIGNS) > 0).to(torch.uint8).cpu().numpy().tobytes()
     signs = (_picked(flat, NUM_SIGNS) > 0).cpu().numpy()
+    norms = _norms(model)
+    in_bf16 = norms.to(torch.bfloat16)
     return str(
         Fingerprint(
             exact=hashlib.sha256(shape + exact_signs).hexdigest(),
             shape=hashlib.sha256(shape).hexdigest()[:16],
             signs=np.packbits(signs).tobytes(),
-            bits=np.packbits(_norm_bits(model)).tobytes(),
+            bits=np.packbits((in_bf16.view(torch.int16) & 1).numpy().astype(np.uint8)).tobytes(),
+            is_bf16=torch.equal(in_bf16.float(), norms),
         )
     )
 
 
-def _norm_bits(model: PreTrainedModel) -> np.ndarray:
-    """Last bits of the norms' weights in bfloat16: all weights of one dimension are of norms. (`NUM_BITS`,) or fewer"""
+def _norms(model: PreTrainedModel) -> Tensor:
+    """Fixed entries of the norms' weights: all that have one dimension. (`NUM_BITS`,) or fewer, float32"""
     norms = [p.detach().reshape(-1) for name, p in model.named_parameters() if p.ndim == 1 and name.endswith("weight")]
     if not norms:
-        return np.zeros(0, dtype=np.uint8)
-    device = norms[0].device
-    picked = _picked(torch.cat([norm.to(device, torch.float32) for norm in norms]), NUM_BITS)
-    bits: np.ndarray = (picked.to(torch.bfloat16).view(torch.int16) & 1).cpu().numpy().astype(np.uint8)
-    return bits
+        return torch.zeros(0)
+    return _picked(torch.cat([norm.to(norms[0].device, torch.float32) for norm in norms]), NUM_BITS).cpu()
 
 
 def _picked(flat: Tensor, count: int) -> Tensor:

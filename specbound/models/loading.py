@@ -231,6 +231,11 @@ def _first_line(error: Exception) -> str:
     return " ".join(line.strip() for line in lines[: 1 + lines[0].rstrip().endswith(":")])
 
 
+def has_chat_template(loaded: LoadedModel) -> bool:
+    """Whether the model's tokenizer knows how messages are written."""
+    return bool(loaded.tokenizer.chat_template)
+
+
 def chat_ids(loaded: LoadedModel, messages: Sequence[Mapping[str, str]]) -> Tensor:
     """Token ids (1, T) of a conversation that the model is to continue, by its chat template."""
     if loaded.tokenizer.chat_template is None:

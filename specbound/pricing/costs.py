@@ -93,7 +93,7 @@ def _measure(config: CostsConfig, loaded: LoadedModel, log: StepLog | None) -> C
             exactness = manifest.exactness_of(level)
     if exactness == "auto":
         exactness = "token" if level == "none" else "bitwise"
-    prompt_ids = _prompt_ids(config.prompts, NUM_PROMPTS, loaded, TOKENS_PER_PROMPT)
+    prompt_ids = _prompt_ids(config.prompts, NUM_PROMPTS, loaded, TOKENS_PER_PROMPT, exactness)
     return cost_measurement(
         loaded, prompt_ids, config.num_steps, config.seed, config.max_seconds, exit_layers, exactness, vocabulary
     )
@@ -101,7 +101,9 @@ def _measure(config: CostsConfig, loaded: LoadedModel, log: StepLog | None) -> C
 
 def _check(config: CostsConfig, loaded: LoadedModel, measured: CostMeasurement) -> list[KindCheck]:
     adapter = ModelAdapter(loaded.model)
-    prompt_ids = _prompt_ids(config.check_prompts, config.num_check_prompts, loaded, CHECKED_TOKENS)
+    prompt_ids = _prompt_ids(
+        config.check_prompts, config.num_check_prompts, loaded, CHECKED_TOKENS, measured.table.exactness
+    )
     kinds: dict[str, Policy] = usual_kinds(adapter.num_layers)
     controller = load_controller(config.controller_name)
     if controller is not None:
@@ -110,6 +112,9 @@ def _check(config: CostsConfig, loaded: LoadedModel, measured: CostMeasurement) 
     return check_costs(loaded, prompt_ids, measured.table, kinds, CHECKED_TOKENS, probe_s=measured.table.probe_s)
 
 
-def _prompt_ids(source: str, num_prompts: int, loaded: LoadedModel, max_new_tokens: int) -> list[Tensor]:
+def _prompt_ids(
+    source: str, num_prompts: int, loaded: LoadedModel, max_new_tokens: int, exactness: str
+) -> list[Tensor]:
     """(1, T) each, cut where the model has no room for the new tokens."""
-    return tokenize_prompts(load_prompts(source, num_prompts), loaded, ModelAdapter(loaded.model), max_new_tokens)
+    prompts, adapter = load_prompts(source, num_prompts), ModelAdapter(loaded.model)
+    return tokenize_prompts(prompts, loaded, adapter, max_new_tokens, exactness=exactness)

@@ -13,11 +13,12 @@ import torch
 
 from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
+from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary
-from specbound_controller.errors import InputError
+from specbound_controller.errors import InputError, MissingExtraError
 from specbound_controller.fingerprint import exact_part
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.manifest import read_cost_file, read_costs, write_costs
@@ -85,6 +86,21 @@ def local_costs(
         return None
     table = _measure(loaded, exit_layers, exactness, draft_vocabulary, is_compiled)
     return table, f"costs: measured on this machine, {_keep(folder, {**kept, level: table})}"
+
+
+def required_costs(
+    loaded: LoadedModel,
+    exit_layers: Sequence[int],
+    exactness: str,
+    draft_vocabulary: DraftVocabulary | None = None,
+    is_compiled: bool = False,
+) -> tuple[CostTable, str]:
+    """The same where nothing can be done without: raises MissingExtraError where scipy is missing."""
+    fingerprint = model_fingerprint(loaded.model)
+    found = local_costs(loaded, fingerprint, exit_layers, exactness, draft_vocabulary, is_compiled)
+    if found is None:
+        raise MissingExtraError("measuring costs", "profile")
+    return found
 
 
 def kept_folder(

@@ -12,6 +12,7 @@ from pathlib import Path
 from specbound_controller.errors import InputError
 from specbound_controller.text_files import is_unicode
 from specbound_profiling.prompts.rows import PlacedRow, data_set_rows, file_rows
+from specbound_profiling.prompts.spec_bench import MT_BENCH, MT_BENCH_TASK, ids_of, question_id, split_of
 
 FILE_COLUMNS = ("turns", "prompt")
 """What holds the text of a file's row, the first that holds any: Spec-Bench's form, or ours."""
@@ -29,8 +30,11 @@ class Prompt:
     task: str
     """Kind of content, `all` where the source names none."""
     text: str
-    turns: tuple[str, ...] = ()
-    """All that the user says, one after another, `text` first; empty where the source gives a prompt without turns."""
+    """What the user says, in a conversation last."""
+    earlier: tuple[str, ...] = ()
+    """What the user said before; the answers in between are the model's own."""
+    category: str = ""
+    """The source's own, finer word for the task; empty where there is none."""
 
 
 _Placed = tuple[Prompt, str]
@@ -38,11 +42,12 @@ _Placed = tuple[Prompt, str]
 
 
 def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
-    """Prompts by name, in the order of the source.
+    """Prompts by name, in the order of the source. A conversation is one prompt for each turn.
 
     Args:
         spec: `demo` (the profiling set), `demo:evaluate`, a file (JSON lines, a JSON list, CSV, TSV or Parquet; text
-            in any UTF, also compressed), or `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
+            in any UTF, also compressed), Spec-Bench's file with `:tuning` or `:evaluation` behind it, or
+            `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
         num_prompts: take only so many, the first of each task in turn; None takes all.
 
     Raises:
@@ -55,7 +60,10 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
     elif spec.startswith("hf:"):
         placed = _read_data_set(spec)
     else:
-        placed = _read_file(Path(spec).expanduser())
+        path, part = split_of(spec)
+        placed = _read_file(Path(path).expanduser())
+        if part is not None:
+            placed = [each for each in placed if question_id(each[0].prompt_id) in ids_of(part)]
     if not placed:
         raise InputError(f"prompts must hold at least one prompt, got none ({spec})")
     _refuse_repeated_ids(placed)
@@ -65,7 +73,7 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
 
 def prompts_hash(prompts: Sequence[Prompt]) -> str:
     """Sha256 over ids, tasks and texts, in order. 64 hex digits"""
-    lines = (json.dumps([p.prompt_id, p.task, p.text]) for p in prompts)
+    lines = (json.dumps([p.prompt_id, p.task, p.text, *([p.earlier] if p.earlier else [])]) for p in prompts)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -82,7 +90,7 @@ def _spread(prompts: Sequence[Prompt], num_prompts: int) -> list[Prompt]:
 def _read_file(path: Path) -> list[_Placed]:
     if not os.path.exists(path):  # of a name that is too long too: Path.exists raises there
         raise InputError(f"prompts must be demo, hf:NAME or an existing file, got {shortened(str(path))}")
-    return [(_prompt(row, path.stem, FILE_COLUMNS), row.where) for row in file_rows(path)]
+    return [(each, row.where) for row in file_rows(path) for each in _prompts(row, path.stem, FILE_COLUMNS)]
 
 
 def _read_data_set(spec: str) -> list[_Placed]:
@@ -95,11 +103,13 @@ def _read_data_set(spec: str) -> list[_Placed]:
         raise InputError(f"column must be one of {', '.join(names)}, got {column!r} ({spec})")
     if names == ["text"]:  # the lines of a text file, the blank ones among them
         rows = (row for row in rows if not _is_absent(row.values["text"]))
-    return [(_prompt(row, Path(name).name, columns), row.where) for row in rows]
+    return [(each, row.where) for row in rows for each in _prompts(row, Path(name).name, columns)]
 
 
-def _prompt(row: PlacedRow, source: str, columns: Sequence[str]) -> Prompt:
+def _prompts(row: PlacedRow, source: str, columns: Sequence[str]) -> list[Prompt]:
     """What a row means: the text of the first column that holds any, its id and its kind of content.
+
+    One prompt for each turn, `ID/1`, `ID/2`, ... where there are several.
 
     An absent value may be null, NaN (pandas'), blank, or an empty list.
     """
@@ -108,10 +118,15 @@ def _prompt(row: PlacedRow, source: str, columns: Sequence[str]) -> Prompt:
     if column is None:
         wanted = " or ".join(f'"{name}"' for name in sorted(columns))
         raise InputError(f"{row.where}: a row must hold a non-empty {wanted}, got {_keys(row.values)}")
-    turns = _turns(values[column], row.where, column)
+    texts = _turns(values[column], row.where, column)
     prompt_id = next((_name(values[n], n, row.where) for n in ID_COLUMNS if n in values), f"{source}-{row.number}")
-    task = next((_name(values[n], n, row.where) for n in TASK_COLUMNS if n in values), "all")
-    return Prompt(prompt_id, task, turns[0], turns if isinstance(values[column], list) else ())
+    category = next((_name(values[n], n, row.where) for n in TASK_COLUMNS if n in values), "all")
+    task = MT_BENCH_TASK if column == "turns" and category in MT_BENCH else category
+    ids = [f"{prompt_id}/{number}" for number in range(1, len(texts) + 1)] if len(texts) > 1 else [prompt_id]
+    return [
+        Prompt(each, task, text, texts[:turn], "" if task == category else category)
+        for turn, (each, text) in enumerate(zip(ids, texts, strict=True))
+    ]
 
 
 def _is_absent(value: object) -> bool:

@@ -23,6 +23,8 @@ class ProfileConfig(SamplingConfig):
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     prompts: str = "demo"
     """demo, FILE.jsonl (Spec-Bench's form or {"prompt", "task"}), or hf:NAME[:split[:column]]."""
+    raw: bool = False
+    """Hand prompts over as they stand. Otherwise they go through the chat template, where the tokenizer has one."""
     compression: tuple[str, ...] = ("none",)
     """How the weights are held, one log each: none, bf16, fp16, int8, nf4."""
     exit_layers: Literal["auto"] | tuple[int, ...] = "auto"

@@ -107,8 +107,9 @@ class ExitReader:
         no_ids = torch.empty(len(logits), 0, dtype=torch.int64, device=logits.device)
         scores = self.request.processors(no_ids, logits)  # temperature, top-k and top-p look at the logits only
         noise = torch.stack([gumbel_noise(self.request.seed, position, self.token_ids) for position in positions])
-        noised = (scores.view(len(positions), -1, scores.shape[-1]) + noise[:, None]).view_as(scores)
-        is_far = scores <= scores.amax(-1, keepdim=True) - NOISE_RANGE
+        below = scores.double() - scores.double().amax(-1, keepdim=True)
+        noised = (below.view(len(positions), -1, scores.shape[-1]) + noise[:, None]).view_as(below)
+        is_far = below < -NOISE_RANGE
         return draft_choice(scores, noised.masked_fill_(is_far, -torch.inf), self.token_ids)
 
     def roll_out(self, cache: DecodeCache) -> None:

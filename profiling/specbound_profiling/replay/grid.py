@@ -24,12 +24,13 @@ CHUNK_ROWS = 4096
 """Rows for which every decision's outcome is held at a time."""
 
 
-def chunks(traces: Sequence[PromptTrace]) -> Iterator[Sequence[PromptTrace]]:
-    """Traces of about `CHUNK_ROWS` rows together, in order."""
+def chunks(traces: Sequence[PromptTrace], most: int | None = None) -> Iterator[Sequence[PromptTrace]]:
+    """Traces of about `most` rows together, in order; None takes `CHUNK_ROWS`."""
+    most = CHUNK_ROWS if most is None else most
     first, num_rows = 0, 0
     for index, trace in enumerate(traces):
         num_rows += trace.num_positions
-        if num_rows >= CHUNK_ROWS:
+        if num_rows >= most:
             yield traces[first : index + 1]
             first, num_rows = index + 1, 0
     if first < len(traces) or not traces:

@@ -10,23 +10,37 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import get_head_shapes
 
 from specbound.decoding.model.cache import DecodeCache, KeyValueStore, causal_mask, visible_keys
+from specbound.decoding.model.composition import Composition
 from specbound.decoding.model.draft_head import DraftHead
-from specbound.decoding.model.families import FAMILIES, SLIDING, layer_kinds, name_of, refuse_unsupported
+from specbound.decoding.model.families import (
+    FAMILIES,
+    SLIDING,
+    body_of,
+    layer_kinds,
+    name_of,
+    num_layers_of,
+    refuse_unsupported,
+)
 from specbound.decoding.model.lean import (
     PROBE_POSITION,
     PROBE_ROWS,
     PROBE_TOLERANCE,
     LeanLayer,
+    LeanNorm,
     is_bare,
     is_lean,
     lean_norm,
+    lean_places,
     lean_projection,
     pack_mask,
     signed,
 )
+from specbound.decoding.model.left_out import left_out_places, refuse_changed_parts, refuse_left_out
 from specbound.decoding.model.ragged import RaggedCall
 from specbound.decoding.model.static_cache import StaticView
 from specbound_controller.draft_vocabulary import DraftVocabulary
@@ -59,13 +73,38 @@ class ModelAdapter:
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Raises `UnsupportedModelError`, naming the model and the reason, for what cannot be run exactly."""
-        refuse_unsupported(model)
         self.model = model
-        self.config = model.config
+        self.segments: ShortCalls | None = None
+        """What runs short calls of one sequence, where they are to be compiled."""
+        self.autocast = autocast_dtype(model)
+        """The number format of the autocast region that the layers run in; None outside of any."""
+        self._draft_heads: dict[DraftVocabulary, DraftHead] = {}
+        self._look()
+        self._copy_numbers()
+
+    def refresh(self) -> None:
+        """Follows what the owner has changed of the model since: modules, weights, hooks, formats, kernels, functions.
+
+        Raises:
+            UnsupportedModelError: the model as it is now cannot be run exactly.
+        """
+        if not self.composition.is_current():
+            self._look()
+        self._copy_numbers()
+        self._draft_heads = {v: draft for v, draft in self._draft_heads.items() if draft.is_current(self.head)}
+        if self.segments is not None:
+            self.segments.refresh()
+
+    def _look(self) -> None:
+        """Reads from the model all that is relied on."""
+        model = self.model
+        refuse_unsupported(model)
+        refuse_left_out(model)
+        body = body_of(model)
+        self.config = body.config
         self.family = FAMILIES[self.config.model_type]
-        body = model.get_decoder()
         self.layers: nn.ModuleList = getattr(body, self.family.layers)
-        self.num_layers = len(self.layers)
+        self.num_layers = num_layers_of(model)
         self.embedding: nn.Module = model.get_input_embeddings()
         self.head: nn.Module = model.get_output_embeddings()
         self.final_norm: nn.Module | None = getattr(body, self.family.final_norm)
@@ -73,8 +112,9 @@ class ModelAdapter:
         self.project_out: nn.Module | None = getattr(body, "project_out", None)
         self.position_table: nn.Embedding | None = getattr(body, "wpe", None) or getattr(body, "embed_positions", None)
         self.rotary: nn.Module | None = getattr(body, "rotary_emb", None)
-        self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
-        self.vocab_size: int = self.config.vocab_size
+        refuse_changed_parts(model, self.rotary, self.position_table)
+        self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self.vocab_size: int = model.config.vocab_size
         self.max_positions: int | None = getattr(self.config, "max_position_embeddings", None)
         self.device = self.embedding.weight.device
         self.dtype: torch.dtype = self.embedding.weight.dtype
@@ -84,37 +124,40 @@ class ModelAdapter:
         self._lean_tables: dict[str, tuple[Tensor, Tensor]] = {}
         self._positions = torch.arange(0, device=self.device).unsqueeze(0)
         self._masks: dict[tuple[str, int, int], Tensor] = {}
-        self._lean: list[LeanLayer] = []
-        self._is_lean_equal: bool | None = None
-        self.segments: ShortCalls | None = None
-        """What runs short calls of one sequence, where they are to be compiled."""
-        self._draft_heads: dict[DraftVocabulary, DraftHead] = {}
-        self.refresh()
+        self._choose_layers()
+        is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
+        is_table = is_table and type(self.embedding.weight.data) is Tensor
+        self._embedding_rows: Any = self.embedding.weight if is_table and self.position_table is None else None
+        places = left_out_places(model) + [place for layer in self._lean[:1] for place in lean_places(layer.layer)]
+        self.composition = Composition(model, places, self.rotary.buffers() if self.rotary is not None else ())
+        """What all this was read from."""
 
-    def refresh(self) -> None:
-        """Looks again at what the layers are made of; the user may have changed it: hooks, adapters, kernels.
-
-        Layers of the Llama shape on the CPU run without the calls of their modules (`LeanLayer`) once one of them has
-        been seen to give what its module gives; all others run as they are.
-        """
-        self._lean = [LeanLayer(layer) for layer in self.layers] if all(map(is_lean, self.layers)) else []
-        if self._lean and self._is_lean_equal is None:
-            self._is_lean_equal = self._compare_lean()
-            if not self._is_lean_equal:
-                logger.info("%s: layers run as modules, because lean ones differ here", name_of(self.model))
-        if not self._is_lean_equal:
+    def _choose_layers(self) -> None:
+        """Layers of the Llama shape on the CPU run without the calls of their modules (`LeanLayer`) once one of them
+        has been seen to give what its module gives; all others run as they are."""
+        layers = [self.layers[index] for index in range(self.num_layers)]
+        can_be_lean = self.autocast is None and all(map(is_lean, layers))
+        self._lean: list[LeanLayer] = [LeanLayer(layer) for layer in layers] if can_be_lean else []
+        if self._lean and not self._compare_lean():
+            logger.info("%s: layers run as modules, because lean ones differ here", name_of(self.model))
             self._lean = []
         self._normalise = lean_norm(self.final_norm, self._lean[0].keeps_bits) if self._lean else self.final_norm
         self._project = lean_projection(self.head) if self._lean else self.head
-        is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
-        self._draft_heads = {v: draft for v, draft in self._draft_heads.items() if draft.is_current(self.head)}
-        self._embedding_rows: Any = self.embedding.weight if is_table and self.position_table is None else None
-        if self.segments is not None:
-            self.segments.refresh()
+
+    def _copy_numbers(self) -> None:
+        """Copies anew what lean layers hold copies of: an owner may write to weights without leaving a trace."""
+        for layer in self._lean:
+            layer.copy_numbers()
+        if isinstance(self._normalise, LeanNorm):
+            self._normalise.copy_numbers()
 
     @torch.inference_mode()
     def _compare_lean(self) -> bool:
         """Whether the first layer gives one row bitwise the same either way, and several rows but for rounding."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self._is_lean_equal()
+
+    def _is_lean_equal(self) -> bool:
         length = PROBE_POSITION + PROBE_ROWS
         self._extend_positions(length)
         lean, results = self._lean, []
@@ -142,22 +185,24 @@ class ModelAdapter:
         """An empty cache with room for `capacity` tokens; it doubles when full."""
         return DecodeCache([self._window(kind) for kind in self.kinds], max(1, capacity), batch_size, self.layers)
 
-    def continued_cache(
-        self, past: DynamicCache | DecodeCache | None, prompt: Sequence[int], capacity: int
-    ) -> DecodeCache:
+    def continued_cache(self, past: Cache | None, prompt: Sequence[int], capacity: int) -> DecodeCache:
         """A cache that holds as much of the prompt as `past` does, its last token left out; empty without `past`.
 
-        This decoder's own cache is continued in place, up to the first token that differs. A DynamicCache is copied,
-        and taken at its word that it holds the prompt's first tokens, as transformers does.
+        This decoder's own cache is continued in place, up to the first token that differs. Another is copied, and
+        taken at its word that it holds the prompt's first tokens, as transformers does.
+
+        Raises:
+            InputError: a cache of another model, number format or device, or of more tokens than the prompt has.
         """
+        if past is not None:
+            self._check_cache(past)
         if isinstance(past, DecodeCache):
-            if past.owner is not self.layers:
-                raise InputError(f"past_key_values must come from {name_of(self.model)}, got another model's cache")
             past.keep_prefix_of(prompt)
+            past.owner = self.layers
             return past
         cache = self.new_cache(capacity)
-        if past is not None:
-            held = past.get_seq_length()
+        held = past.get_seq_length() if past is not None else 0
+        if held:
             if held >= len(prompt) or len(past.layers) != self.num_layers:
                 raise InputError(
                     f"past_key_values must hold fewer than the {len(prompt)} tokens of the prompt in each of "
@@ -165,6 +210,32 @@ class ModelAdapter:
                 )
             cache.fill_from(past)
         return cache
+
+    def _check_cache(self, past: Cache) -> None:
+        """Raises where keys and values are not of this model as it is now."""
+        name = name_of(self.model)
+        if isinstance(past, DecodeCache):
+            is_ours = past.owner in (None, self.layers) and [layer.window for layer in past.layers] == [
+                self._window(kind) for kind in self.kinds
+            ]
+            if not is_ours:
+                raise InputError(f"past_key_values must come from {name}, got another model's cache")
+            if past.batch_size != 1:
+                raise InputError(f"past_key_values must hold one sequence, got {past.batch_size}")
+        is_shape_known = isinstance(past, DecodeCache) and past.owner is self.layers
+        for states in (s for layer in past.layers if layer.is_initialized for s in (layer.keys, layer.values)):
+            shape = states.shape[1], states.shape[3]
+            if not is_shape_known and shape != get_head_shapes(self.config):
+                raise InputError(
+                    f"past_key_values must come from {name}, got {shape[0]} heads of width {shape[1]} in each layer"
+                )
+            is_spread = hasattr(self.model, "hf_device_map")  # a layer's keys are where the layer is
+            is_format = states.dtype == self.dtype or self.autocast is not None
+            if not is_format or (states.device != self.device and not is_spread):
+                raise InputError(
+                    f"past_key_values must be {self.dtype} on {self.device}, as {name} is now, got {states.dtype} on "
+                    f"{states.device}: begin without a cache"
+                )
 
     def embed(self, token_ids: Tensor, position: int) -> Tensor:
         """Hidden states before the first layer. token_ids: (B, n), the first at `position`. (B, n, D)"""
@@ -386,3 +457,9 @@ class ModelAdapter:
             table = causal_mask(num_new, max(256, 2 * keys), window, self.dtype, self.device)[None, None]
             self._masks[kind, num_new, group] = table = pack_mask(table, group)
         return table[..., table.shape[-1] - keys :]
+
+
+def autocast_dtype(model: PreTrainedModel) -> torch.dtype | None:
+    """The number format of the autocast region that the caller is in; None outside of any."""
+    kind = model.get_input_embeddings().weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

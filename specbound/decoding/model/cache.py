@@ -3,12 +3,13 @@
 Knows nothing of drafts; the adapter writes to it by running layers, the decoder truncates it.
 """
 
+import copy
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from specbound.decoding.model.ragged import RaggedCall
 from specbound_controller.errors import InputError
@@ -32,10 +33,11 @@ class PreallocatedLayer(CacheLayerMixin):
     so that a rollback past the window is a counter as well.
     """
 
-    is_sliding = False
+    is_croppable = True
 
     def __init__(self, capacity: int, batch_size: int, window: int | None = None) -> None:
         super().__init__()
+        self.is_sliding = window is not None
         self.capacity = capacity
         self.window = window
         self.lengths = [0] * batch_size
@@ -61,6 +63,8 @@ class PreallocatedLayer(CacheLayerMixin):
         end = start + num_new
         if end > self.capacity:
             self._grow(end)
+        if torch.is_grad_enabled() and (key_states.requires_grad or self.keys.requires_grad):
+            self._grow(self.capacity)  # a gradient needs the buffers of every call as they were
         self.keys.narrow(2, start, num_new).copy_(key_states)  # cheaper than an index, in every layer of every step
         self.values.narrow(2, start, num_new).copy_(value_states)
         self.lengths = [end] * len(self.lengths)
@@ -106,6 +110,7 @@ class PreallocatedLayer(CacheLayerMixin):
             setattr(self, name, new)
 
     def _grow(self, needed: int) -> None:
+        """New buffers with room for so many tokens."""
         while self.capacity < needed:
             self.capacity *= 2
         used = max(self.lengths)
@@ -116,15 +121,61 @@ class PreallocatedLayer(CacheLayerMixin):
             setattr(self, name, new)
 
     def _new_buffer(self, like: Tensor, batch_size: int) -> Tensor:
-        """(batch_size, H, C, D). Zeros for several rows: a mask cannot hide the NaN that stale memory may hold."""
+        """(batch_size, H, C, D). Zeros for several rows: a mask cannot hide the NaN that stale memory may hold.
+
+        Never an inference tensor: whoever gets the cache may write to it outside of `torch.inference_mode`.
+        """
         shape = (batch_size, like.shape[1], self.capacity, like.shape[3])
-        return like.new_empty(shape) if batch_size == 1 else like.new_zeros(shape)
+        with torch.inference_mode(False):
+            new = torch.empty if batch_size == 1 else torch.zeros
+            return new(shape, dtype=like.dtype, device=like.device)
 
     def truncate(self, row: int, length: int) -> None:
         """Forgets the tokens of one row from `length` on."""
         if length > self.lengths[row]:
             raise ValueError(f"length must be <= {self.lengths[row]} (row {row}), got {length}")
         self.lengths[row] = length
+
+    def keep_path(self, row: int, start: int, places: Sequence[int]) -> None:
+        """Of the tokens from `start` on keeps those at these places, which ascend, one after another."""
+        held = next((i for i, place in enumerate(places) if place != i), len(places))
+        if held < len(places):
+            target = slice(start + held, start + len(places))
+            for buffer in (self.keys, self.values):
+                moved = [buffer[row, :, start + place] for place in places[held:]]
+                buffer[row, :, target] = torch.stack(moved, dim=1)
+        self.truncate(row, start + len(places))
+
+    def reset(self) -> None:
+        """Forgets all tokens."""
+        self.lengths = [0] * len(self.lengths)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forgets the last tokens of every row; a number below zero, as in transformers."""
+        if tokens_to_remove > 0:
+            raise ValueError(f"tokens_to_remove must be <= 0, got {tokens_to_remove}")
+        self.lengths = [max(0, length + tokens_to_remove) for length in self.lengths]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row so many times, side by side."""
+        self.batch_select_indices(torch.arange(len(self.lengths)).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """These rows, in this order."""
+        rows = torch.arange(len(self.lengths))[indices.cpu()].tolist()
+        if self.is_initialized:
+            self.keep_rows(rows)
+        else:
+            self.lengths = [self.lengths[row] for row in rows]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """The same, by another name."""
+        self.batch_select_indices(beam_idx)
+
+    def detach(self) -> None:
+        """Leaves a graph of gradients that a forward pass of the model has drawn the buffers into."""
+        if self.is_initialized and (self.keys.requires_grad or self.values.requires_grad):
+            self.keys, self.values = self.keys.detach(), self.values.detach()
 
     def get_seq_length(self) -> int:
         return max(self.lengths)
@@ -159,6 +210,7 @@ class DecodeCache(Cache):
         """
         super().__init__(layers=[PreallocatedLayer(capacity, batch_size, window) for window in windows])
         self.owner = owner
+        """None where the cache comes out of a file."""
         self.call: RaggedCall | None = None
         """The rows that layers append to while a ragged call runs; None appends to all rows, of one length."""
         self.tokens: list[int] = []
@@ -183,14 +235,61 @@ class DecodeCache(Cache):
         for layer in self.layers:
             layer.keep_rows(rows)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DecodeCache":
+        """A cache of its own, of the same owner."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)], memo[id(self.owner)] = copied, self.owner
+        for layer in self.layers:
+            layer.detach()
+        for name, value in vars(self).items():
+            setattr(copied, name, copy.deepcopy(value, memo))
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a file holds: not the model's layers."""
+        return {**vars(self), "owner": None}
+
+    def reset(self) -> None:
+        super().reset()
+        self.tokens = []
+
+    def crop(self, tokens_to_remove: int) -> None:
+        super().crop(tokens_to_remove)
+        self._forget_tokens()
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._forget_tokens()
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._forget_tokens()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._forget_tokens()
+
+    def _forget_tokens(self) -> None:
+        """Drops the names of tokens that layers do not hold any more; what comes next may be others."""
+        self.tokens = self.tokens[: min(self.lengths())] if self.batch_size == 1 else []
+
     def keep_prefix_of(self, prompt: Sequence[int]) -> None:
         """Rolls back to the longest prefix of the prompt that is held already, its last token left out."""
+        for layer in self.layers:
+            layer.detach()
         both = zip(self.tokens, prompt[:-1], strict=False)
         held = next((i for i, (a, b) in enumerate(both) if a != b), min(len(self.tokens), len(prompt) - 1))
         self.truncate(held)
         self.tokens = self.tokens[:held]
 
-    def fill_from(self, cache: DynamicCache) -> None:
+    def append_to(self, cache: Cache, held: int) -> None:
+        """Gives another cache of one sequence what it does not hold yet. held: its tokens, the same as here."""
+        with torch.inference_mode(False), torch.no_grad():
+            for index, layer in enumerate(self.layers):
+                new = slice(held, layer.lengths[0])
+                cache.update(layer.keys[:, :, new].clone(), layer.values[:, :, new].clone(), index)
+
+    def fill_from(self, cache: Cache) -> None:
         """Copies the keys and values of one sequence; every layer must hold all its tokens."""
         for layer, source in zip(self.layers, cache.layers, strict=True):
             keys, values = source.keys, source.values
@@ -213,6 +312,14 @@ class DecodeCache(Cache):
         for layer in self.layers:
             if layer.lengths[row] != length:
                 layer.truncate(row, length)
+
+    def keep_path(self, start: int, places: Sequence[int], row: int = 0) -> None:
+        """Of one row's tokens from `start` on keeps, in every layer, those at these places: a path through a tree.
+
+        places: ascending, counted from `start`; every layer must hold them.
+        """
+        for layer in self.layers:
+            layer.keep_path(row, start, places)
 
     def lengths(self, row: int = 0) -> list[int]:
         """Tokens that each layer holds for one row. (L,)"""

@@ -22,6 +22,8 @@ class Family:
     cache_argument: str = "past_key_values"
     positions: str = "rotary"
     """`rotary`, `rotary_by_kind` (one table per kind of layer), `wpe` (GPT-2) or `offset` (OPT)."""
+    is_cut_by_config: bool = True
+    """Whether transformers runs the first `config.num_hidden_layers` layers, or all there are."""
     is_lean: bool = False
     """Whether its layers have the very shape of Llama's, so that a CPU can run them straight from their parameters
     (`lean`). It is faster, never needed."""
@@ -37,14 +39,16 @@ FAMILIES = {
     "gemma3_text": Family(positions="rotary_by_kind"),
     "phi": Family(final_norm="final_layernorm"),
     "phi3": Family(),
-    "stablelm": Family(),
+    "stablelm": Family(is_cut_by_config=False),
     "olmo2": Family(),
-    "gpt_neox": Family(final_norm="final_layer_norm", cache_argument="layer_past"),
-    "gpt2": Family(layers="h", final_norm="ln_f", positions="wpe"),
-    "opt": Family(final_norm="final_layer_norm", positions="offset"),
+    "gpt_neox": Family(final_norm="final_layer_norm", cache_argument="layer_past", is_cut_by_config=False),
+    "gpt2": Family(layers="h", final_norm="ln_f", positions="wpe", is_cut_by_config=False),
+    "opt": Family(final_norm="final_layer_norm", positions="offset", is_cut_by_config=False),
 }
 """By the `model_type` of transformers' config."""
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
+RANDOM_MODULES = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU, nn.MultiheadAttention)
+"""Modules of torch that do something else in training mode."""
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -52,7 +56,7 @@ def layer_kinds(config: object, num_layers: int) -> list[str]:
     """`full_attention` or `sliding_attention` for each layer. (L,)"""
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
-        return list(kinds)
+        return list(kinds)[:num_layers]
     return [SLIDING if getattr(config, "sliding_window", None) is not None else FULL] * num_layers
 
 
@@ -60,6 +64,22 @@ def name_of(model: nn.Module) -> str:
     """A model's class and, where it was loaded from somewhere, its name."""
     path = getattr(getattr(model, "config", None), "_name_or_path", "")
     return f"{type(model).__name__} ({path})" if path else type(model).__name__
+
+
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """The module that holds the layers, out of what `torch.compile` wraps around it."""
+    body = model.get_decoder()
+    while hasattr(body, "_orig_mod"):
+        body = body._orig_mod
+    return body
+
+
+def num_layers_of(model: PreTrainedModel) -> int:
+    """How many layers transformers runs: an owner may cut them off by the config alone."""
+    body = body_of(model)
+    family = FAMILIES[body.config.model_type]
+    num_layers = len(getattr(body, family.layers))
+    return min(num_layers, body.config.num_hidden_layers) if family.is_cut_by_config else num_layers
 
 
 def refuse_unsupported(model: object) -> None:
@@ -81,11 +101,61 @@ def refuse_unsupported(model: object) -> None:
     if config._attn_implementation not in ATTENTION_IMPLEMENTATIONS:
         got = config._attn_implementation
         raise UnsupportedModelError(f"{name}: attn_implementation must be sdpa or eager, got {got}")
-    if model.training:
-        raise UnsupportedModelError(f"{name} is in training mode, where dropout makes outputs random: call .eval()")
+    _refuse_randomness(model)
     _refuse_changing_rotary(name, config)
     if getattr(config, "add_cross_attention", False):
         raise UnsupportedModelError(f"{name} has cross-attention; specbound runs decoder-only models")
+    if getattr(config, "use_bidirectional_attention", None) or not getattr(config, "is_causal", True):
+        raise UnsupportedModelError(f"{name} sees tokens that come later, so that nothing can be cached")
+    _refuse_odd_layers(model)
+
+
+def _refuse_odd_layers(model: PreTrainedModel) -> None:
+    """Refuses layers that were removed, moved, repeated or given other kernels without the rest of the model."""
+    body, name = body_of(model), name_of(model)
+    layers, num_layers = getattr(body, FAMILIES[body.config.model_type].layers), num_layers_of(model)
+    if num_layers < 1 or len(layer_kinds(body.config, num_layers)) < num_layers:
+        raise UnsupportedModelError(f"{name}: config.layer_types must name {num_layers} layers, at least one")
+    for place in range(num_layers):
+        for part in layers[place].modules():
+            number = part.__dict__.get("layer_idx", place)
+            if number != place:
+                raise UnsupportedModelError(
+                    f"{name}: layer {place} writes to place {number} of the cache, because layers were removed or "
+                    "moved: give every part of a layer its place as layer_idx, and config.num_hidden_layers their number"
+                )
+            config = part.__dict__.get("own_config", part.__dict__.get("config", body.config))
+            if config._attn_implementation != body.config._attn_implementation:
+                raise UnsupportedModelError(
+                    f"{name}: layer {place} has attention {config._attn_implementation!r}, and its masks are for "
+                    f"{body.config._attn_implementation!r}: use model.set_attn_implementation"
+                )
+
+
+def _refuse_randomness(model: PreTrainedModel) -> None:
+    """Refuses dropout that is on: of the model, of a layer, of an adapter."""
+    for path, module in model.named_modules():
+        if module.training and _can_be_random(module):
+            where = f"has {path}, a {type(module).__name__}," if path else "is"
+            raise UnsupportedModelError(
+                f"{name_of(model)} {where} in training mode, where dropout makes outputs random: call .eval()"
+            )
+
+
+def _can_be_random(module: nn.Module) -> bool:
+    """Whether a module may draw random numbers in training mode; whose class nobody knows may."""
+    package = type(module).__module__
+    if package.startswith("torch.nn."):
+        return isinstance(module, RANDOM_MODULES) and getattr(module, "p", 1) != 0
+    if package.startswith("peft."):
+        return any("dropout" in name and _is_on(value) for name, value in vars(module).items())
+    return True
+
+
+def _is_on(value: object) -> bool:
+    """Whether a setting of PEFT, a number or one for each adapter, is above zero; modules are looked at themselves."""
+    numbers = value.values() if isinstance(value, dict) else (value,)
+    return any(isinstance(number, (int, float)) and number > 0 for number in numbers)
 
 
 def _refuse_changing_rotary(name: str, config: object) -> None:

@@ -7,7 +7,7 @@ rounding. A row-stable twin's layers keep its projections, activations and atten
 one layer; nothing of drafts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from specbound.decoding.model.cache import KeyValueStore
+from specbound.decoding.model.composition import Place, found
 from specbound.decoding.model.families import FAMILIES
+from specbound.decoding.model.left_out import helper_places, is_library
 
 # B sequences, n new tokens, R = B * n rows, D hidden width, H query heads, G key-value heads, d width of a head, K keys
 
@@ -32,10 +34,11 @@ PROBE_TOLERANCE = 256
 
 
 class LeanLayer:
-    """One decoder layer. Holds the layer's modules; what it reads of them is read anew when the adapter looks again."""
+    """One decoder layer. Holds the layer's modules, and copies of a few numbers of theirs."""
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
+        self.layer = layer
         self.index: int = attention.layer_idx
         self.head_width: int = attention.head_dim
         self.keeps_bits: bool = attention.config._attn_implementation == ROW_STABLE_ATTENTION
@@ -61,6 +64,12 @@ class LeanLayer:
         owns_results = is_plain_linear(attention.o_proj) and is_plain_linear(mlp.down_proj)
         self.plus: Callable[[Tensor, Tensor], Tensor] = Tensor.add_ if owns_results else Tensor.add
         """In place where the first operand is a matrix product's result, which nobody else holds."""
+
+    def copy_numbers(self) -> None:
+        """Copies anew what is held of the weights themselves."""
+        for norm in (self.attention_norm, self.mlp_norm):
+            if isinstance(norm, LeanNorm):
+                norm.copy_numbers()
 
     def __call__(
         self, rows: Tensor, batch_size: int, cos: Tensor, signed_sin: Tensor, mask: Tensor | None, cache: KeyValueStore
@@ -136,28 +145,38 @@ def is_plain_linear(module: Any) -> bool:
 
 
 def lean_norm(norm: Any, keeps_bits: bool) -> Callable[[Tensor], Tensor]:
-    """A root-mean-square norm without the module's conversions; in 16 and 64 bits the module, which needs them.
+    """A root-mean-square norm without the module's conversions; in 16 and 64 bits the module, which needs them."""
+    if type(norm).__module__ not in LEAN_MODULES or not is_bare(norm) or norm.weight.dtype != torch.float32:
+        return norm
+    return LeanNorm(norm, keeps_bits)
+
+
+class LeanNorm:
+    """A root-mean-square norm of fp32 rows.
 
     One row gets the module's bits. Several rows, unless they are to keep the bits too, are divided by their length in
     one operation: `x / sqrt(mean(x^2) + e)` is `sqrt(D) x / hypot(|x|, sqrt(D e))`.
     """
-    if type(norm).__module__ not in LEAN_MODULES or not is_bare(norm) or norm.weight.dtype != torch.float32:
-        return norm
-    parameters, width, epsilon = norm._parameters, norm.weight.shape[0], norm.variance_epsilon
 
-    def with_bits(x: Tensor) -> Tensor:
-        return (x * (x * x).mean(-1, True).add_(epsilon).rsqrt_()).mul_(parameters["weight"])
+    def __init__(self, norm: Any, keeps_bits: bool) -> None:
+        self._parameters: Mapping[str, Tensor] = norm._parameters
+        self._epsilon: float = norm.variance_epsilon
+        self._width: int = norm.weight.shape[0]
+        self._keeps_bits = keeps_bits
+        self._least = torch.tensor((self._width * self._epsilon) ** 0.5)
+        self.copy_numbers()
 
-    if keeps_bits:
-        return with_bits
-    weights, least = (norm.weight * width**0.5).detach(), torch.tensor((width * epsilon) ** 0.5)
+    def copy_numbers(self) -> None:
+        """Copies the weights, multiplied by sqrt(D), as they are now."""
+        if not self._keeps_bits:
+            self._scaled = self._parameters["weight"].detach() * self._width**0.5
 
-    def normalise(x: Tensor) -> Tensor:
-        if x.numel() == width:
-            return with_bits(x)
-        return (x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), least)).mul_(weights)
-
-    return normalise
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        if self._keeps_bits or x.numel() == self._width:
+            normalised = x * (x * x).mean(-1, True).add_(self._epsilon).rsqrt_()
+            return normalised.mul_(self._parameters["weight"])
+        return (x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._least)).mul_(self._scaled)
 
 
 def is_bare(module: Any) -> bool:
@@ -172,6 +191,22 @@ def is_lean(layer: Any) -> bool:
     if family not in LEAN_MODULES or layer.self_attn.config._attn_implementation not in ("sdpa", ROW_STABLE_ATTENTION):
         return False
     parts = [layer, layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm]
-    is_family = all(type(part).__module__ == family and is_bare(part) for part in parts)
+    if not all(type(part).__module__ == family and is_bare(part) for part in parts):
+        return False
     is_hooked = any(module._forward_hooks or module._forward_pre_hooks for module in layer.modules())
-    return is_family and not is_hooked and layer.input_layernorm.weight.device.type == "cpu"
+    are_own = all(is_library(found(place)) for place in lean_places(layer))
+    return are_own and not is_hooked and layer.input_layernorm.weight.device.type == "cpu"
+
+
+def lean_places(layer: Any) -> list[Place]:
+    """The functions whose work a lean layer does itself, by the place where the layer's modules would find them."""
+    parts = [layer, layer.self_attn, layer.mlp, layer.input_layernorm]
+    classes = [type(part) for part in parts] + [nn.Linear, nn.SiLU]
+    if type(layer.mlp.act_fn).__name__ == "SiLUActivation":
+        classes.append(type(layer.mlp.act_fn))
+    places: list[Place] = [(each, name) for each in classes for name in ("__call__", "_call_impl", "forward")]
+    for each in classes:
+        places += helper_places(each.forward)
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    places += [(ALL_ATTENTION_FUNCTIONS, "sdpa"), *helper_places(attend)]
+    return places + [(vars(nn.functional), name) for name in ("linear", "scaled_dot_product_attention", "silu")]

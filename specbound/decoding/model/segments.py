@@ -6,6 +6,7 @@ addresses: attention sees whole buckets of the cache under a mask, positions are
 nothing of drafts.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -116,6 +117,7 @@ class StaticSegments:
         self.buffers = StaticBuffers(adapter.num_layers, FEWEST_KEYS)
         self._state: tuple[object, ...] = ()
         self._is_hooked = False
+        self._lock = threading.Lock()
         self.refresh()
 
     def refresh(self) -> None:
@@ -134,9 +136,13 @@ class StaticSegments:
         is_short = position > 0 and hidden.shape[1] <= ROW_BUCKETS[-1]
         return is_short and cache.batch_size == 1 and cache.call is None and not self._is_hooked
 
-    @torch.inference_mode()
     def run(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
-        """As `ModelAdapter.run_layers`. hidden: (1, n, D) -> (1, n, D)"""
+        """As `ModelAdapter.run_layers`, one call at a time: the buffers are lent. hidden: (1, n, D) -> (1, n, D)"""
+        with self._lock:
+            return self._run(hidden, first, last, cache, position)
+
+    @torch.inference_mode()
+    def _run(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
         end = position + hidden.shape[1]
         if end > self.buffers.capacity:  # whoever was lent the old ones keeps them
             self.buffers = StaticBuffers(self.adapter.num_layers, key_bucket(end))

@@ -26,14 +26,19 @@ class StaticBuffers:
         held = self._held[index]
         if held is None:  # zeros: a mask cannot hide the NaN that stale memory may hold
             shape = (1, layer.keys.shape[1], self.capacity)
-            keys, values = (each.new_zeros(*shape, each.shape[3]) for each in (layer.keys, layer.values))
+            with torch.inference_mode(False):  # they may end in a cache that is handed on
+                keys, values = (
+                    torch.zeros(*shape, each.shape[3], dtype=each.dtype, device=each.device)
+                    for each in (layer.keys, layer.values)
+                )
             held = self._held[index] = keys, values
         if layer.keys is held[0]:
             return
         reference = self._holders[index]
         holder = reference() if reference is not None else None
         if holder is not None and holder.keys is held[0]:
-            holder.keys, holder.values = held[0].clone(), held[1].clone()
+            with torch.inference_mode(False):
+                holder.keys, holder.values = held[0].clone(), held[1].clone()
         length = layer.lengths[0]
         held[0][:, :, :length] = layer.keys[:, :, :length]
         held[1][:, :, :length] = layer.values[:, :, :length]

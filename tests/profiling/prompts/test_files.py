@@ -23,7 +23,8 @@ def test_both_line_forms_are_read_in_order(tmp_path: Path) -> None:
         {"prompt_id": "x", "prompt": "plain\u2028text"},
     )
     assert load_prompts(spec) == [
-        Prompt("81", "writing", "Compose a post.", ("Compose a post.", "Rewrite it.")),
+        Prompt("81/1", "mt_bench", "Compose a post.", category="writing"),
+        Prompt("81/2", "mt_bench", "Rewrite it.", ("Compose a post.",), "writing"),
         Prompt("p-3", "code", "def f():"),
         Prompt("x", "all", "plain\u2028text"),
     ]
@@ -94,7 +95,8 @@ def test_null_blank_and_nan_count_as_absent(tmp_path: Path) -> None:
         Prompt("p-1", "all", "one"),
         Prompt("p-2", "all", "two"),
         Prompt("p-3", "code", "three"),
-        Prompt("4", "12", "four", ("four", "five")),
+        Prompt("4/1", "12", "four"),
+        Prompt("4/2", "12", "five", ("four",)),
     ]
 
 
@@ -108,6 +110,7 @@ def test_hash_depends_on_text_and_order() -> None:
     assert prompts_hash([one, two]) != prompts_hash([two, one])
     assert prompts_hash([one]) != prompts_hash([Prompt("1", "a", "z")])
     assert prompts_hash([one]) == prompts_hash([Prompt("1", "a", "x")])
+    assert prompts_hash([one]) != prompts_hash([Prompt("1", "a", "x", ("before",))])
 
 
 @pytest.fixture
@@ -152,7 +155,8 @@ def test_rows_of_a_data_set_that_lack_a_value_are_read_like_those_of_a_file(tmp_
     assert load_prompts(f"hf:{folder}") == [
         Prompt("x", "code", "one"),
         Prompt("mixed-2", "all", "two"),
-        Prompt("mixed-3", "all", "three", ("three", "four")),
+        Prompt("mixed-3/1", "all", "three"),
+        Prompt("mixed-3/2", "all", "four", ("three",)),
     ]
 
 

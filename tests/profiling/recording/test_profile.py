@@ -96,6 +96,20 @@ def test_log_holds_every_prompt_in_order_and_a_cost_table(finished: tuple[Profil
     assert "thread" in log.costs["none"].machine
 
 
+@pytest.mark.usefixtures("given_costs")
+def test_prompts_go_through_the_chat_template_unless_raw_and_the_manifest_says_so(
+    tmp_path: Path, config_of: Callable[..., ProfileConfig], chat_model_dir: Path
+) -> None:
+    lengths = {}
+    for raw in (False, True):
+        out = tmp_path / str(raw)
+        profile(config_of(out, model=str(chat_model_dir), num_prompts=2, raw=raw))
+        log = open_log(out)
+        assert log.manifest.is_chat is not raw
+        lengths[raw] = [trace.prompt_length for trace in log.traces("none")]
+    assert lengths[False] == [length + 3 for length in lengths[True]]  # "the", "." and ":"
+
+
 def test_summary_names_speeds_and_ends_with_a_conclusion(finished: tuple[ProfileSummary, StepLog]) -> None:
     summary, _ = finished
     text = str(summary)
