@@ -134,7 +134,13 @@ def _with_tree(
     lines: list[str] = []
     try:
         policy = auto_policy(
-            loaded.model, loaded.compression, config.exactness, config.method, lines.append, config.compile
+            loaded.model,
+            loaded.compression,
+            config.exactness,
+            config.method,
+            lines.append,
+            config.compile,
+            config.own_text,
         )
     except MissingExtraError as error:
         if config.policy != "auto":
