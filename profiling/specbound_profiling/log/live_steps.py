@@ -40,7 +40,7 @@ STEPS_SCHEMA = pa.schema(
     ]
 )
 """One row per prompt and step, in that order: `step` counts from 0 within a prompt, and from `context_length` on the
-columns are the fields of `StepRecord`. The last three are missing in files from before there were draft trees."""
+columns are the fields of `StepRecord`."""
 
 _RECORD_FIELDS = tuple(field.name for field in fields(StepRecord))
 
@@ -89,10 +89,8 @@ def live_steps_of(table: pa.Table) -> Iterator[LiveSteps]:
 
 
 def _record(row: dict[str, Any]) -> StepRecord:
-    values = {name: row[name] for name in _RECORD_FIELDS if name in row}
+    values = {name: row[name] for name in _RECORD_FIELDS}
     for field in STEPS_SCHEMA:
-        if field.name not in values:
-            continue
         if pa.types.is_map(field.type):
             values[field.name] = dict(values[field.name])
         elif pa.types.is_list(field.type):
