@@ -31,14 +31,18 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
     """Prompts by name, in the order of the source. A conversation is one prompt for each turn.
 
     Args:
-        spec: `demo` (the profiling set), `demo:evaluate`, a JSON-lines file, Spec-Bench's file with `:tuning` or
-            `:evaluation` behind it, or `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
+        spec: `demo` (the profiling set), `demo:evaluate`, `training` (600 prompts of many kinds), a JSON-lines file,
+            Spec-Bench's file with `:tuning` or `:evaluation` behind it, or `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
         num_prompts: take only so many, the first of each task in turn; None takes all.
 
     Raises:
         InputError: file or data set missing, empty, or with a broken line (its number is named).
     """
-    if spec in ("demo", "demo:profile", "demo:evaluate"):
+    if spec == "training":
+        from specbound.assets import training_prompts_path
+
+        prompts = _read_file(training_prompts_path())
+    elif spec in ("demo", "demo:profile", "demo:evaluate"):
         from specbound.assets import demo_prompts_path
 
         prompts = _read_file(demo_prompts_path(spec.partition(":")[2] or "profile"))
@@ -75,7 +79,7 @@ def _read_file(path: Path) -> list[Prompt]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"prompts must be demo, hf:NAME or an existing file, got {path}") from None
+        raise InputError(f"prompts must be demo, training, hf:NAME or an existing file, got {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"prompts file {path} cannot be read as UTF-8 text: {error}") from None
     lines = enumerate(text.split("\n"), start=1)
