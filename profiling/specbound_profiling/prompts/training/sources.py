@@ -115,7 +115,7 @@ def _books(source: Source, path: Path) -> Iterator[Text]:
 
 
 def _wikipedia(source: Source, path: Path) -> Iterator[Text]:
-    title, paragraphs = "", []
+    title, paragraphs = "", list[str]()
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         heading = re.fullmatch(r" = ([^=].*[^=]) = ", line)
         if heading:

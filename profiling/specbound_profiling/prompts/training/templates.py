@@ -49,7 +49,8 @@ WORDINGS = {
     "retrieval": (
         "Answer the question using the documents below.\n\nDocument [1] {passage}\n\nDocument [2] {other}\n\nQuestion: "
         "What do the documents say about {name}?",
-        "Here are two passages.\n\n[1] {passage}\n\n[2] {other}\n\nWhich of them mentions {name}, and what does it say?",
+        "Here are two passages.\n\n[1] {passage}\n\n[2] {other}\n\nWhich of them mentions {name}, and what does it "
+        "say?",
     ),
 }
 """Kind of task -> wordings."""
@@ -64,7 +65,7 @@ def needs_two(kind: str) -> bool:
 
 
 def written(kind: str, passage: str, other: str, rng: random.Random) -> str | None:
-    """A prompt of a kind on a passage, wording and details drawn; None where the passage lacks what it asks for."""
+    """A prompt of a kind on a passage, wording and details drawn; None where the passage lacks what is asked for."""
     wording = rng.choice(WORDINGS[kind])
     found = NAME.findall(passage)
     if "{name}" in wording and not found:
