@@ -32,7 +32,8 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
 
     Args:
         spec: `demo` (the profiling set), `demo:evaluate`, `training` (600 prompts of many kinds), a JSON-lines file,
-            Spec-Bench's file with `:tuning` or `:evaluation` behind it, or `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
+            Spec-Bench's file with `:tuning` or `:evaluation` behind it, or `hf:NAME[:split[:column]]`; a split
+            may be a slice, `train[:10]`.
         num_prompts: take only so many, the first of each task in turn; None takes all.
 
     Raises:
@@ -57,6 +58,15 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
         raise InputError(f"prompts must hold at least one prompt, got none ({spec})")
     _refuse_repeated_ids(prompts, spec)
     return prompts if num_prompts is None else _spread(prompts, num_prompts)
+
+
+def other_prompts(spec: str) -> str:
+    """Prompts to choose settings on where others are measured: the other set of the same, or those for training."""
+    others = {"demo": "demo:evaluate", "demo:profile": "demo:evaluate", "demo:evaluate": "demo:profile"}
+    path, split = split_of(spec)
+    if split is not None:
+        return f"{path}:{'tuning' if split == 'evaluation' else 'evaluation'}"
+    return others.get(spec, "training" if spec != "training" else "demo:profile")
 
 
 def prompts_hash(prompts: Sequence[Prompt]) -> str:
