@@ -224,6 +224,7 @@ HEAVY = (
         ["profile", "--help"],
         ["train-controller", "--help"],
         ["tune", "--help"],
+        ["write", "--help"],
         ["replay", "--help"],
         ["report", "--help"],
         ["sensitivity", "--help"],

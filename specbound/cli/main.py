@@ -22,6 +22,7 @@ COMMANDS = {
     "ablation": ("specbound.cli.studies:ablation", "show by replay what each of SpecBound's parts is worth"),
     "generate": ("specbound.cli.generate:run", "continue a text, faster, with the same output"),
     "convert": ("specbound.cli.convert:run", "write a GGUF file's model as an ordinary checkpoint, which loads faster"),
+    "write": ("specbound.cli.write:run", "let a model write text of its own, and count what it tends to write"),
     "verify": ("specbound.cli.verify:run", "check that outputs equal plain decoding's, token by token"),
     "evaluate": ("specbound.cli.evaluate:run", "measure what a controller is worth, against every other policy"),
     "bench": ("specbound.cli.bench:run", "time every method side by side, transformers' own included; shapes; scaling"),

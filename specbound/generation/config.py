@@ -25,6 +25,8 @@ class GenerateConfig(SamplingConfig):
     """Who drafts: auto (the controller where there is one; without one a tree of what costs no layer, guarded; plain
     where controller is none), plain, or a tree by name: free_tree, tree3 to tree63, chain4, chain8, eagle2,
     token_recycling."""
+    own_text: str | None = None
+    """Folder that specbound write left for this model: its habits are one more source of a tree."""
     compression: str = "none"
     """How the weights are held: none, bf16, fp16, int8 or nf4."""
     costs: str = "auto"
@@ -69,6 +71,8 @@ class GenerateConfig(SamplingConfig):
         require_one_of(("auto", "plain", *TREE_NAMES), policy=self.policy)
         if self.policy != "auto" and self.controller not in (None, "none"):
             raise InputError(f"policy must be auto where a controller is given, got {self.policy!r}")
+        if self.own_text is not None and self.method not in TREE_NAMES:
+            raise InputError(f"own_text is read by trees only, got policy {self.method}")
         if self.compare and self.method == "plain":
             raise InputError("compare needs drafts beside plain decoding, got controller none or policy plain")
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -9,6 +10,7 @@ from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel
 from specbound.pricing.local import local_costs
 from specbound.stores.bigrams import local_bigrams
+from specbound.stores.own_text import load_own_text
 from specbound.stores.trees import TreeSituation, tree_policy
 from specbound_controller.errors import MissingExtraError
 from specbound_controller.policy import Policy
@@ -25,6 +27,7 @@ def auto_policy(
     name: str = "free_tree",
     say: Callable[[str], None] = logger.info,
     is_compiled: bool = False,
+    own_text: str | None = None,
 ) -> Policy:
     """A tree policy for a model that nobody trained anything for.
 
@@ -36,21 +39,24 @@ def auto_policy(
         exactness: of the decoder that will play it.
         name: one of `TREE_POLICIES`.
         say: gets a line for each thing that is made or found.
+        own_text: folder that `specbound write` left for this model: one more source.
 
     Raises:
         MissingExtraError: costs must be measured and scipy is not installed.
-        InputError: there is no such policy.
+        InputError: there is no such policy, or no such text of this model.
 
     Example:
         >>> SpecBoundDecoder(model, policy=auto_policy(model))
     """
     num_layers = model.config.num_hidden_layers
+    fingerprint = model_fingerprint(model)
+    text = None if own_text is None else load_own_text(Path(own_text).expanduser(), fingerprint)
     loaded = LoadedModel(model, None, type(model).__name__, compression)
     exits = auto_exit_layers(num_layers)
-    found = local_costs(loaded, model_fingerprint(model), exits, exactness, None, is_compiled)
+    found = local_costs(loaded, fingerprint, exits, exactness, None, is_compiled)
     if found is None:
         raise MissingExtraError("measuring what work costs here", "profile")
     costs, line = found
     say(line)
-    stores = Stores(bigrams=local_bigrams(model, say))
+    stores = Stores(local_bigrams(model, say), text)
     return tree_policy(name, TreeSituation(stores, costs, num_layers))

@@ -28,7 +28,9 @@ def row_stable_attention(
     sights = getattr(attention_mask, "tree_sights", None)
     if sights is not None:
         sequences = [
-            _tree_rows(functools.partial(attend, module), *(x[b : b + 1] for x in (query, key, value)), sight, options)
+            _tree_rows(
+                functools.partial(attend, module), query[b : b + 1], key[b : b + 1], value[b : b + 1], sight, options
+            )
             for b, sight in enumerate(sights)
         ]
         return torch.cat(sequences) if len(sequences) > 1 else sequences[0], None
