@@ -11,6 +11,7 @@ from specbound import __version__
 from specbound_controller.errors import InputError, MissingExtraError
 
 COMMANDS = {
+    "prompts": ("specbound.cli.prompts:run", "make training prompts of many kinds from free texts"),
     "profile": ("specbound.cli.profile:run", "record how every exit layer agrees with the full model"),
     "train-controller": ("specbound.cli.train_controller:run", "fit a controller on a log that profile wrote"),
     "tune": ("specbound.cli.tune:run", "choose the constants of the baselines' policies on a log that profile wrote"),
