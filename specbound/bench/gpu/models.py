@@ -7,9 +7,9 @@ from transformers import PreTrainedModel
 from specbound.bench.gpu.finding import Settings
 from specbound.bench.shapes import SHAPE_SIZES, Shape, random_model
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.segments import StaticSegments
-from specbound.decoding.greedy_twin import greedy_twin
 from specbound_controller.policy import Policy
 
 DRY_SHAPE = "tiny"
