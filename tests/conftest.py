@@ -13,10 +13,10 @@ WORDS = "the a cat dog sat ran on under mat tree and then it was that one two . 
 
 
 @pytest.fixture(scope="session")
-def save_tiny_model() -> Callable[[Path, str, int], Path]:
+def save_tiny_model() -> Callable[..., Path]:
     """A function that saves a random model with a word tokenizer and returns its folder."""
 
-    def save(folder: Path, family: str = "llama", num_layers: int = 4) -> Path:
+    def save(folder: Path, family: str = "llama", num_layers: int = 4, template: str | None = None) -> Path:
         import torch
         from tokenizers import Tokenizer, models, pre_tokenizers
         from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -40,6 +40,7 @@ def save_tiny_model() -> Callable[[Path, str, int], Path]:
         )
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        fast.chat_template = template
         fast.save_pretrained(folder)
         return folder
 
@@ -47,6 +48,19 @@ def save_tiny_model() -> Callable[[Path, str, int], Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, save_tiny_model: Callable[[Path, str, int], Path]) -> Path:
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, save_tiny_model: Callable[..., Path]) -> Path:
     """A saved random Llama of 4 layers."""
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama", "llama", 4)
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ 'the' if message['role'] == 'user' else 'that' }} {{ message['content'] }} . "
+    "{% endfor %}{% if add_generation_prompt %}: {% endif %}"
+)
+"""Messages in words that the tiny model knows."""
+
+
+@pytest.fixture(scope="session")
+def chat_model_dir(tmp_path_factory: pytest.TempPathFactory, save_tiny_model: Callable[..., Path]) -> Path:
+    """The same Llama with a chat template."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-chat", "llama", 4, CHAT_TEMPLATE)

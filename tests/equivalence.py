@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -212,7 +213,7 @@ def totals(lines: Sequence[Line]) -> str:
 
 def main(page: Path) -> int:
     """Decodes everything, writes the page, and fails on a bug."""
-    set_up(threads=1)
+    set_up(SimpleNamespace(threads=1))
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, found, after = rest.partition(END)
     assert found, f"{page} must hold {BEGIN} and {END}"

@@ -19,6 +19,7 @@ CONFIG_CLASSES = {
     "train_without_compression.yaml": "specbound_train.config:TrainConfig",
     "train_one_level.yaml": "specbound_train.config:TrainConfig",
     "tune.yaml": "specbound_train.tuning.config:TuneConfig",
+    "write.yaml": "specbound.stores.write_config:WriteConfig",
     "replay.yaml": "specbound.analysis.replay_config:ReplayConfig",
     "report.yaml": "specbound_profiling.report.config:ReportConfig",
     "sensitivity.yaml": "specbound.analysis.studies_config:SensitivityConfig",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from specbound_controller.config import ControllerConfig
+from specbound_controller.fingerprint import exact_part
 
 CARD_FILE = "README.md"
 """Name of the card in a controller's folder."""
@@ -37,7 +38,7 @@ def controller_card(config: ControllerConfig) -> str:
         _table(
             {
                 "model": model,
-                "fingerprint": f"`{config.model_fingerprint}`",
+                "fingerprint": f"`{exact_part(config.model_fingerprint)}`",
                 "layers": config.num_layers,
                 "exit layers": ", ".join(map(str, config.exit_layers)),
                 "compression levels": ", ".join(config.compressions)

@@ -21,9 +21,11 @@ from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary, describe
 from specbound_controller.errors import InputError
 from specbound_controller.features import FEATURE_NAMES
+from specbound_controller.fingerprint import same_model
 from specbound_controller.mlp import Mlp
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore
 from specbound_controller.step_policy import StepPolicy, solve_rho
+from specbound_controller.text_files import decoded
 
 WEIGHTS_FILE = "controller.safetensors"
 CONFIG_FILE = "config.json"
@@ -114,7 +116,7 @@ class Controller:
                 f"the controller was trained for a model of {self.config.num_layers} layers, got one of {num_layers}; "
                 "profile this model and train a controller for it"
             )
-        if fingerprint != self.config.model_fingerprint:
+        if not same_model(fingerprint, self.config.model_fingerprint):
             raise InputError(
                 f"the controller was trained for the model with fingerprint {self.config.model_fingerprint[:16]}, "
                 f"got {fingerprint[:16]}; profile this model and train a controller for it"
@@ -207,7 +209,7 @@ class Controller:
         folder = Path(directory)
         weights, text = (_read(folder, name) for name in (WEIGHTS_FILE, CONFIG_FILE))
         try:
-            config, sha256 = ControllerConfig.from_json(text.decode())
+            config, sha256 = ControllerConfig.from_json(decoded(text, CONFIG_FILE))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"{folder / CONFIG_FILE} is not a controller's config: {_reason(error)}") from error
         try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ROW_KNOTS = (1, 2, 4, 8, 16, 32)
+ROW_KNOTS = (1, 2, 4, 8, 16, 32, 64)
 """Rows of the layer calls that have a price; a call with rows in between is shared between its two neighbours."""
 
 WORK_NAMES = (
@@ -60,6 +60,18 @@ def work_vector(
     work[tail + 4] = num_decisions
     work[tail + 5] = 1.0
     return work
+
+
+def with_wider_calls(coefficients: Mapping[str, float]) -> dict[str, float]:
+    """Coefficients of a table that was measured before calls of more rows had prices: their line is gone on with."""
+    found = dict(coefficients)
+    names = WORK_NAMES[: len(ROW_KNOTS)]
+    for knot in range(2, len(ROW_KNOTS)):
+        if names[knot] not in found and names[knot - 1] in found and names[knot - 2] in found:
+            (low, high), per_row = ROW_KNOTS[knot - 2 : knot], found[names[knot - 1]] - found[names[knot - 2]]
+            more_rows = (ROW_KNOTS[knot] - high) / (high - low)
+            found[names[knot]] = found[names[knot - 1]] + max(0.0, per_row) * more_rows
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from specbound_controller.work import step_seconds
 class GuardLimits:
     """How much may be lost before the guard closes, and how long it stays closed.
 
-    The defaults cost text that drafts well next to nothing (docs/replay.md), and hold the loss where every draft is
+    The defaults cost text that drafts well next to nothing (docs/history.md), and hold the loss where every draft is
     wrong below 3 % over 512 tokens.
     """
 
@@ -50,7 +50,7 @@ class NeverSlowerGuard:
         """is_adaptive: whether each step also pays for a decision and for the full model's signals."""
         self.limits = limits or GuardLimits()
         self.costs = costs
-        self._is_adaptive, self._prices = is_adaptive, StepPrices(costs)
+        self._is_adaptive, self.prices = is_adaptive, StepPrices(costs)
         self._plain_s, with_context = (
             float(costs.seconds(work_vector({1: num_layers}, {1: 1}, 0, context_length, num_decisions=0)))
             for context_length in (0, 1)
@@ -89,7 +89,7 @@ class NeverSlowerGuard:
             self._paused_left -= 1
             self.num_paused_steps += 1
             return
-        seconds = step_seconds(record, self._prices, self._is_adaptive)
+        seconds = step_seconds(record, self.prices, self._is_adaptive)
         plain_s = self.plain_seconds(record.context_length)
         self._debt_s = max(0.0, self._debt_s + seconds - plain_s * record.num_emitted)
         self._clear_steps = self._clear_steps + 1 if self._debt_s == 0.0 else 0

@@ -9,6 +9,7 @@ import numpy as np
 
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN
+from specbound_controller.trees.plan import TreePlan
 
 STOP_REASONS = ("width", "depth", "eos", "off")
 """Why a draft ended: the width bound, no exit up to the depth bound, a drafted EOS, width 0 (plain decoding)."""
@@ -87,6 +88,8 @@ class Decision:
     """Depth bound: deepest exit layer; None means the deepest with a finite threshold."""
     draft_vocabulary: DraftVocabulary | None = None
     """Tokens that exits read and draft; None is all. What the context says (exit layer 0) may be any token."""
+    tree: TreePlan | None = None
+    """Draft a tree by this plan in place of a chain; no exit is read then, and `w_max` bounds its depth."""
 
     def __post_init__(self) -> None:
         if self.w_max < 0:
@@ -142,6 +145,12 @@ class StepRecord:
     """Wall time of the step."""
     num_learned_scores: int = 0
     """Exit tests whose score a network computed."""
+    sources: tuple[str, ...] = ()
+    """Source of each draft token of a tree; empty for a chain."""
+    parents: tuple[int, ...] = ()
+    """Draft tree: the place of each draft token's parent, 0 the last committed token; empty for a chain."""
+    path: tuple[int, ...] = ()
+    """Draft tree: places of the accepted draft tokens, in order; empty for a chain."""
 
     @property
     def num_layer_calls(self) -> int:

@@ -122,17 +122,8 @@ class LearnedScore:
         logit = self.slopes[exit_index] * float(self.mlp(inputs)[0]) + self.offsets[exit_index]
         return 0.5 * (math.tanh(0.5 * logit) + 1.0)
 
-    def probabilities(self, signals: np.ndarray, exit_layer: int, features: np.ndarray) -> np.ndarray:
-        """The same for arrays. signals: (..., S), features: (..., F) -> (...)"""
-        inputs = score_inputs(signals, self.exit_layers.index(exit_layer), len(self.exit_layers), features)
-        logits = self.mlp(inputs)[..., 0].astype(np.float64)
-        exit_index = self.exit_layers.index(exit_layer)
-        values: np.ndarray = 0.5 * (np.tanh(0.5 * (self.slopes[exit_index] * logits + self.offsets[exit_index])) + 1.0)
-        values *= (exit_layer != LOOKUP_EXIT) | (signals[..., _LOG_LENGTH] > 0)
-        return values
-
     def probabilities_at(self, signals: np.ndarray, exit_layers: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """The same where each row has an exit layer of its own. signals: (R, S), exit_layers: (R,), features: (R, F)"""
+        """The same for arrays. signals: (R, S), exit_layers: (R,), features: (R, F) -> (R,)"""
         exit_index = np.searchsorted(self.exit_layers, exit_layers)
         flags = np.zeros((len(signals), len(self.exit_layers)), dtype=np.float32)
         flags[np.arange(len(signals)), exit_index] = 1.0

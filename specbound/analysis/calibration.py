@@ -18,8 +18,8 @@ from specbound_profiling.report.page import LevelSection, build_page
 from specbound_profiling.report.plots import acceptance_figure, groups_figure, png, reliability_figure
 from specbound_profiling.report.records import LevelCalibration
 from specbound_profiling.report.tokens import Decode, view_level
-from specbound_train.calibrate import calibrate, judged_prompts
-from specbound_train.live_calibration import calibrate_live
+from specbound_train.calibration.of_live_steps import calibrate_live
+from specbound_train.calibration.of_log import calibrate, judged_prompts
 
 logger = logging.getLogger(__name__)
 PAGE_NAME = "report.html"
@@ -40,9 +40,9 @@ def write_calibration_report(config: ReportConfig) -> CalibrationReport:
     Raises:
         InputError: no finished log, too few prompts, no such model, or a folder that cannot be written to.
     """
-    log, out = open_log(config.log), Path(config.out).expanduser()
+    log = open_log(config.log)
     decode = _decoder(config, log)
-    make_folder(out)
+    out = make_folder(config.out)
     plots: dict[str, bytes] = {}
     sections, judged = [], None
     for compression in log.manifest.compressions:

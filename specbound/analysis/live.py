@@ -26,6 +26,7 @@ from specbound.models.loading import LoadedModel, load_model
 from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
+from specbound_controller.fingerprint import same_model
 from specbound_controller.policy import DraftingFrom, Policy
 from specbound_controller.ratio import ratio
 from specbound_controller.records import StepRecord
@@ -211,7 +212,7 @@ def _logged(log: StepLog, compression: str, num_prompts: int) -> tuple[LoadedMod
     manifest, traces = log.manifest, log.traces(compression)
     loaded = load_model(manifest.model, compression)
     fingerprint = model_fingerprint(loaded.model)
-    if fingerprint != manifest.model_fingerprint:
+    if not same_model(fingerprint, manifest.model_fingerprint):
         raise InputError(
             f"live needs the model of the log, with fingerprint {manifest.model_fingerprint[:16]}, "
             f"got {fingerprint[:16]} ({manifest.model})"
@@ -219,7 +220,9 @@ def _logged(log: StepLog, compression: str, num_prompts: int) -> tuple[LoadedMod
     texts = load_prompts(manifest.prompts, manifest.num_prompts)
     if prompts_hash(texts) != manifest.prompts_hash:
         raise InputError(f"live needs the prompts of the log, but {manifest.prompts} has changed since")
-    all_ids = tokenize_prompts(texts, loaded, ModelAdapter(loaded.model), manifest.max_new_tokens)
+    exactness = manifest.exactness_of(compression)
+    adapter = ModelAdapter(loaded.model)
+    all_ids = tokenize_prompts(texts, loaded, adapter, manifest.max_new_tokens, not manifest.is_chat, exactness)
     end = {"eos_token_id": list(manifest.eos_token_ids)} if manifest.eos_token_ids else {}
     return loaded, [
         _Prompt(

@@ -21,7 +21,8 @@ from specbound.models.loading import load_model
 from specbound.models.names import chosen_controller
 from specbound.policies import CONTROLLER_NAMES, TunedPolicies, controller_policy, static_policy
 from specbound.pricing.local import given_costs, local_costs
-from specbound.results.report import Row, logged_model
+from specbound.results.report import logged_model
+from specbound.results.rows import Row, number, share, shown
 from specbound_controller.actions import WIDTHS, Action, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
@@ -51,12 +52,27 @@ Say = Callable[[str], None]
 class ReplayedRow(Row):
     """A row of a report, and what only a replay can say."""
 
-    share_of_oracle_gain: float = math.nan
+    tokens_per_step: float = shown("tokens\na step", lambda row: number(row.tokens_per_step, 2))
+    acceptance_rate: float = shown("accept.\nrate", lambda row: number(row.acceptance_rate, 2))
+    layer_calls_per_token: float = shown("layers\nper token", lambda row: number(row.layer_calls_per_token, 1))
+    outputs_equal: bool | None = None
+    """None: nothing is decoded."""
+    share_of_oracle_gain: float = shown(
+        "oracle's\ngain", lambda row: "–" if row.method == "plain" else share(row.share_of_oracle_gain)
+    )
     """(speedup - 1) over (the oracle's speedup - 1)."""
-    estimated_share: float = 0.0
+    estimated_share: float = shown("estimated\n± s.e.", lambda row: estimate(row), 0.0)
     """Share of the modelled seconds that is an estimate: work after a wrong draft that no roll-out followed."""
     estimated_share_error: float = 0.0
     """Its standard error, from the roll-outs that there are; nan where there are too few."""
+
+
+def estimate(row: ReplayedRow) -> str:
+    """Estimated share of the seconds with its standard error; 0 where a replay is exact."""
+    if row.estimated_share == 0:
+        return "0"
+    error = row.estimated_share_error
+    return f"{100 * row.estimated_share:.1f}±{'?' if math.isnan(error) else f'{100 * error:.1f}'}%"
 
 
 @dataclass(slots=True)
@@ -143,7 +159,7 @@ class Level:
         return lambda traces: replay(traces, policy, self.costs, self.num_layers, self.compression)
 
 
-def replay_log(config: ReplayConfig, say: Say) -> Replay:
+def replay_log(config: ReplayConfig, say: Say = lambda line: None) -> Replay:
     """Replays every policy at every level; `say` gets a line as each begins. Raises InputError for bad input."""
     assert config.log is not None  # the config checks it
     root = Path(config.log).expanduser()
@@ -291,16 +307,12 @@ def _rows(level: Level, results: dict[str, ReplayResult], names: Sequence[str], 
         low, high = math.nan, math.nan
         if name != "plain":
             low, high = bootstrap_ratio(plain.seconds, result.seconds, level.config.seed)
-        yield ReplayedRow(
+        yield ReplayedRow.of(
+            result.counts,
             method=name,
             compression=level.compression,
             task=task,
             num_prompts=len(chosen),
-            num_tokens=int(result.num_tokens.sum()),
-            tokens_per_second=result.tokens_per_second,
-            tokens_per_step=result.tokens_per_step,
-            acceptance_rate=result.acceptance_rate,
-            layer_calls_per_token=result.layer_calls_per_token,
             speedup=speedup,
             speedup_low=low,
             speedup_high=high,

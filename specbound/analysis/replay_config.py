@@ -31,7 +31,7 @@ class ReplayConfig:
     """One or several of plain, static (the action given below), best_static (the fastest fixed action: that of the file
     of policies, else searched on this log), controller, best_static_learned (its score at one fixed action), random
     (another action at every step), oracle and oracle_grid (clairvoyant: the limit), and from the file of policies
-    best_static_annealed, layerskip, draft_verify, svip, gammatune, hf_heuristic, logistic, speckv, speckv_causal, ucb.
+    {TUNED_POLICIES}.
     auto: plain, best_static, all of the file where there is one, the controller, both limits."""
     policies: str | None = None
     """File that specbound tune wrote: the settings of the policies of the literature, and of best_static."""

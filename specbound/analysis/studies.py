@@ -18,13 +18,13 @@ from specbound.analysis.replay import log_costs
 from specbound.analysis.studies_config import AblationConfig, SensitivityConfig, StudyConfig
 from specbound.analysis.study_tables import ablation_table, live_table, sensitivity_table
 from specbound.results.files import make_folder, write_file
-from specbound.results.report import Row, logged_model
+from specbound.results.report import logged_model
+from specbound.results.rows import Row
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.ratio import ratio
 from specbound_profiling.log.store import StepLog, open_log
 from specbound_profiling.replay.annealing import largest_alpha
-from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_profiling.replay.studies import (
     Setting,
     StudyData,
@@ -34,6 +34,7 @@ from specbound_profiling.replay.studies import (
     halves,
     sensitivity,
 )
+from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_profiling.report.plots import png
 from specbound_profiling.report.study_plots import LivePoint, ablation_figure, sensitivity_figure
 
@@ -110,7 +111,7 @@ def run_ablation(config: AblationConfig, say: Say) -> Study:
 
 def _open(config: StudyConfig, say: Say) -> _Open:
     log = open_log(config.log)
-    make_folder(Path(config.out).expanduser())
+    make_folder(config.out)
     manifest = log.manifest
     compression = manifest.compressions[0] if config.compression == "auto" else config.compression
     traces = [trace for trace in log.traces(compression) if trace.num_positions > 1]
@@ -239,16 +240,12 @@ def _finish(
 
 def _rows(study: _Open, base: StudyPoint) -> list[Row]:
     result = base.result
-    row = Row(
+    row = Row.of(
+        result.counts,
         method="static",
         compression=study.compression,
         task="all",
         num_prompts=len(result.prompt_ids),
-        num_tokens=int(result.num_tokens.sum()),
-        tokens_per_second=result.tokens_per_second,
-        tokens_per_step=result.tokens_per_step,
-        acceptance_rate=result.acceptance_rate,
-        layer_calls_per_token=result.layer_calls_per_token,
         speedup=base.speedup,
         speedup_low=base.speedup_low,
         speedup_high=base.speedup_high,

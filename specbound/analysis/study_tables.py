@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from specbound.analysis.live import LiveItem
+from specbound.results.rows import interval, number
+from specbound.results.tables import Cells, markdown
 from specbound_profiling.replay.studies import Ablation, StudyPoint
 from specbound_profiling.report.study_plots import LivePoint
 
@@ -19,7 +21,7 @@ def sensitivity_table(points: Sequence[StudyPoint]) -> str:
         if value and point.setting == base.setting:
             value = f"**{value}**"
         rows.append([point.parameter, value, *_figures(point)])
-    return _table(["parameter", "value", *_FIGURES], rows, 2)
+    return markdown(Cells("", ["parameter", "value", *_FIGURES], rows, 2))
 
 
 def ablation_table(rows: Sequence[Ablation]) -> str:
@@ -35,7 +37,7 @@ def ablation_table(rows: Sequence[Ablation]) -> str:
         ]
         for row in rows
     ]
-    return _table(["setting", *_FIGURES, "change", "threshold chosen again", "speedup"], cells, 1)
+    return markdown(Cells("", ["setting", *_FIGURES, "change", "threshold chosen again", "speedup"], cells))
 
 
 def _change(point: StudyPoint, base: StudyPoint) -> str:
@@ -59,8 +61,7 @@ def live_table(items: Sequence[LiveItem], points: Mapping[str, LivePoint]) -> st
         point = points.get(policy)
         speedup = "" if point is None else f"{point.replayed_speedup:.3f} / {point.speedup:.3f}"
         rows.append([policy, str(item.num_prompts), *cells, speedup])
-    heads = ["replayed / live", "prompts", *names, "speedup"]
-    return _table(heads, rows, 1)
+    return markdown(Cells("", ["replayed / live", "prompts", *names, "speedup"], rows))
 
 
 def _figures(point: StudyPoint) -> list[str]:
@@ -69,15 +70,9 @@ def _figures(point: StudyPoint) -> list[str]:
     margin = "" if share == 0 else " ± ?" if math.isnan(error) else f" ± {error:.1%}"
     return [
         f"{point.speedup:.3f}",
-        "–" if math.isnan(low) else f"{low:.3f} to {high:.3f}",
+        interval(low, high, 3),
         f"{result.tokens_per_step:.2f}",
-        "–" if math.isnan(result.acceptance_rate) else f"{result.acceptance_rate:.2f}",
+        number(result.acceptance_rate, 2),
         f"{result.layer_calls_per_token:.2f}",
         "–" if result.estimates is None else f"{share:.1%}{margin}",
     ]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], num_text: int) -> str:
-    """num_text: columns of text, aligned to the left."""
-    rule = ["---"] * num_text + ["---:"] * (len(heads) - num_text)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)) + "\n"

@@ -10,7 +10,6 @@ from specbound.bench.rows import Level
 from specbound.bench.transformers_methods import TransformersMethod
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.evaluation.timing import (
-    PROBE_TOLERANCE,
     ContentionProbe,
     Method,
     TimedPrompt,
@@ -64,6 +63,7 @@ class Comparison:
                 Level(
                     exactness=level,
                     compression=self.compression,
+                    num_layers=self.adapter.num_layers,
                     prompts=prompts,
                     timings=of_level,
                     observations=seen,
@@ -103,10 +103,5 @@ def conditions(levels: Sequence[Level], probe: ContentionProbe, allow_noise: boo
     deviating = sum(t.num_deviating_runs for level in levels for each in level.timings.values() for t in each)
     if deviating:
         notes.append(f"{deviating} runs gave other tokens than the first of their kind")
-    if not probe.is_quiet:
-        notes.append(
-            f"the machine was busy: the same matrix product slowed down by {probe.slowdown:.0%} (at most "
-            f"{PROBE_TOLERANCE:.0%} is quiet), so "
-            + ("take the speeds with care" if allow_noise else "no speedup is shown; --allow-noise shows it")
-        )
+    notes += probe.conditions(allow_noise)
     return notes

@@ -8,34 +8,21 @@ from typing import Any
 from specbound.bench.result import BenchResult
 from specbound.bench.scaling import Series
 from specbound.bench.specbench import write_answers
-from specbound.bench.tables import markdown, scaling_markdown
-from specbound_controller.errors import InputError
-
-
-def prepared_folder(out: str | None) -> Path | None:
-    """The folder, made now, so that hours of work do not end in an error; None where none is asked for."""
-    if out is None:
-        return None
-    folder = Path(out).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"out must be a folder that can be written, got {out} ({error.strerror})") from None
-    import matplotlib  # noqa: F401  # before anything is measured: plots need it
-
-    return folder
+from specbound.bench.tables import scaling_table, whole_table, with_notes
+from specbound.results.files import write_file
+from specbound_profiling.report.plots import png
 
 
 def write_bench(result: BenchResult, folder: Path) -> None:
     """`bench.md`, the plots, and `answers/METHOD.jsonl` where questions were answered."""
-    from specbound.bench.plots import breakdown_figure, map_figure, save, speedup_figure
+    from specbound.bench.plots import breakdown_figure, map_figure, speedup_figure
 
-    (folder / "bench.md").write_text(markdown(result.rows, result.notes), encoding="utf-8")
-    save(speedup_figure(result.rows), folder / "speedup.png")
+    _write_text(folder / "bench.md", with_notes(whole_table(result.rows), result.notes))
+    write_file(folder / "speedup.png", png(speedup_figure(result.rows)))
     if result.breakdowns:
-        save(breakdown_figure(result.breakdowns), folder / "step_time.png")
+        write_file(folder / "step_time.png", png(breakdown_figure(result.breakdowns)))
     if result.speedup_map is not None:
-        save(map_figure(*result.speedup_map), folder / "exits_and_widths.png")
+        write_file(folder / "exits_and_widths.png", png(map_figure(*result.speedup_map)))
     if result.decode is None:
         return
     answers = folder / "answers"
@@ -50,11 +37,16 @@ def write_bench(result: BenchResult, folder: Path) -> None:
 
 def write_scaling(series: Sequence[Series], notes: Sequence[str], folder: Path) -> None:
     """`scaling.md`, and one plot for each axis."""
-    from specbound.bench.plots import save, scaling_figure
+    from specbound.bench.plots import scaling_figure
 
-    (folder / "scaling.md").write_text(scaling_markdown(series, notes), encoding="utf-8")
+    _write_text(folder / "scaling.md", with_notes(scaling_table(series), notes))
     for axis in dict.fromkeys(each.axis for each in series):
-        save(scaling_figure(axis, [each for each in series if each.axis == axis]), folder / f"scaling_{axis}.png")
+        figure = scaling_figure(axis, [each for each in series if each.axis == axis])
+        write_file(folder / f"scaling_{axis}.png", png(figure))
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_file(path, text.encode("utf-8"))
 
 
 def extra_of(result: BenchResult) -> dict[str, Any]:

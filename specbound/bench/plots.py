@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -95,8 +94,3 @@ def scaling_figure(axis: str, of_axis: Sequence[Series]) -> Figure:
     axes.legend(fontsize=8, frameon=False)
     frame(axes)
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """As PNG."""
-    figure.savefig(path, dpi=110, format="png", bbox_inches="tight", metadata={"Software": None})

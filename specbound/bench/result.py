@@ -1,8 +1,7 @@
 """What a benchmark hands to whoever prints it."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from specbound.bench.efficiency import Breakdown
@@ -31,12 +30,6 @@ class BenchResult:
     levels: list[Level] = field(default_factory=list)
     decode: Callable[[list[int]], str] | None = None
     """Tokens -> text."""
-
-
-def without_speedups(rows: Sequence[BenchRow]) -> list[BenchRow]:
-    """The same rows where the machine was too busy to say how fast anything is."""
-    nan = math.nan
-    return [replace(row, speedup=nan, speedup_low=nan, speedup_high=nan, speed_ratio=nan) for row in rows]
 
 
 def breakdowns_by_label(levels: Sequence[Level]) -> dict[str, Breakdown]:

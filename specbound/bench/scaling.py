@@ -21,7 +21,8 @@ from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.costs.stopwatch import step_clock
 from specbound_profiling.log.synthetic import synthetic_traces
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
+from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.best_static import static_seconds
 
 VALUES = {

@@ -9,7 +9,7 @@ import torch
 from specbound.bench.compare import Comparison, Group, conditions
 from specbound.bench.config import BenchConfig
 from specbound.bench.methods import OurMethod, new_decoder
-from specbound.bench.result import BenchResult, Say, breakdowns_by_label, without_speedups
+from specbound.bench.result import BenchResult, Say, breakdowns_by_label
 from specbound.bench.rows import BenchRow, Level
 from specbound.bench.shapes import SHAPE_SIZES, USUAL_TOKENS_PER_STEP, Damping, find_scale, random_model
 from specbound.bench.transformers_methods import TransformersMethod
@@ -65,8 +65,8 @@ class ShapeBench:
         for width in config.shape_widths:
             levels += self._width(width, decoders, costs, prompts, probe)
         rows = [row for level in levels for row in level.rows() if row.task != "all"]
-        is_quiet = probe.is_quiet or config.allow_noise
-        rows = rows if is_quiet else without_speedups(rows)
+        is_quiet = probe.is_shown(config.allow_noise)
+        rows = rows if is_quiet else [row.without_speedup() for row in rows]
         return BenchResult(
             model={**model_info(self.name, self.loaded.model), "is_synthetic": True, "shape_of": self.shape.source},
             rows=rows,

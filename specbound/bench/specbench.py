@@ -6,6 +6,7 @@ prompts. Knows no method but the plain one that it is given.
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +18,12 @@ from torch import Tensor
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound.evaluation.verify import for_prompt
-from specbound.models.loading import LoadedModel, chat_ids
-from specbound_controller.errors import InputError
-from specbound_profiling.prompts.files import Prompt, load_prompts
+from specbound.models.loading import LoadedModel, chat_ids, has_chat_template
+from specbound.results.files import write_file
+from specbound_profiling.prompts.files import Prompt, load_prompts, spread
 from specbound_profiling.prompts.loops import loop_cut
+from specbound_profiling.prompts.spec_bench import question_id
 from specbound_profiling.prompts.tokenization import tokenize_prompts
-
-MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
-"""Categories that Spec-Bench's own tables show as one, `mt_bench`."""
 
 PlainRun = Callable[[TimedPrompt], list[int]]
 """Plain decoding's new tokens of one prompt."""
@@ -36,15 +35,11 @@ class Question:
 
     question_id: int | str
     category: str
+    """As its source says it."""
     turns: tuple[str, ...]
     """What the user says, one after another."""
-    is_conversation: bool = False
-    """Whether the chat template applies, where there is one: a question of Spec-Bench."""
-
-    @property
-    def task(self) -> str:
-        """Kind of content, as tables show it."""
-        return "mt_bench" if self.is_conversation and self.category in MT_BENCH else self.category
+    task: str
+    """Kind of content, as tables show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,38 +53,32 @@ class Item:
 
 
 def load_questions(source: str, num_prompts: int | None) -> list[Question]:
-    """Questions of a source that `load_prompts` knows; those of Spec-Bench's form with all their turns.
+    """Questions of a source that `load_prompts` knows, with all their turns. Raises InputError as `load_prompts` does.
 
-    Raises InputError as `load_prompts` does, or for turns that are no texts.
+    num_prompts: questions to take, spread over the kinds of content; None takes all.
     """
-    rows = _rows_with_turns(source)
-    questions = []
-    for prompt in load_prompts(source, num_prompts):
-        row = rows.get(prompt.prompt_id)
-        if row is None:
-            questions.append(Question(prompt.prompt_id, prompt.task, (prompt.text,)))
-            continue
-        turns = row["turns"]
-        if not all(isinstance(turn, str) and turn.strip() for turn in turns):
-            raise InputError(f"turns of question {prompt.prompt_id} must be texts, got {turns!r} ({source})")
-        questions.append(Question(row.get("question_id", prompt.prompt_id), prompt.task, tuple(turns), True))
-    return questions
+    found: list[list[Prompt]] = []
+    for prompt in load_prompts(source):
+        if prompt.earlier:  # by what was said before, not by its id: HumanEval/0 and HumanEval/1 are two questions
+            found[-1].append(prompt)
+        else:
+            found.append([prompt])
+    questions = [_question(turns) for turns in found]
+    if num_prompts is None:
+        return questions
+    return [questions[i] for i in spread([question.task for question in questions], num_prompts)]
 
 
-def _rows_with_turns(source: str) -> dict[str, dict[str, Any]]:
-    """Lines of a file that hold turns, by prompt id; none for other sources, or for lines that are no JSON."""
-    path = Path(source).expanduser()
-    if source.startswith(("demo", "hf:")) or not path.is_file():
-        return {}
-    found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("turns"), list):
-            found[str(row.get("prompt_id", row.get("question_id", f"{path.stem}-{number}")))] = row
-    return found
+def _question(turns: Sequence[Prompt]) -> Question:
+    """Spec-Bench's ids are numbers."""
+    name = turns[0].prompt_id if len(turns) == 1 else question_id(turns[0].prompt_id)
+    is_number = re.fullmatch("0|[1-9][0-9]{0,17}", name) is not None  # not 007
+    return Question(
+        int(name) if is_number else name,
+        turns[0].category or turns[0].task,
+        tuple(turn.text for turn in turns),
+        turns[0].task,
+    )
 
 
 def items_of(
@@ -99,10 +88,13 @@ def items_of(
     plain: PlainRun,
     max_new_tokens: int,
     sampling: Mapping[str, Any],
+    is_raw: bool = False,
 ) -> list[Item]:
     """Every turn as token ids, with a limit where plain decoding's answer begins to loop.
 
-    sampling: arguments of the decoder that choose the tokens; every further turn's seed is one higher.
+    Args:
+        sampling: arguments of the decoder that choose the tokens; every further turn's seed is one higher.
+        is_raw: take texts as they stand, also where the tokenizer has a chat template.
     """
     items: list[Item] = []
     for question in questions:
@@ -110,7 +102,7 @@ def items_of(
         for number, turn in enumerate(question.turns):
             said.append(turn)
             name = str(question.question_id) if len(question.turns) == 1 else f"{question.question_id}/{number + 1}"
-            ids = _ids(name, question, said, loaded, adapter, max_new_tokens)
+            ids = _ids(name, question, said, loaded, adapter, max_new_tokens, is_raw)
             prompt = TimedPrompt(name, question.task, ids, max_new_tokens, for_prompt(dict(sampling), len(items)))
             tokens = plain(prompt)
             cut = loop_cut(tokens)
@@ -127,10 +119,12 @@ def _ids(
     loaded: LoadedModel,
     adapter: ModelAdapter,
     max_new_tokens: int,
+    is_raw: bool,
 ) -> Tensor:
-    """(1, T): user's and model's texts in turn, by the chat template of a question where the tokenizer has one."""
-    if not question.is_conversation or loaded.tokenizer.chat_template is None:
-        return tokenize_prompts([Prompt(name, question.task, "\n".join(said))], loaded, adapter, max_new_tokens)[0]
+    """(1, T): user's and model's texts in turn, by the chat template where the tokenizer has one."""
+    if is_raw or not has_chat_template(loaded):
+        prompt = Prompt(name, question.task, "\n".join(said))
+        return tokenize_prompts([prompt], loaded, adapter, max_new_tokens, is_raw=True)[0]
     roles = ("user", "assistant")
     ids = chat_ids(loaded, [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)])
     return ids if adapter.max_positions is None else ids[:, -(adapter.max_positions - max_new_tokens) :]
@@ -168,9 +162,7 @@ def write_answers(
             "tstamp": time.time(),
         }
         lines.append(json.dumps(answer) + "\n")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(path)
+    write_file(path, "".join(lines).encode("utf-8"))
 
 
 def _by_question(items: Sequence[Item]) -> Iterable[tuple[Question, list[int]]]:

@@ -1,11 +1,12 @@
 """`specbound generate`: parse, decode, print the text and one line of figures."""
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from specbound.cli.edge import hand_over, say, set_up, show
 from specbound.cli.parsing import parse_config
+from specbound.cli.streams import input_lines, input_text, unicode_text
 from specbound.generation.config import GenerateConfig
 from specbound_controller.errors import InputError
 
@@ -14,26 +15,30 @@ if TYPE_CHECKING:
 
 
 def run(argv: Sequence[str]) -> int:
-    config = parse_config(GenerateConfig, "generate", gathered(argv, "--stop"))
+    config = parse_config(GenerateConfig, "generate", gathered(with_message(argv), "--stop"))
     prompt = "" if config.is_conversation else _prompt(config)
-    from specbound.cli.edge import set_up
+    set_up(config)
     from specbound.generation.generate import generate
-    from specbound.results.report import build_report, check_destination, write_report
 
-    check_destination(config.json)
-    set_up(config.threads)
     if config.is_conversation:
         return _converse(config)
     result = generate(config, prompt)
-    if not config.stream and config.json != "-":
-        print(result.text)
+    text = () if config.stream else (result.text,)
+    hand_over(config.json, lambda: show(*text), result.rows, result.model, prompt=prompt, text=result.text)
     if result.costs:
-        print(result.costs, file=sys.stderr)
-    print(_figures(result), file=sys.stderr)
-    if config.json is not None:
-        texts = {"prompt": prompt, "text": result.text}
-        write_report(build_report(result.rows, result.model, **texts), config.json)
+        say(result.costs)
+    say(_figures(result))
     return 0 if result.is_trustworthy else 1
+
+
+def with_message(argv: Sequence[str]) -> list[str]:
+    """`--chat "TEXT"` means `--chat --prompt "TEXT"`."""
+    options = list(argv)
+    if "--chat" in options:
+        after = options.index("--chat") + 1
+        if after < len(options) and not options[after].startswith("--"):
+            options.insert(after, "--prompt")
+    return options
 
 
 def gathered(argv: Sequence[str], flag: str) -> list[str]:
@@ -52,10 +57,10 @@ def gathered(argv: Sequence[str], flag: str) -> list[str]:
 
 
 def _prompt(config: GenerateConfig) -> str:
-    prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
+    prompt = input_text() if config.prompt == "-" else config.prompt
     if prompt is None or not prompt.strip():
         raise InputError("--prompt must hold text, got none" + (" on standard input" if config.prompt == "-" else ""))
-    return prompt
+    return unicode_text(prompt, "--prompt")
 
 
 def _converse(config: GenerateConfig) -> int:
@@ -63,15 +68,13 @@ def _converse(config: GenerateConfig) -> int:
     from specbound.generation.generate import Conversation, prepare, text_streamer
 
     conversation = Conversation(prepare(config))
-    print(conversation.prepared.costs or "plain decoding", file=sys.stderr)
-    for line in sys.stdin:
-        if not line.strip():
-            continue
+    say(conversation.prepared.costs or "plain decoding")
+    for message in input_lines():
         streamer = text_streamer(conversation.prepared.loaded) if config.stream else None
-        text, stats = conversation.reply(line.strip(), streamer)
+        text, stats = conversation.reply(message, streamer)
         if not config.stream:
             print(text, flush=True)
-        print(f"{stats.num_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s", file=sys.stderr, flush=True)
+        say(f"{stats.num_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s")
     return 0
 
 

@@ -10,6 +10,7 @@ import difflib
 import inspect
 import itertools
 import re
+import sys
 import textwrap
 import typing
 from collections.abc import Iterable, Sequence
@@ -19,12 +20,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser
 
+from specbound.models.names import joined_name
 from specbound_controller.errors import InputError
+from specbound_controller.text_files import read_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 C = TypeVar("C", bound="DataclassInstance")
+
+GGUF_FILE = "gguf_file"
+"""Option of every config with a model; both become one name."""
+GGUF_HELP = "GGUF file of the folder or Hugging Face repository that --model names (extra gguf)."
 
 
 def parse_config(config_class: type[C], command: str, argv: Sequence[str]) -> C:
@@ -48,8 +55,11 @@ def parse_config(config_class: type[C], command: str, argv: Sequence[str]) -> C:
     for field in dataclasses.fields(config_class):
         if not _has_default(field) and namespace[field.name] is None:
             raise InputError(f"{_flag(field.name)} is required{origin}; see specbound {command} --help")
+    values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}
+    if GGUF_FILE in namespace and namespace[GGUF_FILE] is not None:
+        values["model"] = joined_name(values["model"] or "", namespace[GGUF_FILE])
     try:
-        return config_class(**{field.name: namespace[field.name] for field in dataclasses.fields(config_class)})
+        return config_class(**values)
     except InputError:
         raise
     except ValueError as error:
@@ -69,11 +79,16 @@ def build_parser(config_class: type, command: str) -> ArgumentParser:
         else:
             options |= {"type": hints[field.name], "metavar": field.name.split("_")[-1].upper()}
         parser.add_argument(_flag(field.name), **options)
+    if _has_model(config_class):
+        parser.add_argument(_flag(GGUF_FILE), type=str | None, default=None, metavar="FILE", help=GGUF_HELP)
     return parser
 
 
 def field_docs(config_class: type) -> dict[str, str]:
-    """The docstring below each field, inherited ones included. Empty where the source cannot be read."""
+    """The docstring below each field, inherited ones included. Empty where the source cannot be read.
+
+    `{NAMES}` stands for the names that the config's module holds under that name.
+    """
     inherited = {
         name: text for base in config_class.__bases__ if base is not object for name, text in field_docs(base).items()
     }
@@ -82,8 +97,11 @@ def field_docs(config_class: type) -> dict[str, str]:
     except (OSError, TypeError):
         return inherited
     body = typing.cast(ast.ClassDef, tree.body[0]).body
+    known = vars(sys.modules[config_class.__module__])
     return inherited | {
-        node.target.id: " ".join(str(text.value.value).split())
+        node.target.id: re.sub(
+            r"\{([A-Z_]+)\}", lambda name: ", ".join(known[name[1]]), " ".join(str(text.value.value).split())
+        )
         for node, text in itertools.pairwise(body)
         if isinstance(node, ast.AnnAssign)
         and isinstance(node.target, ast.Name)
@@ -95,15 +113,21 @@ def field_docs(config_class: type) -> dict[str, str]:
 def load_yaml(path: Path, config_class: type) -> dict[str, Any]:
     """The keys and values of a YAML file, each key a field of the config. Raises InputError."""
     try:
-        values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config must name a readable file, got {path} ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = read_text(path.expanduser())
+    except InputError as error:
+        raise InputError(f"--config must name a readable file: {error}") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise InputError(f"{path}{line} must be valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         raise InputError(f"{path} must be valid YAML: {error}") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold keys and values, got {type(values).__name__}")
     names = [field.name for field in dataclasses.fields(config_class)]
+    names += [GGUF_FILE] if _has_model(config_class) else []
     for key in values:
         if key not in names:
             raise InputError(f"{path}: unknown key {key!r}{nearest(str(key), names)}")
@@ -115,6 +139,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     names = list(names)
     matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; the nearest valid one is {matches[0]!r}" if matches else f"; valid are {', '.join(names)}"
+
+
+def _has_model(config_class: type) -> bool:
+    """Whether a config names a model, which may then be a GGUF file of a folder or a repository."""
+    return any(field.name == "model" for field in dataclasses.fields(config_class))
 
 
 def _take_config_option(argv: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from specbound.cli.edge import hand_over, set_up
 from specbound.cli.parsing import parse_config
 from specbound_controller.errors import require_at_least
 from specbound_profiling.recording.config import ProfileConfig
@@ -24,17 +25,12 @@ class ProfileCommand(ProfileConfig):
 
 def run(argv: Sequence[str]) -> None:
     config = parse_config(ProfileCommand, "profile", argv)
-    from specbound.cli.edge import set_up
-    from specbound.results.report import build_report, check_destination, logged_model, modelled_rows, write_report
+    set_up(config)
+    from specbound.results.report import logged_model
+    from specbound.results.rows import modelled_rows
     from specbound_profiling.recording.profile import profile
 
-    check_destination(config.json)
-    set_up(config.threads)
     summary = profile(config)
-    if config.json != "-":
-        print(summary)
-    if config.json is None:
-        return
     rows = []
     for verdict in summary.verdicts:
         speedups = {"best_static": verdict.best_static_speedup, "oracle": verdict.oracle_speedup}
@@ -42,4 +38,4 @@ def run(argv: Sequence[str]) -> None:
         plain = verdict.plain_tokens_per_second
         rows += modelled_rows(verdict.compression, verdict.num_prompts, num_tokens, plain, speedups)
     verdicts = [asdict(verdict) for verdict in summary.verdicts]
-    write_report(build_report(rows, logged_model(summary.out), verdicts=verdicts), config.json)
+    hand_over(config.json, lambda: print(summary), rows, logged_model(summary.out), verdicts=verdicts)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from specbound.cli.edge import hand_over, set_up, show
 from specbound.cli.parsing import parse_config
 from specbound_profiling.report.config import ReportConfig
 
@@ -22,49 +23,34 @@ class ReportCommand(ReportConfig):
 
 def run(argv: Sequence[str]) -> None:
     config = parse_config(ReportCommand, "report", argv)
+    set_up(config)
     from pathlib import Path
 
     from specbound.analysis.calibration import write_calibration_report
-    from specbound.cli.edge import set_up
-    from specbound.results.report import build_report, check_destination, logged_model, write_report
+    from specbound.results.report import logged_model
 
-    check_destination(config.json)
-    set_up()
     result = write_calibration_report(config)
-    if config.json != "-":
-        _print(result)
-    if config.json is not None:
-        levels = [asdict(level) for level in result.levels]
-        model = logged_model(Path(config.log).expanduser())
-        write_report(build_report([], model, calibration=levels), config.json)
+    model = logged_model(Path(config.log).expanduser())
+    hand_over(config.json, lambda: _print(result), [], model, calibration=[asdict(level) for level in result.levels])
 
 
 def _print(result: "CalibrationReport") -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from specbound.results.tables import Cells
 
-    console = Console()
+    headings = ("exit", "accepted", "own T", "ECE plain", "annealed", "logistic", "isotonic", "AUROC plain")
     for level in result.levels:
-        title = f"{level.compression}: likely alpha {level.likely_alpha:.2f}, {level.num_judged} prompts judge"
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        for name in ("exit", "accepted", "own T", "ECE plain", "annealed", "logistic", "isotonic", "AUROC plain"):
-            table.add_column(name, justify="right", no_wrap=True)
+        rows = []
         for each in level.of_task("all"):
             errors = [each.measures[name].ece for name in ("plain", "annealed", "logistic", "isotonic")]
             own = f"{level.own_temperatures[each.exit_layer]:.2f}" + "*" * (each.exit_layer in level.exits_at_edge)
             figures = (f"{value:.3f}" for value in (*errors, each.measures["plain"].auroc))
-            table.add_row(str(each.exit_layer), f"{each.acceptance:.3f}", own, *figures)
-        console.print(table)
-        if level.exits_at_edge:
-            low, high = level.temperature_range
-            console.print(
-                f"* at the edge of the log's temperatures, {low:g} to {high:g}: the best one may lie beyond",
-                highlight=False,
-                soft_wrap=True,
-            )
-        for live in level.live:
-            console.print(f"{level.compression}, live, {_live_line(live)}", highlight=False, soft_wrap=True)
-    console.print(f"page: {result.files[0]}", highlight=False, markup=False, soft_wrap=True)
+            rows.append((str(each.exit_layer), f"{each.acceptance:.3f}", own, *figures))
+        title = f"{level.compression}: likely alpha {level.likely_alpha:.2f}, {level.num_judged} prompts judge"
+        low, high = level.temperature_range
+        edge = f"* at the edge of the log's temperatures, {low:g} to {high:g}: the best one may lie beyond"
+        live = [f"{level.compression}, live, {_live_line(each)}" for each in level.live]
+        show(Cells(title, headings, rows, 0), notes=[*([edge] if level.exits_at_edge else []), *live])
+    show(f"page: {result.files[0]}")
 
 
 def _live_line(live: "LivePolicy") -> str:

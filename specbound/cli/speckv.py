@@ -1,37 +1,37 @@
 """What `specbound replay --speckv` prints: SpecKV's table, the wall clock, and what its features know."""
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from specbound.analysis.replay_config import ReplayConfig
+from specbound.cli.edge import hand_over, show
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from specbound.results.report import Row
+    from specbound.results.rows import Row
+    from specbound.results.tables import Cells
     from specbound_profiling.speckv import FixedLength
     from specbound_train.speckv import Knowledge, SpecKVAnalysis
 
 
 def run(config: ReplayConfig) -> int:
     """Analyses the files and prints, or writes JSON."""
-    from specbound.results.report import build_report, write_report
+    from specbound.results.report import check_destination
     from specbound_train.speckv import analyse
 
     assert config.speckv is not None  # how the command came here
+    check_destination(config.json)
     analysis = analyse(config.speckv, config.speckv_clock)
-    if config.json != "-":
-        _print(analysis)
-    if config.json is not None:
-        model = {"name": "Llama-3.2-3B-Instruct drafted by Llama-3.2-1B-Instruct"}
-        write_report(build_report(report_rows(analysis.fixed), model, speckv=analysis.to_dict()), config.json)
+    model = {"name": "Llama-3.2-3B-Instruct drafted by Llama-3.2-1B-Instruct"}
+    rows = report_rows(analysis.fixed)
+    hand_over(config.json, lambda: _print(analysis), rows, model, speckv=analysis.to_dict())
     return 0
 
 
 def report_rows(fixed: Sequence["FixedLength"]) -> list["Row"]:
     """The measured lengths in the form of every report; speedups are over length 4 of the same level."""
-    from specbound.results.report import Row
+    from specbound.results.rows import Row
 
     four = {each.level: each.tokens_per_second for each in fixed if each.length == 4}
     rows = []
@@ -54,57 +54,43 @@ def report_rows(fixed: Sequence["FixedLength"]) -> list["Row"]:
 
 
 def _print(analysis: "SpecKVAnalysis") -> None:
-    from rich.console import Console
-
-    console = Console()
-    print(
+    show(
         f"SpecKV's predictor fitted again: {analysis.num_steps} steps, {analysis.num_test_steps} held out by row; "
-        f"test correlation {analysis.test_correlation:.3f}, MSE {analysis.test_mse:.4f} (published 0.685, 0.0896)\n"
+        f"test correlation {analysis.test_correlation:.3f}, MSE {analysis.test_mse:.4f} (published 0.685, 0.0896)",
+        _scores(analysis),
+        f"speckv takes the longest draft in {analysis.share_of_longest:.1%} of these steps",
+        _measured(analysis.fixed),
+        *_changes(analysis.fixed),
+        _knowledge(analysis.knowledge),
     )
-    console.print(_scores(analysis))
-    print(f"speckv takes the longest draft in {analysis.share_of_longest:.1%} of these steps\n")
-    console.print(_measured(analysis.fixed))
-    for line in _changes(analysis.fixed):
-        print(line)
-    print()
-    console.print(_knowledge(analysis.knowledge))
 
 
-def _table(title: str, text: Sequence[str], numbers: Sequence[str]) -> "Table":
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in text:
-        table.add_column(name, no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right")
-    return table
-
-
-def _scores(analysis: "SpecKVAnalysis") -> "Table":
+def _scores(analysis: "SpecKVAnalysis") -> "Cells":
+    from specbound.results.tables import Cells
     from specbound_profiling.speckv import PUBLISHED
 
     levels = list(analysis.scores[0].by_level)
-    title = "its table: tokens per step that its own predictor expects"
-    table = _table(title, ["policy"], [*levels, "overall", "published"])
+    rows = []
     for score in analysis.scores:
         cells = [f"{score.by_level[level]:.2f}" for level in levels]
         published = f"{PUBLISHED[score.policy]:.2f}" if score.policy in PUBLISHED else ""
-        table.add_row(score.policy, *cells, f"{score.overall:.2f}", published)
-    return table
+        rows.append([score.policy, *cells, f"{score.overall:.2f}", published])
+    title = "its table: tokens per step that its own predictor expects"
+    return Cells(title, ("policy", *levels, "overall", "published"), rows)
 
 
-def _measured(fixed: Sequence["FixedLength"]) -> "Table":
-    numbers = ["tokens\nper step", "acceptance\nrate", "tokens per s,\nmean of runs", "tokens per s,\npooled"]
-    table = _table("what was measured, by draft length", ["level", "length"], numbers)
-    for level, of_level in groupby(fixed, key=lambda each: each.level):
-        for index, each in enumerate(of_level):
-            speeds = [each.tokens_per_second, each.pooled_tokens_per_second]
-            cells = [f"{each.tokens_per_step:.2f}", f"{each.acceptance_rate:.2f}"]
-            cells += ["–" if speed is None else f"{speed:.1f}" for speed in speeds]
-            table.add_row(level if index == 0 else "", str(each.length), *cells)
-        table.add_section()
-    return table
+def _measured(fixed: Sequence["FixedLength"]) -> "Cells":
+    from specbound.results.rows import number
+    from specbound.results.tables import grouped
+
+    def cells(each: "FixedLength") -> list[str]:
+        speeds = (math.nan if s is None else s for s in (each.tokens_per_second, each.pooled_tokens_per_second))
+        figures = (f"{each.tokens_per_step:.2f}", f"{each.acceptance_rate:.2f}")
+        return [str(each.length), *figures, *(number(speed, 1) for speed in speeds)]
+
+    figures = ("tokens\nper step", "acceptance\nrate", "tokens per s,\nmean of runs", "tokens per s,\npooled")
+    title = "what was measured, by draft length"
+    return grouped(title, ("level", "length", *figures), fixed, lambda each: str(each.level), cells)
 
 
 def _changes(fixed: Sequence["FixedLength"]) -> list[str]:
@@ -125,10 +111,13 @@ def _changes(fixed: Sequence["FixedLength"]) -> list[str]:
     return lines
 
 
-def _knowledge(knowledge: Sequence["Knowledge"]) -> "Table":
-    numbers = ["split\nby row", "split\nby prompt", "by prompt,\nlater steps"]
-    table = _table("correlation with the acceptance rate, held out", ["features"], numbers)
+def _knowledge(knowledge: Sequence["Knowledge"]) -> "Cells":
+    from specbound.results.rows import number
+    from specbound.results.tables import Cells
+
+    rows = []
     for each in knowledge:
-        values = (each.by_row, each.by_prompt, each.by_prompt_later)
-        table.add_row(each.features, *("–" if value is None else f"{value:.2f}" for value in values))
-    return table
+        values = (math.nan if v is None else v for v in (each.by_row, each.by_prompt, each.by_prompt_later))
+        rows.append((each.features, *(number(value, 2) for value in values)))
+    headings = ("features", "split\nby row", "split\nby prompt", "by prompt,\nlater steps")
+    return Cells("correlation with the acceptance rate, held out", headings, rows)

@@ -1,10 +1,10 @@
 """`specbound train-controller`: parse, train, print."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from specbound.cli.edge import hand_over, say, set_up
 from specbound.cli.parsing import parse_config
 from specbound_train.config import TrainConfig
 
@@ -21,24 +21,17 @@ class TrainCommand(TrainConfig):
 
 def run(argv: Sequence[str]) -> None:
     config = parse_config(TrainCommand, "train-controller", argv)
-    from specbound.cli.edge import set_up
-    from specbound.results.report import build_report, check_destination, logged_model, modelled_rows, write_report
+    set_up(config)
+    from specbound.results.report import logged_model
+    from specbound.results.rows import modelled_rows
     from specbound_controller.controller import Controller
     from specbound_train.train import train_controller
 
-    check_destination(config.json)
-    set_up()
     if config.push_to_hub is not None:
         from specbound.models.hub import check_push, push_controller
 
         check_push(config.push_to_hub)
     summary = train_controller(config)
-    if config.json != "-":
-        print(summary)
-    if config.push_to_hub is not None:
-        print(f"pushed: {push_controller(Controller.load(summary.out), config.push_to_hub)}", file=sys.stderr)
-    if config.json is None:
-        return
     rows = []
     for level in summary.levels:
         speedups = {
@@ -52,4 +45,6 @@ def run(argv: Sequence[str]) -> None:
                 row = replace(row, tokens_per_step=level.tokens_per_step, acceptance_rate=level.acceptance_rate)
             rows.append(row)
     model = logged_model(Path(config.logs[0]).expanduser())
-    write_report(build_report(rows, model, training=summary.to_dict()), config.json)
+    hand_over(config.json, lambda: print(summary), rows, model, training=summary.to_dict())
+    if config.push_to_hub is not None:
+        say(f"pushed: {push_controller(Controller.load(summary.out), config.push_to_hub)}")

@@ -120,7 +120,8 @@ def _with_stop_strings(
 ) -> tuple[PreTrainedModel, GenerationConfig | None, dict[str, Any]]:
     """Turns stop strings into a criterion: transformers does not hand a tokenizer to a decoding function."""
     strings = next(
-        (s.stop_strings for s in (config, model.generation_config) if s is not None and s.stop_strings is not None), None
+        (s.stop_strings for s in (config, model.generation_config) if s is not None and s.stop_strings is not None),
+        None,
     )
     strings = arguments.pop("stop_strings", strings)  # None as an argument switches them off
     if strings is None and not any(s is not None and s.stop_strings for s in (config, model.generation_config)):

@@ -53,12 +53,15 @@ class BatchRunner:
     def __init__(self, adapter: ModelAdapter, cache: DecodeCache) -> None:
         self.adapter, self.cache = adapter, cache
 
-    def run(self, drafts: Sequence[Draft]) -> list[Tensor]:
-        """Drafts and verifies one step of every row of the cache, in its order: the full model's logits (w + 1, V)."""
+    def run(self, drafts: Sequence[Draft], slots: Sequence[int]) -> list[Tensor]:
+        """Drafts and verifies one step of some rows: the full model's logits (w + 1, V) of each.
+
+        slots: rows of the cache, one for each draft.
+        """
         num_layers = self.adapter.num_layers
         rows = [
             Row(slot, draft, draft.checked_exits(num_layers), self.adapter.draft_head(draft.decision.draft_vocabulary))
-            for slot, draft in enumerate(drafts)
+            for slot, draft in zip(slots, drafts, strict=True)
         ]
         self._start_tokens(rows)
         self._draft(rows)
@@ -138,9 +141,10 @@ class BatchRunner:
             running = [(row, state) for row, state in zip(rows, hidden, strict=True) if state is not None]
             target = min(row.draft.depths[row.first - 1] if row.first > 0 else num_layers for row in rows)
             group = [row for row, _ in running]
+            places = [index for index, state in enumerate(hidden) if state is not None]
             outputs = self._run(group, [row.first for row in group], [state for _, state in running], depth, target)
-            for row, output in zip(group, outputs, strict=True):
-                hidden[row.slot] = output
+            for place, output in zip(places, outputs, strict=True):
+                hidden[place] = output
             depth = target
         states = [state for state in hidden if state is not None]  # all: every token is pending below the last layer
         logits = self.adapter.read_head(torch.cat(states, dim=1))[0]

@@ -7,8 +7,8 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from specbound.decoding.signals import row_statistics
 from specbound.decoding.stats import DecodeStats
 from specbound.decoding.step import Draft, StepRunner
 from specbound.decoding.together import Together
+from specbound.decoding.tree_step import TreeDraft, TreeRunner
 from specbound_controller.features import FeatureState
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
@@ -33,11 +34,35 @@ OnStep = Callable[[StepRecord, int], None]
 """Called after every step of every sequence with its record and its row."""
 
 
-class Runner(Protocol):
-    """Drafts and verifies one step of some sequences."""
+class Runner:
+    """Drafts and verifies one step of all rows of a cache, chains and trees."""
 
-    def run(self, drafts: list[Draft]) -> list[Tensor]:
-        """Fills the drafts; the full model's logits (w + 1, V) at the pending positions of each."""
+    def __init__(self, adapter: ModelAdapter, cache: DecodeCache) -> None:
+        self.adapter, self.cache = adapter, cache
+        self._trees = TreeRunner(adapter, cache)
+        self._one, self._several = StepRunner(adapter, cache), BatchRunner(adapter, cache)
+
+    def run(self, drafts: SequenceOf[Draft | TreeDraft]) -> list[Tensor]:
+        """Fills the chains; the full model's logits (w + 1, V) at the pending positions or nodes of each draft."""
+        if len(drafts) == 1:
+            (draft,) = drafts
+            return [self._one.run(draft)] if isinstance(draft, Draft) else self._trees.run([draft], [0])
+        chains = [(slot, draft) for slot, draft in enumerate(drafts) if isinstance(draft, Draft)]
+        trees = [(slot, draft) for slot, draft in enumerate(drafts) if isinstance(draft, TreeDraft)]
+        logits: dict[int, Tensor] = {}
+        if chains:
+            slots, own = [slot for slot, _ in chains], [draft for _, draft in chains]
+            logits |= zip(slots, self._several.run(own, slots), strict=True)
+        if trees:
+            slots, grown = [slot for slot, _ in trees], [draft for _, draft in trees]
+            logits |= zip(slots, self._trees.run(grown, slots), strict=True)
+        return [logits[slot] for slot in range(len(drafts))]
+
+    def keep(self, draft: Draft | TreeDraft, record: StepRecord, slot: int, num_tokens: int) -> None:
+        """Rolls a row back to its committed tokens, the newest of which has not run yet."""
+        if record.path:
+            self.cache.keep_path(draft.position, [0, *record.path], slot)
+        self.cache.truncate(num_tokens - 1, slot)
 
 
 class Row:
@@ -61,12 +86,15 @@ class Row:
             self.features.reset(len(self.sequence.tokens), self.sequence.request.sampling_temperature)
         self.stats.num_tokens += 1
 
-    def new_draft(self) -> Draft:
+    def new_draft(self) -> Draft | TreeDraft:
         """A draft by the policy's decision, its width clipped to the tokens still wanted, the bonus token left out."""
         tokens = self.sequence.tokens
         vector = self.features.vector(self.sequence.look_up([])) if self.features is not None else None
         decision = bounded(self.policy.decide(vector), self.sequence.limit - len(tokens) - 1)
-        return Draft([tokens[-1]], len(tokens) - 1, decision, self.sequence, vector)
+        if decision.tree is None:
+            return Draft([tokens[-1]], len(tokens) - 1, decision, self.sequence, vector)
+        tree = self.sequence.grow_tree(decision.tree, decision.w_max)
+        return TreeDraft(tree, len(tokens) - 1, decision, vector)
 
     def drop_beyond_end(self) -> None:
         """Takes tokens out of the counts that other rows' criteria have cut off."""
@@ -74,12 +102,25 @@ class Row:
         self.stats.num_tokens -= dropped
         self.stats.num_step_tokens -= dropped
 
-    def finish_step(self, draft: Draft, logits: Tensor, started: float) -> tuple[list[int], StepRecord]:
+    def finish_step(self, draft: Draft | TreeDraft, logits: Tensor, started: float) -> tuple[list[int], StepRecord]:
         """Commits what verification accepted and tells the policy. logits: (w + 1, V)"""
         context_length = len(self.sequence.tokens)
-        emitted, num_accepted = self.sequence.commit(draft, logits)
-        full_row = logits[len(emitted) - 1 : len(emitted)] if self.policy.needs_full_signals else None
+        path: list[int] = []
+        if isinstance(draft, TreeDraft):
+            emitted, path = self.sequence.commit_tree(draft.tree, logits)
+            num_accepted, last = len(path), path[len(emitted) - 2] if len(emitted) > 1 else 0
+        else:
+            emitted, num_accepted = self.sequence.commit(draft, logits)
+            last = len(emitted) - 1
+        full_row = logits[last : last + 1] if self.policy.needs_full_signals else None
         record = step_record(draft, num_accepted, len(emitted), context_length, full_row, started)
+        if isinstance(draft, TreeDraft):
+            record = replace(
+                record,
+                sources=tuple(draft.tree.sources[1:]),
+                parents=tuple(draft.tree.parents[1:]),
+                path=tuple(path),
+            )
         self.policy.observe(record)
         if self.features is not None:
             self.features.update(record)
@@ -144,7 +185,7 @@ class DecodeLoop:
             all_logits = runner.run(drafts)
             for slot, (row, draft, logits) in enumerate(zip(active, drafts, all_logits, strict=True)):
                 emitted, record = row.finish_step(draft, logits, step_started)
-                cache.truncate(len(row.sequence.tokens) - 1, slot)
+                runner.keep(draft, record, slot, len(row.sequence.tokens))
                 self._count(row, record, record_steps, on_step)
                 if row.index == 0:
                     yield emitted
@@ -189,7 +230,7 @@ class DecodeLoop:
             on_step(record, row.index)
 
     def _runner(self, cache: DecodeCache) -> Runner:
-        return (StepRunner if cache.batch_size == 1 else BatchRunner)(self.step_adapter, cache)
+        return Runner(self.step_adapter, cache)
 
     def _prefill(self, row: Row) -> tuple[DecodeCache, Tensor]:
         """Runs all layers on the part of a prompt that no cache holds. A cache, and logits (1, V) of the first token"""
@@ -214,7 +255,12 @@ def bounded(decision: Decision, most: int) -> Decision:
 
 
 def step_record(
-    draft: Draft, num_accepted: int, num_emitted: int, context_length: int, full_row: Tensor | None, started: float
+    draft: Draft | TreeDraft,
+    num_accepted: int,
+    num_emitted: int,
+    context_length: int,
+    full_row: Tensor | None,
+    started: float,
 ) -> StepRecord:
     """The record of a finished step."""
     full = row_statistics(full_row)[1:] if full_row is not None else (math.nan,) * 3

@@ -5,6 +5,7 @@ Knows the logits that it is shown; knows nothing of layers, caches and policies.
 
 import math
 from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
 
 import torch
 from torch import Tensor
@@ -18,8 +19,14 @@ from specbound.decoding.signals import best_tokens
 from specbound.decoding.step import Draft, DraftChoice
 from specbound_controller.errors import InputError
 from specbound_controller.lookup import ContextLookup, Lookup
+from specbound_controller.sources.recycled import RecycledSource
+from specbound_controller.sources.source import MOST_CANDIDATES, DraftSource
+from specbound_controller.trees.growth import grow
+from specbound_controller.trees.plan import TreePlan
+from specbound_controller.trees.tree import ROOT, DraftTree
 
 # V vocabulary, n rows, T tokens
+
 
 class Sequence:
     """Tokens, choice and end of one sequence."""
@@ -34,6 +41,8 @@ class Sequence:
         self.logits: list[Tensor] = []
         """The full model's logits (1, V) of every new token, float32, where they were asked for."""
         self._lookup: ContextLookup | None = None
+        self._sources: dict[str, tuple[DraftSource, int]] = {}
+        """Sources of draft trees by name, with how many tokens each has seen."""
         self._of_drafts = LogitsProcessorList(p for p in request.processors if type(p) in STATELESS_PROCESSORS)
         self._is_argmax = not (
             request.do_sample or request.processors or request.output_scores or request.output_logits
@@ -100,6 +109,54 @@ class Sequence:
                 break
         return emitted, num_accepted
 
+    def grow_tree(self, plan: TreePlan, most_depth: int) -> DraftTree:
+        """The draft tree after the tokens so far, by the plan's sources, at most so deep."""
+        sources = [self._source(name, plan) for name in plan.rates]
+        return grow(self.tokens, sources, plan, most_depth, self.eos_token_ids)
+
+    def _source(self, name: str, plan: TreePlan) -> DraftSource:
+        """A source that has seen every committed token."""
+        source, num_seen = self._sources.get(name, (None, 0))
+        if source is None:
+            source = plan.stores.source(name)
+        if num_seen < len(self.tokens):
+            source.extend(self.tokens[num_seen:])
+            self._sources[name] = source, len(self.tokens)
+        return source
+
+    def commit_tree(self, tree: DraftTree, logits: Tensor) -> tuple[list[int], list[int]]:
+        """Appends the tokens of the path through a tree that the full model takes, and the bonus token after it.
+
+        logits: (n, V) of the full model at the nodes. Returns the new tokens, up to the end of the sequence, and the
+        accepted nodes. Processors and criteria are called for these nodes alone, as plain decoding would have called
+        them.
+        """
+        emitted: list[int] = []
+        accepted: list[int] = []
+        node = ROOT
+        best = best_tokens(self._as_chosen(logits)) if self._is_argmax else None
+        while True:
+            token = best[node] if best is not None else next(self._verified(logits[node : node + 1]))
+            emitted.append(token)
+            self._append(token)
+            node = tree.child(node, token)
+            if node >= 0:
+                accepted.append(node)
+            if node < 0 or self.is_finished:
+                self._recycle(tree, accepted, logits)
+                return emitted, accepted
+
+    def _recycle(self, tree: DraftTree, accepted: SequenceOf[int], logits: Tensor) -> None:
+        """Shows the full model's best tokens along the path to the source that proposes them again."""
+        source, _ = self._sources.get("recycled", (None, 0))
+        if not isinstance(source, RecycledSource):
+            return
+        nodes = [ROOT, *accepted]
+        count = min(MOST_CANDIDATES, logits.shape[1])
+        rows = logits[nodes] if len(nodes) < logits.shape[0] else logits
+        for node, best in zip(nodes, rows.topk(count).indices.tolist(), strict=False):
+            source.observe(tree.tokens[node], best)
+
     def draft_token(self, logits: Tensor, drafted: list[int], head: DraftHead | None = None) -> int:
         """The token of `choose_draft` alone, for a draft that nobody tests. logits: as there"""
         if self._drafts_most_probable:
@@ -150,8 +207,7 @@ class Sequence:
 
     def _verified(self, logits: Tensor) -> Iterator[int]:
         """The full model's token at each row, one after the other: the tokens before it are appended by then."""
-        if logits.dtype == torch.float64:
-            logits = logits.float()  # as transformers does before it chooses
+        logits = self._as_chosen(logits)
         if self._is_argmax:
             yield from best_tokens(logits)
             return
@@ -185,6 +241,10 @@ class Sequence:
             )
         return int(token)
 
+    @staticmethod
+    def _as_chosen(logits: Tensor) -> Tensor:
+        return logits.float() if logits.dtype == torch.float64 else logits  # as transformers does before it chooses
+
     def _processed(self, processors: LogitsProcessorList, logits: Tensor, drafted: list[int]) -> Tensor:
         """A copy of the logits after the processors, which see the sequence and the drafts so far. (1, V) float32"""
         scores = logits.to(torch.float32, copy=True)
@@ -210,7 +270,9 @@ class Sequence:
             token_ids = torch.arange(row.shape[0], device=row.device)
         else:
             best = float(row.max())
-            token_ids = (row >= best - NOISE_RANGE).nonzero()[:, 0]  # in 32 bits nothing lies between where best is huge
+            token_ids = (row >= best - NOISE_RANGE).nonzero()[
+                :, 0
+            ]  # in 32 bits nothing lies between where best is huge
             if token_ids.shape[0] == 0:  # nan: the first one stands for all
                 token_ids = row.argmax(0, keepdim=True)
             below = row[token_ids].double() - best

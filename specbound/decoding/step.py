@@ -163,11 +163,10 @@ class StepRunner:
     def __init__(self, adapter: ModelAdapter, cache: DecodeCache) -> None:
         self.adapter, self.cache = adapter, cache
 
-    def run(self, drafts: list[Draft]) -> list[Tensor]:
-        """Drafts and verifies the one draft of the list: the full model's logits (w + 1, V)."""
-        (draft,) = drafts
+    def run(self, draft: Draft) -> Tensor:
+        """Drafts and verifies: the full model's logits (w + 1, V)."""
         self.run_draft(draft)
-        return [self.verify(draft)]
+        return self.verify(draft)
 
     def run_draft(self, draft: Draft) -> None:
         """Adds up to `w_max` draft tokens after the last committed one."""

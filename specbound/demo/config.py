@@ -26,7 +26,7 @@ class DemoConfig:
     allow_noise: bool
     """Print speeds, with a warning, also where the machine was busy with something else; otherwise fail."""
     model: str = "demo"
-    """demo, a folder, or a Hugging Face name."""
+    """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     profile_prompts: str = "demo"
     """Prompts to profile and train on: demo, FILE.jsonl, or hf:NAME[:split[:column]]."""
     evaluation_prompts: str = "demo:evaluate"

@@ -15,7 +15,6 @@ from specbound.evaluation.decisions import decision_seconds
 from specbound.evaluation.rows import PLAIN_AT_TOKEN, Comparison, EvaluatedRow, Evaluation, with_oracle
 from specbound.evaluation.timing import (
     GREEDY,
-    PROBE_TOLERANCE,
     ContentionProbe,
     Method,
     TimedPrompt,
@@ -32,7 +31,8 @@ from specbound_controller.records import Decision
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.prompts.files import Prompt, spread
 from specbound_profiling.prompts.tokenization import tokenize_prompts
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
+from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.oracle import oracle, oracle_grid
 from specbound_profiling.replay.replay import PLAIN, replay_static
 
@@ -83,7 +83,7 @@ class LevelEvaluation:
     @property
     def is_shown(self) -> bool:
         """Whether speedups are: the machine was quiet, or noise is allowed."""
-        return self.probe.is_quiet or self.allow_noise
+        return self.probe.is_shown(self.allow_noise)
 
     @property
     def is_trustworthy(self) -> bool:
@@ -92,7 +92,7 @@ class LevelEvaluation:
 
     def conditions(self) -> list[str]:
         """What has to be said beside the table. One line each"""
-        evaluation, probe = self.evaluation, self.probe
+        evaluation = self.evaluation
         speed = evaluation.tokens_per_second("plain") / evaluation.tokens_per_second("transformers")
         kernels = ", on the same row-stable kernels" if evaluation.exactness == "bitwise" else ""
         notes = [
@@ -106,12 +106,7 @@ class LevelEvaluation:
         ]
         if len(evaluation.timings["plain"][0].runs_s) > 1:
             notes.append(evaluation.spread())
-        if not probe.is_quiet:
-            notes.append(
-                f"the machine was busy: the same matrix product slowed down by {probe.slowdown:.0%} "
-                f"(at most {PROBE_TOLERANCE:.0%} is quiet), so "
-                + ("take the speeds with care" if self.allow_noise else "no speedup is shown; --allow-noise shows it")
-            )
+        notes += self.probe.conditions(self.allow_noise)
         return notes
 
     def _claims(self) -> list[str]:
@@ -142,10 +137,15 @@ class LevelEvaluation:
 
 
 def timed_prompts(
-    prompts: Sequence[Prompt], loaded: LoadedModel, max_new_tokens: int, sampling: Mapping[str, Any] = GREEDY
+    prompts: Sequence[Prompt],
+    loaded: LoadedModel,
+    max_new_tokens: int,
+    sampling: Mapping[str, Any] = GREEDY,
+    is_raw: bool = False,
+    exactness: str = "token",
 ) -> list[TimedPrompt]:
     """Prompts cut to the model's room like those of profiling. Raises InputError where one cannot be used."""
-    all_ids = tokenize_prompts(prompts, loaded, ModelAdapter(loaded.model), max_new_tokens)
+    all_ids = tokenize_prompts(prompts, loaded, ModelAdapter(loaded.model), max_new_tokens, is_raw, exactness)
     return [
         TimedPrompt(prompt.prompt_id, prompt.task, ids, max_new_tokens, for_prompt(dict(sampling), index))
         for index, (prompt, ids) in enumerate(zip(prompts, all_ids, strict=True))
@@ -197,7 +197,7 @@ def evaluate_level(
     )
     rows = evaluation.timed_rows() + _replayed(evaluation, traces, costs, protocol)
     rows.sort(key=lambda row: evaluation.tasks.index(row.task))
-    is_shown = probe.is_quiet or protocol.allow_noise
+    is_shown = probe.is_shown(protocol.allow_noise)
     rows = with_oracle(row if is_shown else row.without_speedup() for row in rows)
     return LevelEvaluation(
         evaluation,

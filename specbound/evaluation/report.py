@@ -12,17 +12,10 @@ from matplotlib.figure import Figure
 from specbound import __version__
 from specbound.evaluation.level import LevelEvaluation
 from specbound.evaluation.run import EvaluationResult, level_notes, to_report
-from specbound.evaluation.tables import (
-    Cells,
-    comparison_table,
-    gain_table,
-    heading,
-    label,
-    markdown,
-    speed_table,
-)
+from specbound.evaluation.tables import comparison_table, gain_table, heading, label, speed_table
 from specbound.results.files import write_file
 from specbound.results.report import machine_info, without_nan
+from specbound.results.tables import Cells, markdown, page_table
 from specbound_profiling.report.plots import frame, png
 
 TITLE = "What decoding with drafts is worth"
@@ -61,7 +54,7 @@ def to_page(result: EvaluationResult) -> str:
     ]
     for level in result.levels:
         parts.append(f"<h2>{html.escape(heading(level))}</h2>")
-        parts += [f"<h3>{html.escape(cells.title)}</h3>\n{_table(cells)}" for cells in _tables(level)]
+        parts += [f"<h3>{html.escape(cells.title)}</h3>\n{page_table(cells)}" for cells in _tables(level)]
         parts.append(_list(level_notes(level)))
     return "\n".join([*parts, "</body></html>\n"])
 
@@ -108,13 +101,3 @@ def _list(notes: Sequence[str]) -> str:
 def _image(content: bytes, caption: str) -> str:
     data = base64.b64encode(content).decode("ascii")
     return f'<h3>{caption}</h3>\n<img alt="{caption}" src="data:image/png;base64,{data}">'
-
-
-def _table(cells: Cells) -> str:
-    def row(values: Sequence[str], tag: str) -> str:
-        names = [' class="text"' if index < cells.num_texts else "" for index in range(len(values))]
-        pairs = zip(values, names, strict=True)
-        return "<tr>" + "".join(f"<{tag}{name}>{html.escape(value)}</{tag}>" for value, name in pairs) + "</tr>"
-
-    body = "\n".join(row(values, "td") for values in cells.rows)
-    return f'<div class="scroll"><table><thead>{row(cells.headings, "th")}</thead>\n<tbody>{body}</tbody></table></div>'

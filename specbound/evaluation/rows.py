@@ -15,7 +15,7 @@ from specbound.evaluation.compare import SpeedRatio, speed_ratio
 from specbound.evaluation.differences import Difference
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound.evaluation.verify import num_differing_tokens
-from specbound.results.report import Row
+from specbound.results.rows import Row, equality, interval, number, share, shown, times
 from specbound_profiling.replay.result import ReplayResult
 
 MAX_NEAR_TIE_SHARE = 0.01
@@ -28,24 +28,33 @@ PLAIN_AT_TOKEN = "plain_at_token"
 class EvaluatedRow(Row):
     """A row of a report, and what only an evaluation can say."""
 
-    tokens_per_second_low: float = math.nan
+    speed_over_fastest: float = shown("over\nfastest", lambda row: times(row.speed_over_fastest))
+    """Tokens per second over those of the fastest plain decoding on any kernels, whose tokens may differ."""
+    share_of_oracle_gain: float = shown("oracle's\ngain", lambda row: share(row.share_of_oracle_gain))
+    """(speedup - 1) over (the oracle's speedup - 1)."""
+    regret_to_oracle: float = shown("regret", lambda row: share(row.regret_to_oracle))
+    """Share of the oracle's tokens per second that is missing."""
+    decision_s_per_step: float = shown("µs to\ndecide", lambda row: number(1e6 * row.decision_s_per_step, 0))
+    """Seconds in the policy and in exit scores, per step; measured on runs of their own."""
+    tokens_per_second_low: float = shown(
+        "tokens per s\nby round", lambda row: interval(row.tokens_per_second_low, row.tokens_per_second_high, 1)
+    )
     """In the slowest round."""
     tokens_per_second_high: float = math.nan
     """In the fastest round."""
-    speed_over_fastest: float = math.nan
-    """Tokens per second over those of the fastest plain decoding on any kernels, whose tokens may differ."""
-    share_of_oracle_gain: float = math.nan
-    """(speedup - 1) over (the oracle's speedup - 1)."""
-    regret_to_oracle: float = math.nan
-    """Share of the oracle's tokens per second that is missing."""
-    decision_s_per_step: float = math.nan
-    """Seconds in the policy and in exit scores, per step; measured on runs of their own."""
     num_differing_tokens: int = 0
     """Places where the outputs are not plain decoding's, those that follow from a first difference included."""
+    outputs_equal: bool | None = shown("outputs\nequal", lambda row: token_equality(row), None)
+    """Whether every output equals plain decoding's; None where nothing was decoded."""
 
     def without_speedup(self) -> Self:
         """The same row where no speed may be compared."""
         return replace(Row.without_speedup(self), speed_over_fastest=math.nan)  # super() knows no class with slots
+
+
+def token_equality(row: EvaluatedRow) -> str:
+    """Whether outputs are equal; else near-ties, or how many tokens differ."""
+    return equality(row, differing=f"no ({row.num_differing_tokens} tokens)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +141,14 @@ class Evaluation:
         timings = [self.timings[method][i] for i in indices]
         num_tokens = self.tokens(method, indices).sum()
         rounds = num_tokens / np.array([timing.runs_s for timing in timings]).sum(axis=0)
-        ids = {self.prompts[i].prompt_id for i in indices}
-        differing = [d for d in self.differences if d.method == method and d.prompt_id in ids]
+        differing = self.differing(method, indices)
         plain = [self.timings["plain"][i] for i in indices]
         pairs = [(a.tokens, b.tokens) for a, b in zip(plain, timings, strict=True)]
         is_comparable = not (method == "transformers" and self.is_sampled)
         is_on_own_kernels = method in ("transformers", PLAIN_AT_TOKEN)
-        row = EvaluatedRow(
+        counts = [timing.stats for timing in timings if timing.stats is not None]
+        row = EvaluatedRow.of(
+            sum(counts if len(counts) == len(timings) else [], DecodeStats()),
             method="plain" if method == PLAIN_AT_TOKEN else method,
             compression=self.compression,
             task=task,
@@ -153,15 +163,6 @@ class Evaluation:
             speed_over_fastest=self.speed(method, indices) / self.speed(self.fastest_plain, indices),
             num_differing_tokens=sum(num_differing_tokens(a, b) for a, b in pairs) if is_comparable else 0,
         )
-        counts = [timing.stats for timing in timings]
-        if all(stats is not None for stats in counts):
-            total = sum((stats for stats in counts if stats is not None), DecodeStats())
-            row = replace(
-                row,
-                tokens_per_step=total.tokens_per_step,
-                acceptance_rate=total.acceptance_rate,
-                layer_calls_per_token=total.layer_calls_per_token,
-            )
         return self._with_speedup(row, method, indices) if self.is_claimable(method) else row
 
     @property
@@ -175,8 +176,17 @@ class Evaluation:
         """
         if method in self.without_claim or any(timing.num_deviating_runs for timing in self.timings[method]):
             return False
-        differing = [d for d in self.differences if d.method == method]
+        return self.is_close(method)
+
+    def is_close(self, method: str) -> bool:
+        """Whether all outputs are equal, or differ in verified near-ties on few prompts."""
+        differing = self.differing(method, range(len(self.prompts)))
         return all(d.is_near_tie for d in differing) and len(differing) <= MAX_NEAR_TIE_SHARE * len(self.prompts)
+
+    def differing(self, method: str, indices: Iterable[int]) -> list[Difference]:
+        """Where the outputs of a method on some prompts are not plain decoding's."""
+        ids = {self.prompts[i].prompt_id for i in indices}
+        return [d for d in self.differences if d.method == method and d.prompt_id in ids]
 
     @property
     def refused(self) -> list[str]:
@@ -204,16 +214,14 @@ class Evaluation:
             tokens = self.tokens("plain", indices).sum()
             speed = float(tokens / seconds)
             rows.append(
-                EvaluatedRow(
+                EvaluatedRow.of(
+                    of_task.counts,
                     method=method,
                     compression=self.compression,
                     task=task,
                     num_prompts=len(indices),
                     num_tokens=int(tokens),
                     tokens_per_second=speed,
-                    tokens_per_step=of_task.tokens_per_step,
-                    acceptance_rate=of_task.acceptance_rate,
-                    layer_calls_per_token=of_task.layer_calls_per_token,
                     speedup=speed / self.speed(self.reference, indices),
                     speed_over_fastest=speed / self.speed(self.fastest_plain, indices),
                     exactness=self.exactness,

@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static
 from specbound.evaluation.config import EvaluateConfig
 from specbound.evaluation.level import LevelEvaluation, Protocol, Say, evaluate_level, timed_prompts
 from specbound.evaluation.policies import Sources
 from specbound.evaluation.rows import EvaluatedRow
 from specbound.models.controllers import load_controller
-from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model, require_compression
-from specbound.pricing.local import choose_costs, given_costs, local_costs
+from specbound.pricing.local import choose_costs, given_costs, required_costs
 from specbound.results.report import build_report, model_info
 from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
-from specbound_controller.errors import MissingExtraError
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 from specbound_profiling.prompts.files import Prompt, load_prompts, prompts_hash
@@ -71,7 +70,11 @@ def to_report(result: EvaluationResult) -> dict[str, Any]:
     return build_report(result.rows, result.model, comparisons=comparisons, levels=levels, notes=result.notes)
 
 
-def evaluate(config: EvaluateConfig, say: Say, on_level: Callable[[EvaluationResult], None]) -> EvaluationResult:
+def evaluate(
+    config: EvaluateConfig,
+    say: Say = lambda line: None,
+    on_level: Callable[[EvaluationResult], None] = lambda result: None,
+) -> EvaluationResult:
     """Measures all levels. `say` gets a line as each part begins, `on_level` the results so far after each level.
 
     Raises:
@@ -99,13 +102,16 @@ def _level(
 ) -> LevelEvaluation:
     exactness, controller = config.exactness_of(loaded.compression), sources.controller
     exit_layers = auto_exit_layers(loaded.model.config.num_hidden_layers)
-    alpha = 0.0
     if controller is not None:
-        exit_layers, alpha = controller.config.exit_layers, controller.config.alpha
+        exit_layers = controller.config.exit_layers
     costs, costs_used = _costs(config, loaded, controller, exit_layers, exactness)
-    choice = sources.choose(loaded.compression, costs)
     sampling = config.generate_arguments()
-    timed = timed_prompts(prompts, loaded, config.max_new_tokens, sampling)
+    static = _static(config, loaded, controller, exit_layers, costs, say) if sources.needs_race else None
+    choice = sources.choose(loaded.compression, costs, static)
+    alpha = 0.0 if static is None else static.alpha
+    if controller is not None:
+        alpha = controller.config.alpha
+    timed = timed_prompts(prompts, loaded, config.max_new_tokens, sampling, config.raw, exactness)
     protocol = Protocol(
         num_rounds=config.rounds,
         w_max=config.w_max,
@@ -120,6 +126,30 @@ def _level(
     error = f"; {costs.held_out_error:.0%} off on steps held out"
     level.notes.extend([costs_used + error, *choice.notes])
     return level
+
+
+def _static(
+    config: EvaluateConfig,
+    loaded: LoadedModel,
+    controller: Controller | None,
+    exit_layers: tuple[int, ...],
+    costs: CostTable,
+    say: Say,
+) -> StaticChoice:
+    """The best fixed setting of a level, raced on the tuning prompts here."""
+    exactness, sampling = config.exactness_of(loaded.compression), config.generate_arguments()
+    prompts = load_prompts(config.tuning_source, config.num_tuning_prompts)
+    search = StaticSearch(
+        loaded,
+        timed_prompts(prompts, loaded, config.tuning_tokens, sampling, config.raw, exactness),
+        config.tuning_source,
+        costs,
+        exit_layers,
+        exactness,
+        None if controller is None else controller.config.alpha,
+        None if controller is None else controller.draft_vocabulary,
+    )
+    return choose_static(search, say)
 
 
 def _grid(exit_layers: tuple[int, ...], alpha: float, w_max: int) -> tuple[Decision, ...]:
@@ -141,10 +171,7 @@ def _costs(
         return choose_costs(config.costs, controller, loaded, exactness)
     if config.costs != "auto":
         return given_costs(Path(config.costs).expanduser(), loaded.compression), f"costs: from {config.costs}"
-    found = local_costs(loaded, model_fingerprint(loaded.model), exit_layers, exactness)
-    if found is None:
-        raise MissingExtraError("measuring costs", "profile")
-    return found
+    return required_costs(loaded, exit_layers, exactness)
 
 
 def prompt_notes(config: EvaluateConfig, prompts: list[Prompt], hashes: Mapping[str, str]) -> list[str]:

@@ -112,6 +112,18 @@ class ContentionProbe:
     def is_quiet(self) -> bool:
         return self.slowdown <= PROBE_TOLERANCE
 
+    def is_shown(self, allow_noise: bool) -> bool:
+        """Whether speedups are shown: the machine was quiet, or noise is allowed."""
+        return self.is_quiet or allow_noise
+
+    def conditions(self, allow_noise: bool) -> list[str]:
+        """What has to be said of a busy machine, one line; nothing of a quiet one."""
+        if self.is_quiet:
+            return []
+        advice = "take the speeds with care" if allow_noise else "no speedup is shown; --allow-noise shows it"
+        busy = f"the machine was busy: the same matrix product slowed down by {self.slowdown:.0%}"
+        return [f"{busy} (at most {PROBE_TOLERANCE:.0%} is quiet), so {advice}"]
+
 
 def policy_method(name: str, decoder: SpecBoundDecoder, policy: Policy) -> Method:
     """Our decoder under a policy; `StaticPolicy(())` is plain decoding. Several methods may share one decoder."""

@@ -20,11 +20,15 @@ from specbound.evaluation.verify_config import VerifyConfig
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model, require_compression
-from specbound.results.report import Row, model_info
+from specbound.results.report import model_info
+from specbound.results.rows import Row
 from specbound_controller.controller import Controller
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision
+from specbound_controller.sources.context import ContextSource
+from specbound_controller.sources.recycled import RecycledSource
+from specbound_controller.trees.plan import TreePlan
 from specbound_profiling.prompts.files import load_prompts
 from specbound_profiling.prompts.tokenization import tokenize_prompts
 
@@ -56,6 +60,26 @@ class RandomPolicy(StaticPolicy):
             d_max=choose.choice((None, None, *range(1, self.num_layers))),
             combine=choose.choice(("token", "product")),
         ).decide(features)
+
+
+class RandomTrees(StaticPolicy):
+    """Another random tree plan at every step, over the sources that need no store.
+
+    No policy that a user would want: it reaches trees of every shape, with paths that have to be moved.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__((), w_max=0)
+        self.random = random.Random(seed)
+
+    def decide(self, features: np.ndarray | None) -> Decision:
+        choose = self.random
+        num_cells = {"context": ContextSource.num_cells, "recycled": RecycledSource.num_cells}
+        rates = {name: [choose.random() for _ in range(count)] for name, count in num_cells.items()}
+        growth = choose.choice(("best_first", "best_first", "eagle2"))
+        depth = choose.randint(1, 8)
+        plan = TreePlan(choose.randint(0, 24), rates, breadth=choose.randint(1, 6), max_depth=depth, growth=growth)
+        return Decision(depth, tree=plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +151,7 @@ def verify(config: VerifyConfig, say: Say) -> Verification:
         loaded = load_model(config.model, compression)
         result.model.update(result.model or model_info(config.model, loaded.model))
         plain = new_decoder(loaded, None, config.exactness)
-        ids = tokenize_prompts(prompts, loaded, plain.adapter, config.max_new_tokens)
+        ids = tokenize_prompts(prompts, loaded, plain.adapter, config.max_new_tokens, config.raw, config.exactness)
         named = list(zip((prompt.prompt_id for prompt in prompts), ids, strict=True))
         say(f"{compression}: plain decoding of {len(prompts)} prompts")
         settings = {"max_new_tokens": config.max_new_tokens, **config.generate_arguments()}
@@ -155,6 +179,8 @@ def new_policy(name: str, loaded: LoadedModel, controller: Controller | None, se
     shallow, middle = max(1, num_layers // 4), max(1, num_layers // 2)
     if name == "random":
         return RandomPolicy(num_layers, seed)
+    if name == "trees":
+        return RandomTrees(seed)
     if name == "layerskip":
         return StaticPolicy((shallow,), 0.0, w_max=4)
     if name == "static":
@@ -212,16 +238,12 @@ def num_differing_tokens(expected: Sequence[int], actual: Sequence[int]) -> int:
 
 
 def row_of(method: str, compression: str, exactness: str, num_prompts: int, stats: DecodeStats) -> Row:
-    return Row(
+    return Row.of(
+        stats,
         method=method,
         compression=compression,
         task="all",
         num_prompts=num_prompts,
-        num_tokens=stats.num_tokens,
-        tokens_per_second=stats.tokens_per_second,
-        tokens_per_step=stats.tokens_per_step,
-        acceptance_rate=stats.acceptance_rate,
-        layer_calls_per_token=stats.layer_calls_per_token,
         outputs_equal=True if method == "plain" else None,
         exactness=exactness,
     )

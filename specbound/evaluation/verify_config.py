@@ -9,7 +9,7 @@ from specbound.models.names import chosen_controller
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 
-VERIFIED_POLICIES = ("controller", "static", "layerskip", "random")
+VERIFIED_POLICIES = ("controller", "static", "layerskip", "random", "trees")
 """Policies that `specbound verify` knows."""
 
 
@@ -19,9 +19,11 @@ class VerifyConfig(SamplingConfig):
     that rounding does not explain."""
 
     model: str = "demo"
-    """demo, a folder, or a Hugging Face name."""
+    """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     prompts: str = "demo:evaluate"
     """demo, demo:evaluate, FILE.jsonl, or hf:NAME[:split[:column]]."""
+    raw: bool = False
+    """Hand prompts over as they stand. Otherwise they go through the chat template, where the tokenizer has one."""
     num_prompts: int = 8
     """Prompts to decode, spread over the kinds of content, at least 1."""
     controller: str | None = None
@@ -29,8 +31,8 @@ class VerifyConfig(SamplingConfig):
     only."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
     """Who drafts, one or several: controller, static (thresholds on annealed confidence), layerskip (a fixed draft),
-    random (other exits, thresholds and widths at every step). auto: the controller, or layerskip without one, and
-    random."""
+    random (other exits, thresholds and widths at every step), trees (other draft trees at every step). auto: the
+    controller, or layerskip without one, random and trees."""
     compression: tuple[str, ...] = ("none",)
     """How the weights are held, one or several: none, bf16, fp16, int8, nf4."""
     exactness: str = "token"
@@ -65,4 +67,4 @@ class VerifyConfig(SamplingConfig):
         """The policies to verify, the default resolved."""
         if self.policy != "auto":
             return self.policy
-        return ("layerskip" if self.controller_name == "none" else "controller", "random")
+        return ("layerskip" if self.controller_name == "none" else "controller", "random", "trees")

@@ -5,21 +5,29 @@ from dataclasses import dataclass
 from specbound.decoding.exactness import require_exactness
 from specbound.decoding.sampling_config import SamplingConfig
 from specbound.models.names import chosen_controller
-from specbound_controller.errors import InputError, require_at_least
+from specbound_controller.errors import InputError, require_at_least, require_one_of
+from specbound_controller.text_files import is_unicode
+from specbound_controller.trees.names import TREE_NAMES
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateConfig(SamplingConfig):
-    """Continues a text, with a controller or plainly; the output is the same."""
+    """Continues a text, with drafts or plainly; the output is the same."""
 
     prompt: str | None = None
-    """The text to continue, required; - reads it from standard input. With --chat a message, and by default every line
-    of standard input is one."""
+    """The text to continue, required but with --chat; - reads it from standard input. Where the tokenizer has a chat
+    template, a message."""
     model: str = "demo"
-    """demo, a folder, or a Hugging Face name."""
+    """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     controller: str | None = None
-    """demo, a folder that train-controller wrote, a Hugging Face name, or none: plain decoding. By default demo for the
-    demo model only."""
+    """demo, a folder that train-controller wrote, a Hugging Face name, or none. By default demo for the demo model
+    only."""
+    policy: str = "auto"
+    """Who drafts: auto (the controller where there is one; without one a tree of what costs no layer, guarded; plain
+    where controller is none), plain, or a tree by name: free_tree, tree3 to tree63, chain4, chain8, eagle2,
+    token_recycling."""
+    own_text: str | None = None
+    """Folder that specbound write left for this model: its habits are one more source of a tree."""
     compression: str = "none"
     """How the weights are held: none, bf16, fp16, int8 or nf4."""
     costs: str = "auto"
@@ -35,7 +43,9 @@ class GenerateConfig(SamplingConfig):
     stop: tuple[str, ...] = ()
     """End after this text; may be given several times."""
     chat: bool = False
-    """Hand the prompt to the model as a user's message, by the chat template of its tokenizer."""
+    """Talk: --chat "TEXT" is one message, and without a text every line of standard input is one, answered in turn."""
+    raw: bool = False
+    """Hand the prompt over as it stands. Otherwise it goes through the chat template, where the tokenizer has one."""
     stream: bool = False
     """Print the tokens as they are committed."""
     compare: bool = False
@@ -51,19 +61,37 @@ class GenerateConfig(SamplingConfig):
         require_exactness(self.exactness)
         if self.prompt is None and not self.chat:
             raise InputError("--prompt is required; see specbound generate --help")
+        if self.chat and self.raw:
+            raise InputError("chat and raw must not be given together: one asks for the template, one for none")
         if self.is_conversation and (self.compare or self.json is not None):
             raise InputError("compare and json need a single message: give --prompt")
         if "" in self.stop:
             raise InputError("stop must hold text, got none")
+        if not is_unicode("".join(self.stop)):
+            raise InputError("stop must be text in the terminal's encoding, got half of a character")
         if self.stream and self.json == "-":
             raise InputError("stream must be off where json is -: both write to standard output")
-        if self.compare and self.controller_name == "none":
-            raise InputError("compare needs a controller beside plain decoding, got controller none")
+        require_one_of(("auto", "plain", *TREE_NAMES), policy=self.policy)
+        if self.policy != "auto" and self.controller not in (None, "none"):
+            raise InputError(f"policy must be auto where a controller is given, got {self.policy!r}")
+        if self.own_text is not None and self.method not in TREE_NAMES:
+            raise InputError(f"own_text is read by trees only, got policy {self.method}")
+        if self.compare and self.method == "plain":
+            raise InputError("compare needs drafts beside plain decoding, got controller none or policy plain")
 
     @property
     def controller_name(self) -> str:
         """The controller to use, its default resolved."""
         return chosen_controller(self.controller, self.model)
+
+    @property
+    def method(self) -> str:
+        """Who drafts, resolved: `controller`, `plain`, or the name of a tree."""
+        if self.policy != "auto":
+            return self.policy
+        if self.controller_name != "none":
+            return "controller"
+        return "plain" if self.controller == "none" else "free_tree"
 
     @property
     def is_conversation(self) -> bool:

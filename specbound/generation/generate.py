@@ -1,11 +1,12 @@
 """One prompt, one model, perhaps a controller: what `specbound generate` does. Knows no command line."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
-from transformers import TextStreamer
+from transformers import StopStringCriteria, TextStreamer
 from transformers.cache_utils import Cache
 
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
@@ -15,9 +16,13 @@ from specbound.evaluation.differences import find_difference
 from specbound.generation.config import GenerateConfig
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
-from specbound.models.loading import LoadedModel, chat_ids, load_model
+from specbound.models.loading import LoadedModel, chat_ids, has_chat_template, load_model
 from specbound.pricing.local import choose_costs
-from specbound.results.report import Row, model_info
+from specbound.results.report import model_info
+from specbound.results.rows import Row
+from specbound.stores.auto import auto_policy
+from specbound_controller.errors import InputError, MissingExtraError
+from specbound_profiling.prompts.tokenization import known_ids, text_ids
 
 WARM_UP_TOKENS = 8
 
@@ -35,7 +40,7 @@ class Generation:
     difference: str = ""
     """Where the outputs first differ, in words; empty where they are equal or were not compared."""
     costs: str = ""
-    """Which cost table the controller used, in words; empty without a controller."""
+    """Which cost table priced the drafts, in words; empty for plain decoding."""
 
     @property
     def is_trustworthy(self) -> bool:
@@ -51,11 +56,11 @@ class Prepared:
     plain: SpecBoundDecoder
     decoder: SpecBoundDecoder
     method: str
-    """`controller` or `plain`; then both decoders are one."""
+    """`controller`, a tree by name, or `plain`; then both decoders are one."""
     arguments: dict[str, Any]
     """Of every call of a decoder: length, sampling, stop strings."""
     costs: str
-    """Which cost table the controller uses, in words; empty without a controller."""
+    """Which cost table prices the drafts, in words; empty for plain decoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +70,13 @@ class _Decoded:
     stats: DecodeStats
 
     def row(self, method: str, decoder: SpecBoundDecoder) -> Row:
-        return Row(
+        """As the only row of one prompt."""
+        return Row.of(
+            self.stats,
             method=method,
             compression=decoder.compression,
             task="all",
             num_prompts=1,
-            num_tokens=self.stats.num_tokens,
-            tokens_per_second=self.stats.tokens_per_second,
-            tokens_per_step=self.stats.tokens_per_step,
-            acceptance_rate=self.stats.acceptance_rate,
-            layer_calls_per_token=self.stats.layer_calls_per_token,
             exactness=decoder.exactness,
         )
 
@@ -83,10 +85,10 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
     """Continues the prompt; with `config.compare` plain decoding does it too, after a warm-up of both."""
     prepared = prepare(config)
     loaded, plain, decoder, arguments = prepared.loaded, prepared.plain, prepared.decoder, prepared.arguments
-    if config.chat:
-        input_ids = chat_ids(loaded, [{"role": "user", "content": prompt}])
+    if config.chat or (has_chat_template(loaded) and not config.raw):
+        input_ids = known_ids(chat_ids(loaded, [{"role": "user", "content": prompt}]), loaded, "the message")
     else:
-        input_ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        input_ids = text_ids(prompt, loaded, "the prompt")
     if config.compare:
         for each in (plain, decoder):
             _decode(each, input_ids, {**arguments, "max_new_tokens": min(WARM_UP_TOKENS, config.max_new_tokens)})
@@ -103,22 +105,63 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
 
 
 def prepare(config: GenerateConfig) -> Prepared:
-    """Loads the model, and the controller where there is one."""
-    controller = load_controller(config.controller_name)
+    """Loads the model, and what drafts for it."""
+    controller = load_controller(config.controller_name) if config.method == "controller" else None
     loaded = load_model(config.model, config.compression)
     arguments = {"max_new_tokens": config.max_new_tokens, **config.generate_arguments()}
     if config.stop:
+        _refuse_unsayable(config.stop, loaded)
         arguments |= {"stop_strings": list(config.stop), "tokenizer": loaded.tokenizer}
     twin = greedy_twin(loaded.model)
     settings: dict[str, Any] = {"record_steps": False, "exactness": config.exactness, "compile": config.compile}
     plain = SpecBoundDecoder(twin, None, loaded.compression, **settings)
-    if controller is None:
+    if config.method == "plain":
         return Prepared(loaded, plain, plain, "plain", arguments, "")
+    if controller is None:
+        return _with_tree(config, loaded, plain, settings, arguments)
     controller.check_model(model_fingerprint(loaded.model), plain.adapter.num_layers)
     costs, costs_used = choose_costs(config.costs, controller, loaded, config.exactness, config.compile)
     policy = controller.policy(costs, loaded.compression)
     decoder = SpecBoundDecoder(twin, policy, loaded.compression, **settings)
     return Prepared(loaded, plain, decoder, "controller", arguments, costs_used)
+
+
+def _refuse_unsayable(stop: Sequence[str], loaded: LoadedModel) -> None:
+    """Raises InputError, before any work, where transformers cannot look for a stop text with this tokenizer."""
+    try:
+        StopStringCriteria(loaded.tokenizer, list(stop))
+    except ValueError as error:
+        raise InputError(
+            f"stop cannot be looked for by transformers with the tokenizer of model {loaded.name!r}, got "
+            f"{', '.join(map(repr, stop))}: {str(error).partition('. ')[0]}"
+        ) from error
+
+
+def _with_tree(
+    config: GenerateConfig,
+    loaded: LoadedModel,
+    plain: SpecBoundDecoder,
+    settings: dict[str, Any],
+    arguments: dict[str, Any],
+) -> Prepared:
+    """A tree of the free sources; where nobody asked for it and it cannot be priced, plain decoding."""
+    lines: list[str] = []
+    try:
+        policy = auto_policy(
+            loaded.model,
+            loaded.compression,
+            config.exactness,
+            config.method,
+            lines.append,
+            config.compile,
+            config.own_text,
+        )
+    except MissingExtraError as error:
+        if config.policy != "auto":
+            raise
+        return Prepared(loaded, plain, plain, "plain", arguments, f"plain decoding: {error}")
+    decoder = SpecBoundDecoder(plain.model, policy, loaded.compression, **settings)
+    return Prepared(loaded, plain, decoder, config.method, arguments, "; ".join(lines))
 
 
 def text_streamer(loaded: LoadedModel) -> TextStreamer:
@@ -164,7 +207,7 @@ class Conversation:
         """The model's answer to one more message. Raises InputError where the conversation outgrows the model."""
         prepared, tokenizer = self.prepared, self.prepared.loaded.tokenizer
         self.messages.append({"role": "user", "content": message})
-        ids = chat_ids(prepared.loaded, self.messages)
+        ids = known_ids(chat_ids(prepared.loaded, self.messages), prepared.loaded, "the message")
         output = prepared.decoder.decode([ids], streamer=streamer, past_key_values=self.cache, **prepared.arguments)
         self.cache = output.past_key_values
         text = tokenizer.decode(output.sequences[0, ids.shape[1] :], skip_special_tokens=True)

@@ -14,7 +14,7 @@ class CostsConfig:
     """Measures what the decoder's work costs on this machine: seconds of each kind of work, from timed steps."""
 
     model: str = "demo"
-    """demo, a folder, or a Hugging Face name."""
+    """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     compression: tuple[str, ...] = ("none",)
     """How the weights are held, one table each: none, bf16, fp16, int8, nf4."""
     out: str | None = None

@@ -15,6 +15,7 @@ from specbound.pricing.config import CostsConfig
 from specbound.results.report import model_info
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
+from specbound_controller.fingerprint import same_model
 from specbound_controller.policy import Policy
 from specbound_profiling.costs.check import KindCheck, check_costs, usual_kinds
 from specbound_profiling.costs.measure import TOKENS_PER_PROMPT, CostMeasurement, cost_measurement
@@ -47,7 +48,7 @@ class Costs:
         return all(abs(kind.ratio - 1.0) <= TOLERANCE for kinds in self.checks.values() for kind in kinds)
 
 
-def measure_all(config: CostsConfig, say: Callable[[str], None]) -> Costs:
+def measure_all(config: CostsConfig, say: Callable[[str], None] = lambda line: None) -> Costs:
     """Measures, checks where asked for, and writes each level's table as soon as it stands. `say` gets a line each."""
     for level in config.compression:
         require_compression(level)
@@ -82,7 +83,7 @@ def _measure(config: CostsConfig, loaded: LoadedModel, log: StepLog | None) -> C
     level, exactness, exit_layers, vocabulary = loaded.compression, config.exactness, None, None
     if log is not None:
         manifest, found = log.manifest, model_fingerprint(loaded.model)
-        if manifest.model_fingerprint != found:
+        if not same_model(manifest.model_fingerprint, found):
             raise InputError(
                 f"log must be of model {config.model!r} ({found[:12]}), got one of {manifest.model!r} "
                 f"({manifest.model_fingerprint[:12]})"
@@ -92,7 +93,7 @@ def _measure(config: CostsConfig, loaded: LoadedModel, log: StepLog | None) -> C
             exactness = manifest.exactness_of(level)
     if exactness == "auto":
         exactness = "token" if level == "none" else "bitwise"
-    prompt_ids = _prompt_ids(config.prompts, NUM_PROMPTS, loaded, TOKENS_PER_PROMPT)
+    prompt_ids = _prompt_ids(config.prompts, NUM_PROMPTS, loaded, TOKENS_PER_PROMPT, exactness)
     return cost_measurement(
         loaded, prompt_ids, config.num_steps, config.seed, config.max_seconds, exit_layers, exactness, vocabulary
     )
@@ -100,7 +101,9 @@ def _measure(config: CostsConfig, loaded: LoadedModel, log: StepLog | None) -> C
 
 def _check(config: CostsConfig, loaded: LoadedModel, measured: CostMeasurement) -> list[KindCheck]:
     adapter = ModelAdapter(loaded.model)
-    prompt_ids = _prompt_ids(config.check_prompts, config.num_check_prompts, loaded, CHECKED_TOKENS)
+    prompt_ids = _prompt_ids(
+        config.check_prompts, config.num_check_prompts, loaded, CHECKED_TOKENS, measured.table.exactness
+    )
     kinds: dict[str, Policy] = usual_kinds(adapter.num_layers)
     controller = load_controller(config.controller_name)
     if controller is not None:
@@ -109,6 +112,9 @@ def _check(config: CostsConfig, loaded: LoadedModel, measured: CostMeasurement) 
     return check_costs(loaded, prompt_ids, measured.table, kinds, CHECKED_TOKENS, probe_s=measured.table.probe_s)
 
 
-def _prompt_ids(source: str, num_prompts: int, loaded: LoadedModel, max_new_tokens: int) -> list[Tensor]:
+def _prompt_ids(
+    source: str, num_prompts: int, loaded: LoadedModel, max_new_tokens: int, exactness: str
+) -> list[Tensor]:
     """(1, T) each, cut where the model has no room for the new tokens."""
-    return tokenize_prompts(load_prompts(source, num_prompts), loaded, ModelAdapter(loaded.model), max_new_tokens)
+    prompts, adapter = load_prompts(source, num_prompts), ModelAdapter(loaded.model)
+    return tokenize_prompts(prompts, loaded, adapter, max_new_tokens, exactness=exactness)

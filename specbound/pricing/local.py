@@ -13,11 +13,13 @@ import torch
 
 from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
+from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary
-from specbound_controller.errors import InputError
+from specbound_controller.errors import InputError, MissingExtraError
+from specbound_controller.fingerprint import exact_part
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.manifest import read_cost_file, read_costs, write_costs
 
@@ -86,6 +88,21 @@ def local_costs(
     return table, f"costs: measured on this machine, {_keep(folder, {**kept, level: table})}"
 
 
+def required_costs(
+    loaded: LoadedModel,
+    exit_layers: Sequence[int],
+    exactness: str,
+    draft_vocabulary: DraftVocabulary | None = None,
+    is_compiled: bool = False,
+) -> tuple[CostTable, str]:
+    """The same where nothing can be done without: raises MissingExtraError where scipy is missing."""
+    fingerprint = model_fingerprint(loaded.model)
+    found = local_costs(loaded, fingerprint, exit_layers, exactness, draft_vocabulary, is_compiled)
+    if found is None:
+        raise MissingExtraError("measuring costs", "profile")
+    return found
+
+
 def kept_folder(
     machine: str,
     model_fingerprint: str,
@@ -94,7 +111,7 @@ def kept_folder(
     is_compiled: bool = False,
 ) -> Path:
     """Where this user's tables for a machine, a model and a way to run it are kept."""
-    parts = [machine, model_fingerprint, exactness]
+    parts = [machine, exact_part(model_fingerprint), exactness]
     if draft_vocabulary is not None:
         parts.append(draft_vocabulary.checksum)
     if is_compiled:

@@ -1,16 +1,28 @@
 """Files that appear whole or not at all. Knows no content."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
-from specbound_controller.errors import InputError
+from specbound_controller.errors import InputError, MissingExtraError
 
 
-def make_folder(out: Path) -> None:
-    """Raises InputError where there is none and none can be made."""
+def make_folder(out: str | Path, has_plots: bool = False) -> Path:
+    """The folder, made now, so that hours of work do not end in an error.
+
+    has_plots: whether plots are to be written into it.
+
+    Raises:
+        InputError: there is none and none can be made.
+        MissingExtraError: there can be no plots.
+    """
+    if has_plots and find_spec("matplotlib") is None:
+        raise MissingExtraError("what --out is to hold", "report")
+    folder = Path(out).expanduser()
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out must be a folder that can be written, got {out} ({error.strerror})") from None
+    return folder
 
 
 def write_file(path: Path, content: bytes) -> Path:

@@ -6,13 +6,14 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from specbound import __version__
 from specbound.results.files import write_whole
+from specbound.results.rows import Row
 from specbound_controller.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,43 +23,6 @@ SCHEMA = 1
 """Version of the form of a report."""
 
 REPORTED_PACKAGES = ("torch", "transformers", "numpy", "safetensors", "bitsandbytes", "lightning")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One method on one kind of content. A value that does not apply is nan, and null in JSON."""
-
-    method: str
-    """`transformers`, `plain`, `best_static`, `controller`, `oracle`, or a baseline's name."""
-    compression: str
-    """How the weights were held."""
-    task: str
-    """Kind of content; `all` holds the totals."""
-    num_prompts: int
-    num_tokens: int
-    tokens_per_second: float
-    """Generated tokens over seconds from call to return."""
-    tokens_per_step: float = math.nan
-    acceptance_rate: float = math.nan
-    layer_calls_per_token: float = math.nan
-    speedup: float = math.nan
-    """Tokens per second over the reference's: the faster of plain decoding and transformers' generate."""
-    speedup_low: float = math.nan
-    """Lower end of the 95 % bootstrap interval over prompts."""
-    speedup_high: float = math.nan
-    """Upper end."""
-    outputs_equal: bool | None = None
-    """Whether every output equals plain decoding's; None where nothing was decoded."""
-    num_near_ties: int = 0
-    """Prompts whose output differs, first at a near-tie (its margin is within the kernels' rounding noise)."""
-    exactness: str = "token"
-    """`token` or `bitwise`."""
-    simulated: bool = False
-    """Whether the row was replayed, not timed."""
-
-    def without_speedup(self) -> Self:
-        """The same row where no speedup may be claimed."""
-        return replace(self, speedup=math.nan, speedup_low=math.nan, speedup_high=math.nan)
 
 
 def machine_info() -> dict[str, Any]:
@@ -94,28 +58,6 @@ def logged_model(log: Path) -> dict[str, Any]:
 
     manifest = open_log(log).manifest
     return {"name": manifest.model, "num_layers": manifest.num_layers, "fingerprint": manifest.model_fingerprint}
-
-
-def modelled_rows(
-    compression: str, num_prompts: int, num_tokens: int, plain_tokens_per_second: float, speedups: Mapping[str, float]
-) -> list[Row]:
-    """Rows of a replay that nothing was timed for: prefill is left out, speedups are over modelled plain decoding.
-
-    speedups: method -> speedup; plain decoding is added.
-    """
-    return [
-        Row(
-            method=method,
-            compression=compression,
-            task="all",
-            num_prompts=num_prompts,
-            num_tokens=num_tokens,
-            tokens_per_second=plain_tokens_per_second * speedup,
-            speedup=speedup,
-            simulated=True,
-        )
-        for method, speedup in {"plain": 1.0, **speedups}.items()
-    ]
 
 
 def versions() -> dict[str, str]:

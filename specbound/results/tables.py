@@ -1,12 +1,14 @@
-"""Rows of a report as a table for people. Computes nothing."""
+"""Tables as cells, for the terminal, Markdown and a page alike. Computes nothing."""
 
-import math
-from collections.abc import Sequence
+import html
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from rich.table import Table
 
-from specbound.results.report import Row
+from specbound.results.rows import Column, Row, columns
 
 LABELS = {
     "best_static": "best static",
@@ -15,60 +17,91 @@ LABELS = {
 """Method -> what the table calls it; others keep their name."""
 
 
-HEADINGS = (
-    "tokens\nper s",
-    "tokens\nper step",
-    "acceptance\nrate",
-    "layer calls\nper token",
-    "speedup",
-    "outputs\nequal",
-)
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """One table."""
+
+    title: str
+    headings: Sequence[str]
+    """With line breaks where the terminal is narrow."""
+    rows: Sequence[Sequence[str]]
+    num_texts: int = 1
+    """Columns of text before those of figures."""
+    starts: Collection[int] = ()
+    """Rows at which another section begins."""
+
+    def __rich__(self) -> Table:
+        """For a terminal."""
+        table = Table(title=self.title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for index, name in enumerate(self.headings):
+            is_text = index < self.num_texts
+            table.add_column(name, no_wrap=is_text, justify="left" if is_text else "right", header_style="bold")
+        for index, row in enumerate(self.rows):
+            if index in self.starts:
+                table.add_section()
+            table.add_row(*row)
+        return table
 
 
-def results_table(rows: Sequence[Row]) -> Table:
-    """One section for each kind of content, in the order of the rows. Fits 80 columns; * marks replayed methods."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("content", no_wrap=True)
-    table.add_column("method", no_wrap=True)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right")
-    for task, of_task in groupby(rows, key=lambda row: row.task):
-        for index, row in enumerate(of_task):
-            table.add_row(task if index == 0 else "", LABELS.get(row.method, row.method), *_cells(row))
-        table.add_section()
-    return table
+def grouped(
+    title: str,
+    headings: Sequence[str],
+    items: Iterable[Any],
+    group: Callable[[Any], str],
+    cells: Callable[[Any], Sequence[str]],
+    num_texts: int = 2,
+) -> Cells:
+    """A table with one section for each run of items of one group, which its first row names in the first column."""
+    rows: list[tuple[str, ...]] = []
+    starts = set()
+    for name, of_group in groupby(items, key=group):
+        starts.add(len(rows))
+        rows += [("" if index else name, *cells(item)) for index, item in enumerate(of_group)]
+    return Cells(title, headings, rows, num_texts, starts)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    return (
-        number(row.tokens_per_second, 1),
-        number(row.tokens_per_step, 2),
-        number(row.acceptance_rate, 2),
-        number(row.layer_calls_per_token, 1),
-        times(row.speedup),
-        equality(row),
+def rows_table(
+    title: str, rows: Iterable[Row], shown: Mapping[str, Column], label: Callable[[Any], str], what: str = "method"
+) -> Cells:
+    """Rows of a report by kind of content, with the columns that are to be shown."""
+    headings = ("content", what, *(column.title for column in shown.values()))
+    return grouped(
+        title,
+        headings,
+        rows,
+        lambda row: str(row.task),
+        lambda row: (label(row), *(column.show(row) for column in shown.values())),
     )
 
 
-def number(value: float, digits: int) -> str:
-    """A dash for nan."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+def narrow(shown: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns that a terminal has room for."""
+    return {name: column for name, column in shown.items() if not column.is_wide}
 
 
-def times(value: float) -> str:
-    """A ratio; a dash for nan."""
-    return "–" if math.isnan(value) else f"{value:.2f}x"
+def results_table(rows: Sequence[Row]) -> Cells:
+    """One section for each kind of content, in the order of the rows. Fits 80 columns; * marks replayed methods."""
+    return rows_table("", rows, narrow(columns(Row)), lambda row: LABELS.get(row.method, row.method))
 
 
-def share(value: float) -> str:
-    """Per cent; a dash for nan."""
-    return "–" if math.isnan(value) else f"{value:.0%}"
+def markdown(cells: Cells) -> str:
+    """The table as Markdown."""
+    headings = [heading.replace("\n", " ") for heading in cells.headings]
+    rule = "|---" * cells.num_texts + "|---:" * (len(headings) - cells.num_texts) + "|"
+    return "\n".join([_line(headings), rule, *map(_line, cells.rows)]) + "\n"
 
 
-def equality(row: Row, unknown: str = "–", differing: str = "no") -> str:
-    """Whether the outputs are plain decoding's; where only near-ties differ, how many."""
-    if row.outputs_equal is None:
-        return unknown
-    if row.outputs_equal:
-        return "yes"
-    return f"no ({row.num_near_ties}≈)" if row.num_near_ties else differing
+def _line(values: Iterable[str]) -> str:
+    return f"| {' | '.join(value.replace('|', chr(92) + '|') for value in values)} |"
+
+
+def page_table(cells: Cells) -> str:
+    """The table as HTML."""
+
+    def row(values: Sequence[str], tag: str) -> str:
+        names = [' class="text"' if index < cells.num_texts else "" for index in range(len(values))]
+        pairs = zip(values, names, strict=True)
+        return "<tr>" + "".join(f"<{tag}{name}>{html.escape(value)}</{tag}>" for value, name in pairs) + "</tr>"
+
+    body = "\n".join(row(values, "td") for values in cells.rows)
+    return f'<div class="scroll"><table><thead>{row(cells.headings, "th")}</thead>\n<tbody>{body}</tbody></table></div>'

@@ -2,31 +2,18 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from specbound.evaluation.timing import TimedPrompt
+from tests.tiny_models import tiny_llama
 
 
 @pytest.fixture(scope="session")
 def llama() -> LlamaForCausalLM:
     """Six layers; the deep ones say little, so that drafts are accepted sometimes, not always."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=60,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    model = LlamaForCausalLM(config).eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            parameter.data.normal_(0.0, 0.2)
+    ends = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1}
+    sizes = {"vocab_size": 60, "intermediate_size": 64, "num_hidden_layers": 6, "max_position_embeddings": 512}
+    model = tiny_llama(spread=0.2, **sizes, **ends)
     for layer in model.model.layers[2:]:
         layer.self_attn.o_proj.weight.data *= 0.4
         layer.mlp.down_proj.weight.data *= 0.4

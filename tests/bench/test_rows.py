@@ -8,14 +8,18 @@ import pytest
 from specbound.bench.efficiency import REST, breakdown
 from specbound.bench.growth import fit_growth
 from specbound.bench.observe import Observation
-from specbound.bench.result import without_speedups
-from specbound.bench.rows import Level
-from specbound.bench.tables import cells, markdown, speedups
+from specbound.bench.rows import BenchRow, Level
+from specbound.bench.tables import COLUMNS, speedups, whole_table, with_notes
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import Difference
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.records import StepRecord
+
+
+def cells(row: BenchRow) -> list[str]:
+    return [column.show(row) for column in COLUMNS.values()]
+
 
 PROMPTS = [TimedPrompt("p0", "a", None, 8), TimedPrompt("p1", "b", None, 8)]  # type: ignore[arg-type]
 
@@ -29,6 +33,7 @@ def level(differences: tuple[Difference, ...] = (), **seconds: tuple[float, floa
     return Level(
         exactness="token",
         compression="none",
+        num_layers=4,
         prompts=PROMPTS,
         timings={m: [Timing([0] * 4, runs_s=[a]), Timing([0] * 6, runs_s=[b])] for m, (a, b) in seconds.items()},
         observations={method: [observation(4, 9), observation(6, 15)] for method in seconds},
@@ -65,7 +70,7 @@ def test_own_draws_are_not_compared() -> None:
 
 
 def test_a_busy_machine_leaves_no_speedup() -> None:
-    rows = without_speedups(level(plain=(1.0, 1.0), fast=(0.5, 0.5)).rows())
+    rows = [row.without_speedup() for row in level(plain=(1.0, 1.0), fast=(0.5, 0.5)).rows()]
     assert all(math.isnan(row.speedup) and math.isnan(row.speed_ratio) for row in rows)
     assert cells(rows[0])[2] == "–"
 
@@ -76,7 +81,7 @@ def test_tables_hold_every_method_and_kind_of_content() -> None:
         "plain": ["1.00x"] * 3,
         "fast": ["2.00x", "4.00x", "2.67x"],
     }
-    text = markdown(rows, ["a note"])
+    text = with_notes(whole_table(rows), ["a note"])
     assert text.count("\n| ") == 6 and text.endswith("\n* a note\n") and "| exit1_width2 |" in text
 
 

@@ -74,6 +74,7 @@ def test_steps_of_every_width_are_timed(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_shape_on_a_gpu_is_bf16_and_its_memory_is_seen() -> None:
     device = torch.device("cuda")
     with peak_memory(device) as peak:

@@ -86,9 +86,12 @@ def test_values_of_a_repeated_option_are_gathered_as_they_are() -> None:
 
 
 def test_chat_applies_the_template(run: Run, chat_model: Path) -> None:
-    code, out, err = run("--chat", "--prompt", "the cat", model=chat_model)
-    assert code == 0, err
-    assert out == run("--prompt", "user : the cat . then ")[1]
+    written = run("--prompt", "user : the cat . then ")[1]
+    for options in (("--prompt", "the cat"), ("--chat", "--prompt", "the cat"), ("--chat", "the cat")):
+        code, out, err = run(*options, model=chat_model)
+        assert code == 0, err
+        assert out == written
+    assert run("--prompt", "the cat", "--raw", model=chat_model)[1] == run("--prompt", "the cat")[1] != written
 
 
 def test_a_conversation_continues_as_a_fresh_run_on_the_whole_text_would(
@@ -126,6 +129,7 @@ def test_later_messages_are_computed_from_the_cache(chat_model: Path) -> None:
     ("options", "message"),
     [
         (("--chat", "--prompt", "x"), "chat needs a tokenizer with a chat template"),
+        (("--chat", "x", "--raw"), "chat and raw must not be given together"),
         (("--chat", "--compare", "--controller", "demo"), "compare and json need a single message"),
         (("--chat", "--json", "x.json"), "compare and json need a single message"),
         (("--prompt", "x", "--stop", ""), "stop must hold text"),

@@ -68,7 +68,8 @@ def test_one_exit_scores_like_arrays_of_exits(controller_of: Callable[..., Contr
         )  # fmt: skip
         np.testing.assert_allclose(array, np.array([signal_values(row) for row in rows]), atol=1e-5)
         one_by_one = [score(row, vector) for row, vector in zip(rows, features, strict=True)]
-        np.testing.assert_allclose(score.probabilities(array, exit_layer, features), one_by_one, atol=1e-6)
+        many = score.probabilities_at(array, np.full(6, exit_layer), features)
+        np.testing.assert_allclose(many, one_by_one, atol=1e-6)
 
 
 def test_score_equals_torch_and_applies_calibration(controller_of: Callable[..., Controller]) -> None:

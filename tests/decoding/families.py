@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from specbound.decoding.model.families import FAMILIES
+from tests.tiny_models import tiny_llama
 
 COMMON = {
     "vocab_size": 97,
@@ -85,13 +86,8 @@ def random_prompt(seed: int, length: int, vocab_size: int = 97) -> torch.Tensor:
 
 def save_llama_with_outliers(folder: Path | str, num_layers: int) -> None:
     """A random llama on disk, with a few dimensions large enough that some tokens have int8 outliers, and some not."""
-    torch.manual_seed(0)
     sizes = {"vocab_size": 97, "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": num_layers}
-    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, bos_token_id=None, eos_token_id=None)
-    model = LlamaForCausalLM(config)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            parameter.data.normal_(0.0, 0.2)
+    model = tiny_llama(spread=0.2, **sizes, bos_token_id=None)
     for layer in model.model.layers:
         for norm in (layer.input_layernorm, layer.post_attention_layernorm):
             norm.weight.data[[3, 50, 77]] = 4.0

@@ -6,7 +6,9 @@ from typing import Any
 
 from specbound.evaluation.compare import SpeedRatio
 from specbound.evaluation.rows import Comparison, EvaluatedRow
-from specbound.evaluation.tables import comparison_table, equality, gain_table, heading, markdown, speed_table
+from specbound.evaluation.rows import token_equality as equality
+from specbound.evaluation.tables import comparison_table, gain_table, heading, speed_table
+from specbound.results.tables import markdown
 
 
 def row(method: str, task: str = "all", **changes: Any) -> EvaluatedRow:

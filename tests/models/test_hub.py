@@ -71,7 +71,7 @@ def test_card_states_model_data_figures_and_limits(hub: Path, controller: Contro
     assert card.startswith("---\nlibrary_name: specbound\n")
     for heading in ("## Model", "## Data", "## Figures", "## Limits"):
         assert heading in card
-    assert controller.config.model_fingerprint in card and controller.config.prompts_hash in card
+    assert controller.config.model_fingerprint[:64] in card and controller.config.prompts_hash in card
     assert "| none | 6 | – | – | 1.234 |" in card and "24 prompts" in card and "not measured" in card
 
 

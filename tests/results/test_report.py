@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from specbound.results.report import Row, build_report, check_destination, modelled_rows, write_report
+from specbound.results.report import build_report, check_destination, write_report
+from specbound.results.rows import Row, modelled_rows
 from specbound.results.tables import results_table
 from specbound_controller.errors import InputError
 

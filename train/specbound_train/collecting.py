@@ -18,7 +18,8 @@ from specbound_controller.controller import MAX_SAMPLE_ROWS, Controller, Sample
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import AnnealedConfidence, FixedPolicy, Policy
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.grid import chunks
+from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.data import LevelData
 from specbound_train.rows import ExploringPolicy, StepRows, collect_steps
 
@@ -121,9 +122,7 @@ def at_most(steps: Sequence[StepRows], num_steps: int, seed: int) -> list[StepRo
 
 def _parts(traces: Sequence[PromptTrace], folds: np.ndarray) -> Iterator[tuple[TraceBatch, np.ndarray]]:
     """Traces of about `PART_POSITIONS` positions together, in order, with their folds."""
-    first, num_positions = 0, 0
-    for index, trace in enumerate(traces):
-        num_positions += trace.num_positions
-        if num_positions >= PART_POSITIONS or index == len(traces) - 1:
-            yield TraceBatch(traces[first : index + 1]), folds[first : index + 1]
-            first, num_positions = index + 1, 0
+    first = 0
+    for part in chunks(traces, PART_POSITIONS) if traces else ():
+        yield TraceBatch(part), folds[first : first + len(part)]
+        first += len(part)

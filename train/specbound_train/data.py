@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import describe
 from specbound_controller.errors import InputError
+from specbound_controller.fingerprint import exact_part, same_model
 from specbound_profiling.log.store import StepLog
 from specbound_profiling.log.trace import Branches, PromptTrace
 
@@ -112,7 +113,8 @@ def check_alike(logs: Sequence[StepLog]) -> None:
     first = logs[0]
     seen: dict[str, StepLog] = {}
     for log in logs:
-        for name in ("model_fingerprint", "num_layers", "exit_layers", "temperatures", "eos_token_ids"):
+        _require_one_model(first, log)
+        for name in ("num_layers", "exit_layers", "temperatures", "eos_token_ids"):
             _require_equal(name, first, getattr(first.manifest, name), log, getattr(log.manifest, name))
         drafted = (describe(first.manifest.drafted_tokens()), describe(log.manifest.drafted_tokens()))
         _require_equal("draft_vocabulary", first, drafted[0], log, drafted[1])
@@ -120,6 +122,12 @@ def check_alike(logs: Sequence[StepLog]) -> None:
             other = seen.setdefault(level, log)
             exactness = (other.manifest.exactness_of(level), log.manifest.exactness_of(level))
             _require_equal(f"exactness of {level}", other, exactness[0], log, exactness[1])
+
+
+def _require_one_model(first: StepLog, second: StepLog) -> None:
+    own, other = first.manifest.model_fingerprint, second.manifest.model_fingerprint
+    if not same_model(own, other):
+        _require_equal("model_fingerprint", first, exact_part(own), second, exact_part(other))
 
 
 def _require_equal(name: str, first: StepLog, value: object, second: StepLog, other: object) -> None:

@@ -4,7 +4,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from specbound_controller.step_policy import CurveLayout
 from specbound_profiling.log.store import StepLog
 from specbound_profiling.replay.annealing import fit_alpha
 from specbound_profiling.replay.best_static import best_static_action
-from specbound_train.calibration import ExitFit, fit_measures, platt
+from specbound_profiling.versions import versions_of
+from specbound_train.calibration.measures import ExitFit, fit_measures, platt
 from specbound_train.collecting import at_most, first_steps, replay_training, sample_of, without_guard
 from specbound_train.compare import LevelSummary, judge
 from specbound_train.config import TrainConfig
@@ -41,6 +41,8 @@ from specbound_train.rows import (
 )
 from specbound_train.summary import TrainSummary
 
+PACKAGES = ("specbound", "torch", "lightning", "numpy", "scikit-learn", "safetensors")
+"""Whose versions a controller names."""
 MAX_SCORE_STEPS = 16_000
 """Most steps whose drafts the exit score is fitted on; a random choice of more. Each holds several drafts per exit."""
 MAX_ROUND_STEPS = 25_000
@@ -296,7 +298,7 @@ def _controller(run: Run, score: LearnedScore, mlp: Mlp, sample: Sample) -> Cont
         prompts_hash=manifest.prompts_hash,
         seed=run.config.seed,
         without_compression=run.config.without_compression,
-        versions=_versions(),
+        versions=versions_of(PACKAGES),
     )
     return Controller(config, score.mlp, mlp, sample, manifest.drafted_tokens())
 
@@ -317,16 +319,6 @@ def _judge_score(run: Run, score: LearnedScore) -> tuple[ExitFit, ...]:
 def _bare_name(name: str) -> str:
     """What to call a model or prompts elsewhere: a path says nothing there but its last part."""
     return Path(name).name if name.startswith(("/", "~", ".")) or name.count("/") > 1 else name
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("specbound", "torch", "lightning", "numpy", "scikit-learn", "safetensors"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            continue
-    return found
 
 
 def without_nan(value: Any) -> Any:

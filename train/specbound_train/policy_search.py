@@ -19,7 +19,7 @@ from specbound_controller.controller import Controller
 from specbound_controller.controller_policy import ControllerPolicy
 from specbound_controller.costs import CostTable
 from specbound_profiling.replay.batch import replay_batch
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.data import LevelData
 
 MAX_SEARCH_POSITIONS = 12_000

@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from specbound_controller.actions import Action
 from specbound_controller.costs import CostTable
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.lookup import LOOKUP_EXIT
@@ -20,10 +19,10 @@ from specbound_controller.records import Decision, StepRecord
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore, score_inputs
 from specbound_controller.step_policy import CurveLayout
 from specbound_profiling.replay.exit_signals import exit_signals
-from specbound_profiling.replay.outcomes import TraceBatch, step_outcomes
 from specbound_profiling.replay.replay import replay
 from specbound_profiling.replay.result import ReplayResult
-from specbound_profiling.replay.single_exit import Draws, SingleExitPlayer
+from specbound_profiling.replay.single_exit import SingleExitPlayer
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 
 class ExploringPolicy:
@@ -84,14 +83,6 @@ def collect_steps(
     return StepRows(batch, np.array(rows, dtype=np.int64), features, np.repeat(folds, result.num_steps)), result
 
 
-def draft_signals(steps: StepRows, signals: np.ndarray, longest: int, exit_index: int) -> np.ndarray:
-    """Signals along each step's draft at one exit, as if all its drafts were right. (N, E, S) -> (R, J, S)"""
-    position = np.minimum(steps.rows[:, None] + np.arange(longest), steps.batch.last_row[steps.rows][:, None])
-    along = signals[position, exit_index]
-    along[..., SIGNAL_NAMES.index("draft_index")] = np.arange(longest)
-    return along
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreRows:
     """Draft tokens whose predecessors in the step were all accepted, with the outcome of their own test."""
@@ -134,9 +125,10 @@ def score_rows(steps: StepRows, longest: int) -> ScoreRows:
         is_reached[:, 1:] = np.logical_and.accumulate(accepted, axis=1)[:, :-1]
         is_found = batch.exit_layers[exit_index] != LOOKUP_EXIT or batch.lookups[position, 0] > 0
         step, draft = np.nonzero(is_reached & is_inside & is_found)
-        along = draft_signals(steps, signals, longest, exit_index)[step, draft]
-        inputs = score_inputs(along, exit_index, num_exits, steps.features[step])
         rows = position[step, draft]
+        along = signals[rows, exit_index]
+        along[:, SIGNAL_NAMES.index("draft_index")] = draft
+        inputs = score_inputs(along, exit_index, num_exits, steps.features[step])
         parts.append(
             ScoreRows(
                 inputs,
@@ -178,24 +170,20 @@ def curve_rows(steps: StepRows, layout: CurveLayout, fold_scores: Sequence[Learn
     fold_scores: For each fold the exit score that was fitted without it: one that has seen a prompt would promise
         more of itself than it keeps on others.
     """
-    scores = learned_scores(steps, fold_scores, layout.longest)
+    decisions = [
+        replace(profile, width=layout.longest).decision({"learned": score})
+        for profile in layout.profiles
+        for score in fold_scores
+    ]
+    player = SingleExitPlayer(steps.batch, decisions, num_layers)
     accepted, drafted, runs = [], [], []
-    for profile in layout.profiles:
-        if profile.lookup_threshold > 0:
-            draws = _draws(steps, replace(profile, width=layout.longest), fold_scores, num_layers)
-            accepted.append(draws.steps.num_accepted)
+    for place, profile in enumerate(layout.profiles):
+        draws = player.play(steps.rows, len(fold_scores) * place + steps.folds, steps.features)
+        accepted.append(draws.steps.num_accepted)
+        if profile.threshold > 0:
             drafted.append(draws.steps.num_drafted)
+        if profile.lookup_threshold > 0:
             runs.append(draws.is_exit_run)
-            continue
-        is_tested = profile.threshold > 0
-        # the score is not called: `scores` holds its values
-        decision = replace(profile, width=layout.longest).decision({"learned": fold_scores[0]})
-        outcomes = step_outcomes(
-            steps.batch, decision, num_layers, scores if is_tested else None, has_branch_scores=True
-        )
-        accepted.append(outcomes.num_accepted[steps.rows])
-        if is_tested:
-            drafted.append(outcomes.num_drafted[steps.rows])
     reached = np.stack([*accepted, *drafted], axis=1)[..., None]  # (R, Q, 1)
     count = np.arange(1, layout.longest + 1)
     # A width that the length limit clipped says nothing about longer drafts; an end of sequence is an outcome.
@@ -209,53 +197,6 @@ def curve_rows(steps: StepRows, layout: CurveLayout, fold_scores: Sequence[Learn
         is_true = np.concatenate((is_true, np.stack(padded, axis=1)), axis=1)
     flat = (len(steps), -1)
     return CurveRows(steps.features, is_true.reshape(flat), is_known.reshape(flat), steps.folds)
-
-
-def _draws(steps: StepRows, action: Action, fold_scores: Sequence[LearnedScore], num_layers: int) -> Draws:
-    """What an action does in each step, by the score of its fold."""
-    decisions = [action.decision({"learned": score}) for score in fold_scores]
-    player = SingleExitPlayer(steps.batch, decisions, num_layers)
-    return player.play(steps.rows, steps.folds, steps.features, np.zeros(len(steps), dtype=bool))
-
-
-def learned_scores(steps: StepRows, fold_scores: Sequence[LearnedScore], longest: int) -> np.ndarray:
-    """Scores along every step's draft, by the score of its fold; nan where no step begins. (N, J, E) float64
-
-    After the first wrong draft of an exit they are those of its roll-out, where there is one.
-    """
-    batch = steps.batch
-    scores = np.full((batch.num_rows, longest, len(batch.exit_layers)), np.nan)
-    signals = exit_signals(batch.traces, batch.exit_layers)
-    found = [trace.branches for trace in batch.traces if trace.branches is not None]
-    branch_signals = exit_signals(found, batch.exit_layers) if found else None
-    for exit_index, exit_layer in enumerate(batch.exit_layers):
-        along = draft_signals(steps, signals, longest, exit_index)
-        if branch_signals is not None:
-            step, draft, row = _along_branches(steps, longest, exit_index)
-            along[step, draft] = branch_signals[row, exit_index]
-            along[step, draft, SIGNAL_NAMES.index("draft_index")] = draft
-        for fold in np.unique(steps.folds):
-            chosen = np.flatnonzero(steps.folds == fold)
-            features = np.broadcast_to(steps.features[chosen, None, :], (len(chosen), longest, steps.features.shape[1]))
-            values = fold_scores[fold].probabilities(along[chosen], exit_layer, features)
-            scores[steps.rows[chosen], :, exit_index] = values
-    return scores
-
-
-def _along_branches(steps: StepRows, longest: int, exit_index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where drafts at one exit go along a roll-out: steps, draft indices and rows of the branches. 3 x (K,)"""
-    batch, index = steps.batch, np.arange(longest)
-    wanted = steps.rows[:, None] + index
-    last = batch.last_row[steps.rows][:, None]
-    is_right = batch.is_accepted[np.minimum(wanted, last), exit_index] & (wanted <= last)
-    first_wrong = np.logical_and.accumulate(is_right, axis=1).sum(axis=1)  # J where there is none
-    left_at = steps.rows + first_wrong
-    has_left = (first_wrong < longest) & (left_at <= last[:, 0])
-    first = np.where(has_left, batch.branches.first[np.where(has_left, left_at, 0), exit_index], -1)
-    row = first[:, None] + index - first_wrong[:, None] - 1
-    end = batch.branches.end[np.maximum(first, 0)]
-    step, draft = np.nonzero((first[:, None] >= 0) & (index > first_wrong[:, None]) & (row < end[:, None]))
-    return step, draft, row[step, draft]
 
 
 def concatenate_curve_rows(parts: Sequence[CurveRows]) -> CurveRows:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from specbound_train.calibration import ExitFit
+from specbound_train.calibration.measures import ExitFit
 from specbound_train.compare import LevelSummary
 
 

@@ -34,7 +34,7 @@ def train_controller(config: TrainConfig) -> "TrainSummary":
     from specbound_profiling.log.store import open_log
     from specbound_train.finished_fits import FinishedFits
     from specbound_train.fitting import fit_controller
-    from specbound_train.training_report import write_report
+    from specbound_train.report.write import write_report
 
     logs = [open_log(path) for path in config.logs]
     _make_folder(folder)

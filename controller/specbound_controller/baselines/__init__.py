@@ -1,17 +1,17 @@
 """Baselines of the literature as policies of the same loop, each with settings that can be stored as plain numbers.
 
-Knows no model and no log; whoever has a log chooses the settings.
+Knows no model and no log; whoever has a log chooses the settings. A new policy is its module and a line here.
 """
 
-BASELINES = (
-    "layerskip",
-    "draft_verify",
-    "svip",
-    "gammatune",
-    "hf_heuristic",
-    "logistic",
-    "speckv",
-    "speckv_causal",
-    "ucb",
-)
-"""Their names, as policies and as methods of a report."""
+BASELINES = {
+    "layerskip": "fixed:LayerSkipSettings",
+    "draft_verify": "draft_verify:DraftVerifySettings",
+    "svip": "svip:SvipSettings",
+    "gammatune": "lengths:GammaTuneSettings",
+    "hf_heuristic": "lengths:HeuristicSettings",
+    "logistic": "logistic:LogisticSettings",
+    "speckv": "speckv:SpecKVSettings",
+    "speckv_causal": "speckv:SpecKVSettings",
+    "ucb": "ucb:UcbSettings",
+}
+"""Name, as a policy and as a method of a report, in the order of the tables -> module:class of its settings."""

@@ -3,11 +3,13 @@
 # R sequences that take a step
 
 from dataclasses import dataclass
+from itertools import product
+from typing import Self
 
 import numpy as np
 
 from specbound_controller.baselines.array_policy import ArrayPolicy, Taken
-from specbound_controller.baselines.situation import Situation, check_draft, check_share
+from specbound_controller.baselines.situation import Search, Settings, Situation, check_draft, check_share
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 
@@ -56,7 +58,7 @@ class DraftVerify(ArrayPolicy):
 
 
 @dataclass(frozen=True, slots=True)
-class DraftVerifySettings:
+class DraftVerifySettings(Settings):
     """Its constants; the paper's are target 0.9 and step 0.01."""
 
     exit_layer: int
@@ -74,6 +76,12 @@ class DraftVerifySettings:
         check_share(target=self.target)
         check_share(least=0.01, start=self.start)
         check_share(least=1e-3, step=self.step)
+
+    @classmethod
+    def candidates(cls, search: Search) -> list[Self]:
+        """Targets and steps around the paper's 0.9 and 0.01, which was made for outputs ten times as long."""
+        values = product(search.exit_layers, (2, 4, 8), (0.1, 0.3, 0.6), (0.6, 0.9), (0.01, 0.1))
+        return [cls(*each) for each in values]
 
     def policy(self, situation: Situation) -> DraftVerify:
         """A fresh one."""

@@ -4,11 +4,13 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from itertools import product
+from typing import Self
 
 import numpy as np
 
 from specbound_controller.baselines.array_policy import ArrayPolicy, Taken
-from specbound_controller.baselines.situation import Situation, check_draft, check_share
+from specbound_controller.baselines.situation import Search, Settings, Situation, check_draft, check_share
 from specbound_controller.records import Decision
 
 
@@ -61,7 +63,7 @@ class AveragedLength(LengthPolicy):
 
 
 @dataclass(frozen=True, slots=True)
-class HeuristicSettings:
+class HeuristicSettings(Settings):
     """transformers' schedule `heuristic` for the length of assisted generation."""
 
     exit_layer: int
@@ -73,13 +75,18 @@ class HeuristicSettings:
     def __post_init__(self) -> None:
         check_draft(self.exit_layer, self.start, self.longest)
 
+    @classmethod
+    def candidates(cls, search: Search) -> list[Self]:
+        """transformers begins with 20; shorter beginnings are kinder to prompts of a few dozen tokens."""
+        return [cls(*each) for each in product(search.exit_layers, (1, 2, 4, 8), (8, 20))]
+
     def policy(self, situation: Situation) -> HeuristicLength:
         """A fresh one."""
         return HeuristicLength(self.exit_layer, self.start, self.longest)
 
 
 @dataclass(frozen=True, slots=True)
-class GammaTuneSettings:
+class GammaTuneSettings(Settings):
     """GammaTune (arXiv 2504.00030): the length follows an exponential average of the accepted length, and grows where
     whole drafts are accepted, because the average of what was cut off cannot.
 
@@ -101,6 +108,10 @@ class GammaTuneSettings:
         check_share(rate=self.rate)
         if not self.stretch >= 0.0:
             raise ValueError(f"stretch must be >= 0, got {self.stretch}")
+
+    @classmethod
+    def candidates(cls, search: Search) -> list[Self]:
+        return [cls(*each) for each in product(search.exit_layers, (1, 3), (4, 8), (0.2, 0.5), (1.0, 2.0))]
 
     def policy(self, situation: Situation) -> AveragedLength:
         """A fresh one."""

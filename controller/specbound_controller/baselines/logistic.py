@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specbound_controller.baselines.situation import Situation, check_draft
+from specbound_controller.baselines.situation import Settings, Situation, check_draft
 from specbound_controller.mlp import sigmoid
 from specbound_controller.policy import FixedPolicy
 from specbound_controller.records import Decision, ExitSignals
@@ -58,7 +58,7 @@ class LogisticScore:
 
 
 @dataclass(frozen=True, slots=True)
-class LogisticSettings:
+class LogisticSettings(Settings):
     """The regressions of one exit layer, and what the price of a token is reckoned from."""
 
     exit_layer: int

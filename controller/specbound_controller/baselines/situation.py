@@ -1,8 +1,10 @@
 """What a stored setting and a policy are to each other: a setting with a model, a level and its costs is a policy."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Self
 
+from specbound_controller.actions import Action
 from specbound_controller.costs import CostTable, work_vector
 from specbound_controller.policy import BatchPolicy
 
@@ -27,11 +29,36 @@ class Situation:
         return float(self.costs.seconds(work))
 
 
-class Settings(Protocol):
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a policy's candidates are made from: a log's exit layers, and how fast its static actions are."""
+
+    exit_layers: Sequence[int]
+    """Exit layers to try: all of the log where settings are `is_constant`, else those of the fastest of these."""
+    actions: Sequence[Action] = ()
+    """The static grid."""
+    speedups: Sequence[float] = ()
+    """Speed of each action over plain decoding."""
+    alpha: float = 0.0
+    """Strength of annealing, by likelihood."""
+
+
+class Settings:
     """The constants of one policy: a frozen dataclass of plain numbers, checked as it is made (ValueError)."""
+
+    __slots__ = ()
+    is_constant: ClassVar[bool] = False
+    """Whether the policy decides the same at every step; all its candidates are then replayed at once."""
+
+    @classmethod
+    def candidates(cls, search: Search) -> Iterable[Self]:
+        """The settings that a search may try: what the paper leaves open, around what it recommends. None where they
+        are fitted on a log, which `specbound_train.tuning` does."""
+        return ()
 
     def policy(self, situation: Situation) -> BatchPolicy:
         """A fresh policy with these constants."""
+        raise NotImplementedError
 
 
 def check_draft(exit_layer: int, *widths: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specbound_controller.baselines.array_policy import ArrayPolicy, Taken
-from specbound_controller.baselines.situation import Situation, check_draft
+from specbound_controller.baselines.situation import Settings, Situation, check_draft
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp
@@ -68,7 +68,7 @@ class SpecKV(ArrayPolicy):
 
 
 @dataclass(frozen=True, slots=True)
-class SpecKVSettings:
+class SpecKVSettings(Settings):
     """The predictor of one exit layer."""
 
     exit_layer: int

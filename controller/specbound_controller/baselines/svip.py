@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from itertools import product
+from typing import ClassVar, Self
 
 import numpy as np
 
-from specbound_controller.baselines.situation import Situation, check_draft
+from specbound_controller.actions import WIDTHS
+from specbound_controller.baselines.situation import Search, Settings, Situation, check_draft
 from specbound_controller.policy import FixedPolicy
 from specbound_controller.records import Decision, ExitSignals
 from specbound_controller.score import SIGNAL_NAMES
@@ -46,9 +49,10 @@ _BOUND = EntropyBound()
 
 
 @dataclass(frozen=True, slots=True)
-class SvipSettings:
+class SvipSettings(Settings):
     """Its constants."""
 
+    is_constant: ClassVar[bool] = True
     exit_layer: int
     width: int
     """Longest draft."""
@@ -59,6 +63,11 @@ class SvipSettings:
         check_draft(self.exit_layer, self.width)
         if not 0.0 <= self.root_entropy < LARGEST_ROOT:
             raise ValueError(f"root_entropy must be in [0, {LARGEST_ROOT:g}), got {self.root_entropy}")
+
+    @classmethod
+    def candidates(cls, search: Search) -> list[Self]:
+        """Entropies of 0.1 to 5.3 nats."""
+        return [cls(*each) for each in product(search.exit_layers, WIDTHS, (0.3, 0.6, 1.0, 1.4, 1.8, 2.3))]
 
     def policy(self, situation: Situation) -> FixedPolicy:
         """The same threshold at every step."""

@@ -7,35 +7,32 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from specbound_controller.baselines.draft_verify import DraftVerifySettings
-from specbound_controller.baselines.fixed import LayerSkipSettings, StaticSettings
-from specbound_controller.baselines.lengths import GammaTuneSettings, HeuristicSettings
-from specbound_controller.baselines.logistic import LogisticSettings
+from specbound_controller.baselines import BASELINES
+from specbound_controller.baselines.fixed import StaticSettings
 from specbound_controller.baselines.situation import Settings
-from specbound_controller.baselines.speckv import SpecKVSettings
-from specbound_controller.baselines.svip import SvipSettings
-from specbound_controller.baselines.ucb import UcbSettings
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError
+from specbound_controller.text_files import parse_json, read_text
 
 SCHEMA = 1
 
-SETTINGS: Mapping[str, type] = {
+
+def _settings_class(place: str) -> type[Settings]:
+    """The class at a place of `BASELINES`."""
+    module, name = place.split(":")
+    found: type[Settings] = getattr(import_module(f"specbound_controller.baselines.{module}"), name)
+    return found
+
+
+SETTINGS: Mapping[str, type[Settings]] = {
     "best_static": StaticSettings,
     "best_static_annealed": StaticSettings,
-    "layerskip": LayerSkipSettings,
-    "draft_verify": DraftVerifySettings,
-    "svip": SvipSettings,
-    "gammatune": GammaTuneSettings,
-    "hf_heuristic": HeuristicSettings,
-    "logistic": LogisticSettings,
-    "speckv": SpecKVSettings,
-    "speckv_causal": SpecKVSettings,
-    "ucb": UcbSettings,
+    **{name: _settings_class(place) for name, place in BASELINES.items()},
 }
 """Name of a policy -> the class of its settings."""
 
@@ -97,13 +94,12 @@ class TunedFile:
     def load(path: Path) -> "TunedFile":
         """Reads what `save` wrote. Raises InputError, one line, where it is missing, damaged or something else."""
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise InputError(f"tuned policies {path} cannot be read: {reason}") from None
+            text = read_text(path)
+        except InputError as error:
+            raise InputError(f"tuned policies {error}") from None
         try:
-            return _tuned_file(json.loads(text))
-        except (ValueError, RecursionError) as error:
+            return _tuned_file(parse_json(text, path.name))
+        except ValueError as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{path} holds no tuned policies: {reason}; write it with specbound tune") from None
 
@@ -142,10 +138,13 @@ def _level(values: Any, name: str, exit_layers: tuple[int, ...]) -> TunedLevel:
 
 
 def _layers(settings: Any) -> set[int]:
-    """Exit layers that settings name."""
-    if isinstance(settings, UcbSettings):
-        return {arm.exit_layer for arm in settings.arms}
-    return {settings.action.exit_layer if isinstance(settings, StaticSettings) else settings.exit_layer}
+    """Exit layers that settings name, in themselves and in the actions that they hold."""
+    if isinstance(settings, tuple):
+        return set().union(*map(_layers, settings))
+    if not is_dataclass(settings):
+        return set()
+    own = {settings.exit_layer} if hasattr(settings, "exit_layer") else set()
+    return own.union(*(_layers(getattr(settings, field.name)) for field in fields(settings)))
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

@@ -5,14 +5,19 @@ The reward is tokens per modelled second, from the counts of each step and the c
 
 # B sequences, R of them that take a step, K arms
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
+from typing import Self
 
 import numpy as np
 
 from specbound_controller.actions import Action
 from specbound_controller.baselines.array_policy import ArrayPolicy, Taken
-from specbound_controller.baselines.situation import Situation
+from specbound_controller.baselines.situation import Search, Settings, Situation
 from specbound_controller.policy import AnnealedConfidence
+
+NUM_ARMS = (3, 6)
 
 
 class UpperConfidenceBandit(ArrayPolicy):
@@ -60,7 +65,7 @@ class UpperConfidenceBandit(ArrayPolicy):
 
 
 @dataclass(frozen=True, slots=True)
-class UcbSettings:
+class UcbSettings(Settings):
     """Its arms and constants."""
 
     arms: tuple[Action, ...]
@@ -81,6 +86,18 @@ class UcbSettings:
             raise ValueError("arms must not need a controller's score")
         if not self.prior_steps > 0 or not self.exploration >= 0 or not self.alpha >= 0:
             raise ValueError("prior_steps must be > 0, exploration and alpha >= 0")
+
+    @classmethod
+    def candidates(cls, search: Search) -> Iterator[Self]:
+        """Bandits over the fastest action of each width, or of each exit layer."""
+        ranked = sorted(zip(search.actions, search.speedups, strict=True), key=lambda pair: -pair[1])
+        for attribute, num_arms in product(("width", "exit_layer"), NUM_ARMS):
+            fastest: dict[int, tuple[Action, float]] = {}
+            for action, speed in ranked:
+                fastest.setdefault(getattr(action, attribute), (action, speed))
+            chosen, known = zip(*list(fastest.values())[:num_arms], strict=True)
+            for prior_steps, exploration in product((1.0, 10.0), (0.02, 0.1, 0.3)):
+                yield cls(chosen, known, prior_steps, exploration, search.alpha)
 
     def policy(self, situation: Situation) -> UpperConfidenceBandit:
         """A fresh one."""

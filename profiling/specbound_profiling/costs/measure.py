@@ -25,6 +25,9 @@ from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, StepRecord
+from specbound_controller.sources.bigrams import BigramTable
+from specbound_controller.sources.stores import Stores
+from specbound_controller.trees.plan import TreePlan
 from specbound_controller.work import record_work
 from specbound_profiling.costs.fit import fit_costs, held_out_seconds
 from specbound_profiling.costs.machine import machine_fingerprint
@@ -40,10 +43,12 @@ rather than into taking the same ones again: prices come out as well, by simulat
 NUM_ROUNDS = 3
 """Times that every step is taken, where there is time."""
 TOKENS_PER_PROMPT = 64
-PLAIN_SHARE, WIDE_SHARE, TWO_EXITS_SHARE = 0.15, 0.08, 0.15
-"""How often a random decision does not draft, drafts more than any grid asks for (every price of rows must show), and
-reads two exits."""
+PLAIN_SHARE, WIDE_SHARE, TREE_SHARE, TWO_EXITS_SHARE = 0.15, 0.08, 0.12, 0.15
+"""How often a random decision does not draft, drafts more than any grid asks for (every price of rows must show),
+drafts a tree, and reads two exits."""
 WIDEST = 31
+MOST_NODES, MOST_CHILDREN = 63, 4
+"""Draft tokens of the largest random tree, and children of a node."""
 
 
 class RandomPolicy:
@@ -54,8 +59,19 @@ class RandomPolicy:
 
     needs_features = needs_full_signals = False
 
-    def __init__(self, exit_layers: Sequence[int], seed: int, draft_vocabulary: DraftVocabulary | None = None) -> None:
+    def __init__(
+        self,
+        exit_layers: Sequence[int],
+        seed: int,
+        draft_vocabulary: DraftVocabulary | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
+        """vocab_size: of the model, to draft random trees of its tokens too; None drafts chains only."""
         self._exit_layers, self._seed, self._vocabulary = tuple(exit_layers), seed, draft_vocabulary
+        self._stores: Stores | None = None
+        if vocab_size is not None:
+            best = np.random.default_rng(seed).integers(vocab_size, size=(vocab_size, MOST_CHILDREN), dtype=np.int32)
+            self._stores = Stores(BigramTable(best))
         self.restart()
 
     def restart(self) -> None:
@@ -75,6 +91,8 @@ class RandomPolicy:
         rng, kind = self._rng, self._rng.random()
         if kind < PLAIN_SHARE:
             return Decision(0)
+        if self._stores is not None and PLAIN_SHARE <= kind < PLAIN_SHARE + TREE_SHARE:
+            return self._draw_tree(self._stores)
         if kind > 1.0 - WIDE_SHARE:  # without a test, which would end most of them long before
             exit_layer = int(rng.choice([e for e in self._exit_layers if e != LOOKUP_EXIT]))
             return Decision(int(rng.integers(max(WIDTHS) + 1, WIDEST, endpoint=True)), {exit_layer: 0.0})
@@ -85,6 +103,12 @@ class RandomPolicy:
         if LOOKUP_EXIT in thresholds:
             thresholds[LOOKUP_EXIT] = min(THRESHOLDS)  # any match
         return Decision(width, thresholds, AnnealedConfidence(0.5), "product" if rng.random() < 0.5 else "token")
+
+    def _draw_tree(self, stores: Stores) -> Decision:
+        """A tree of random tokens, whose size is spread over its logarithm."""
+        num_nodes = int(np.exp(self._rng.uniform(0.0, np.log(MOST_NODES + 1))))
+        rates = {"bigrams": self._rng.uniform(0.2, 0.8, MOST_CHILDREN).tolist()}
+        return Decision(MOST_NODES, tree=TreePlan(num_nodes, rates, stores=stores, max_depth=MOST_NODES))
 
     def observe(self, record: StepRecord) -> None:
         """Nothing to learn."""
@@ -147,7 +171,7 @@ def cost_measurement(
     model = greedy_twin(loaded.model, has_end=False)
     decoder = SpecBoundDecoder(model, compression=loaded.compression, exactness=exactness, compile=is_compiled)
     exits = auto_exit_layers(decoder.adapter.num_layers) if exit_layers is None else tuple(exit_layers)
-    decoder.policy = policy = RandomPolicy(exits, seed, draft_vocabulary)
+    decoder.policy = policy = RandomPolicy(exits, seed, draft_vocabulary, decoder.adapter.vocab_size)
     watch = Stopwatch(decoder)
     watch.decode(prompt_ids[0], TOKENS_PER_PROMPT)  # warm-up
     num_logits = None if draft_vocabulary is None else len(draft_vocabulary)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from specbound_controller.costs import CostTable
+from specbound_controller.costs import CostTable, with_wider_calls
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
+from specbound_controller.text_files import read_json
 
 SCHEMA_VERSION = 2
 _NOT_IDENTITY = frozenset({"model", "prompts", "versions", "counts"})
@@ -60,6 +61,8 @@ class Manifest:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Compression level -> prompts, positions, cut loops, EOS ends; set when the level is complete."""
     schema_version: int = SCHEMA_VERSION
+    is_chat: bool = False
+    """Whether the prompts went through the tokenizer's chat template."""
     draft_vocabulary: tuple[int, ...] | None = None
     """Token ids that the exits read and draft, ascending; None, also where a manifest does not say, is all. It comes
     last, since it is long."""
@@ -75,6 +78,8 @@ class Manifest:
                     raise ValueError(f"{name} must hold only {kind.__name__}, got {entry!r}")
         if not _is_a(self.rollout_rate, float) or not 0 <= self.rollout_rate <= 1:
             raise ValueError(f"rollout_rate must be a number in [0, 1], got {self.rollout_rate!r}")
+        if not isinstance(self.is_chat, bool):
+            raise ValueError(f"is_chat must be true or false, got {self.is_chat!r}")
         for name in ("sampling", "exactness", "versions", "counts"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be an object, got {getattr(self, name)!r}")
@@ -169,10 +174,10 @@ def write_cost_file(path: Path, tables: Mapping[str, CostTable]) -> None:
 def _cost_table(values: Any) -> CostTable:
     if not isinstance(values, dict) or not isinstance(values.get("coefficients"), dict):
         raise ValueError("every level must hold an object with coefficients")
-    table = CostTable(**values)
-    for name, seconds in table.coefficients.items():
+    for name, seconds in values["coefficients"].items():
         if not _is_a(seconds, float) or seconds < 0 or not isfinite(seconds):
             raise ValueError(f"{name} must be a number >= 0, got {seconds!r}")
+    table = CostTable(**{**values, "coefficients": with_wider_calls(values["coefficients"])})
     kinds = {"compression": str, "machine": str, "held_out_error": float, "num_steps": int, "exactness": str}
     for name, kind in kinds.items():
         if not _is_a(getattr(table, name), kind):
@@ -188,10 +193,7 @@ def _is_a(value: object, kind: type) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+    values = read_json(path)
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold a JSON object, got {type(values).__name__}")
     return values

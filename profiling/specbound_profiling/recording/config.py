@@ -20,9 +20,12 @@ class ProfileConfig(SamplingConfig):
     out: str
     """Folder for the log; one that holds an unfinished run of the same settings is gone on with."""
     model: str = "demo"
-    """demo, a folder, or a Hugging Face name."""
+    """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     prompts: str = "demo"
-    """demo, FILE.jsonl (Spec-Bench's form or {"prompt", "task"}), or hf:NAME[:split[:column]]."""
+    """demo, training (600 of many kinds), FILE.jsonl (Spec-Bench's form or {"prompt", "task"}), Spec-Bench's
+    FILE.jsonl:tuning, or hf:NAME[:split[:column]]."""
+    raw: bool = False
+    """Hand prompts over as they stand. Otherwise they go through the chat template, where the tokenizer has one."""
     compression: tuple[str, ...] = ("none",)
     """How the weights are held, one log each: none, bf16, fp16, int8, nf4."""
     exit_layers: Literal["auto"] | tuple[int, ...] = "auto"

@@ -21,8 +21,9 @@ from specbound.decoding.model.adapter import ModelAdapter
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import load_model
 from specbound_controller.errors import InputError
+from specbound_controller.fingerprint import same_model
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.recording.engine import Block, Engine, Progress, Recording, Write, record_block
+from specbound_profiling.recording.blocks import Block, Engine, Progress, Recording, Write, record_block
 from specbound_profiling.recording.record import Recorder
 
 NUM_RESTARTS = 2
@@ -48,7 +49,7 @@ class Worker:
     def _load(self) -> Recorder:
         wanted = self._recording
         loaded = load_model(self._model, wanted.compression, self._device)
-        if model_fingerprint(loaded.model) != wanted.model_fingerprint:
+        if not same_model(model_fingerprint(loaded.model), wanted.model_fingerprint):
             raise InputError(f"model must be the same on every node, got another {self._model!r} on {platform.node()}")
         return Recorder(ModelAdapter(loaded.model), wanted.settings, wanted.exactness)
 

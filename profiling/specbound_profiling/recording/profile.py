@@ -8,7 +8,6 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.models.fingerprint import model_fingerprint
-from specbound.models.loading import LoadedModel, load_model, require_compression
+from specbound.models.loading import LoadedModel, has_chat_template, load_model, require_compression
 from specbound_controller.draft_vocabulary import DraftVocabulary, describe
 from specbound_controller.errors import InputError
 from specbound_profiling.costs.machine import machine_fingerprint
@@ -26,14 +25,18 @@ from specbound_profiling.log.store import LogWriter, StepLog, open_log, refuse_f
 from specbound_profiling.progress import RecordingBar, status
 from specbound_profiling.prompts.files import Prompt, load_prompts, prompts_hash
 from specbound_profiling.prompts.tokenization import tokenize_prompts
+from specbound_profiling.recording.blocks import LOCAL, Block, Engine, Recording
 from specbound_profiling.recording.config import ProfileConfig
-from specbound_profiling.recording.engine import LOCAL, Block, Engine, Recording, record_shards, require_engine
+from specbound_profiling.recording.engine import record_shards, require_engine
 from specbound_profiling.recording.frequent_tokens import frequent_tokens
-from specbound_profiling.recording.record import RecordSettings
 from specbound_profiling.recording.rollout import RolloutSettings
+from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.verdict import Verdict, verdict
+from specbound_profiling.versions import versions_of
 
 logger = logging.getLogger(__name__)
+PACKAGES = ("specbound", "torch", "transformers", "bitsandbytes", "numpy", "pyarrow")
+"""Whose versions a manifest names."""
 NUM_COST_PROMPTS = 12
 """Prompts that the cost table is measured on."""
 
@@ -66,7 +69,9 @@ def profile(config: ProfileConfig) -> ProfileSummary:
     for compression in config.compression:
         loaded = load_model(config.model, compression, config.device)
         adapter = ModelAdapter(loaded.model)
-        prompt_ids = tokenize_prompts(prompts, loaded, adapter, config.max_new_tokens)
+        prompt_ids = tokenize_prompts(
+            prompts, loaded, adapter, config.max_new_tokens, config.raw, config.exactness_of(compression)
+        )
         if writer is None:
             vocabulary = _draft_vocabulary(config, root, adapter, prompt_ids)
             manifest = new_manifest(config, prompts, loaded, adapter, vocabulary)
@@ -180,7 +185,8 @@ def new_manifest(
         exactness={level: config.exactness_of(level) for level in config.compression},
         rollout_rate=config.rollout_rate,
         rollout_width=config.w_max if config.rollout_width is None else config.rollout_width,
-        versions=_versions(),
+        versions={"python": platform.python_version(), **versions_of(PACKAGES)},
+        is_chat=has_chat_template(loaded) and not config.raw,
         draft_vocabulary=None if vocabulary is None else tuple(vocabulary.ids.tolist()),
     )
 
@@ -196,16 +202,6 @@ def record_settings(manifest: Manifest) -> RecordSettings:
         rollouts=RolloutSettings(manifest.rollout_rate, manifest.rollout_width, manifest.seed),
         draft_vocabulary=manifest.drafted_tokens(),
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("specbound", "torch", "transformers", "bitsandbytes", "numpy", "pyarrow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def record_missing(

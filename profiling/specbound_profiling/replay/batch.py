@@ -15,9 +15,9 @@ from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.feature_batch import FeatureBatch
 from specbound_controller.policy import BatchPolicy
 from specbound_controller.step_batch import Choices, StepBatch
-from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_profiling.replay.result import ReplayResult, Steps, num_layer_calls
 from specbound_profiling.replay.single_exit import Draws, SingleExitPlayer, with_policy_work
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False)

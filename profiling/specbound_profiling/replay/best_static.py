@@ -10,7 +10,7 @@ from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.grid import Grid, chunks
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 
 def static_seconds(

@@ -1,22 +1,19 @@
 """The drafts of many steps, token by token: which of them go on, what they read, and where they leave what is known.
 
 Each step drafts at one exit layer, or from the context and at one exit layer after it, by a decision of its own. Scores
-and signals come from the player that runs it.
+and signals come from `ExitTables`.
 """
 
 # R rows at which a step begins, K knots of the row counts that have a price
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specbound_controller.costs import ROW_KNOTS, row_shares
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.records import STOP_REASONS
-
-if TYPE_CHECKING:
-    from specbound_profiling.replay.single_exit import SingleExitPlayer
+from specbound_profiling.replay.exit_tables import ExitTables
 
 _WIDTH, _DEPTH, _EOS, _OFF = (STOP_REASONS.index(reason) for reason in ("width", "depth", "eos", "off"))
 
@@ -65,19 +62,19 @@ class Drafting:
 
     def __init__(
         self,
-        player: "SingleExitPlayer",
+        tables: ExitTables,
         rows: np.ndarray,
         decision: np.ndarray,
         features: np.ndarray | None,
         follows: bool,
     ) -> None:
-        self.player, self.rows, self.decision, self.features, self.follows = player, rows, decision, features, follows
-        batch, num = player.batch, len(rows)
-        self.width = np.minimum(player.width[decision], batch.max_width[rows])
-        self.exit_layer = np.where(self.width > 0, player.exit_layer[decision], 0)
-        self.exit_index = player.exit_index[decision]
-        self.is_tested = (player.threshold[decision] > 0) & (self.width > 0)
-        self.looks_up = (player.lookup_threshold[decision] > 0) & (self.width > 0)
+        self.tables, self.rows, self.decision, self.features, self.follows = tables, rows, decision, features, follows
+        batch, num = tables.batch, len(rows)
+        self.width = np.minimum(tables.width[decision], batch.max_width[rows])
+        self.exit_layer = np.where(self.width > 0, tables.exit_layer[decision], 0)
+        self.exit_index = tables.exit_index[decision]
+        self.is_tested = (tables.threshold[decision] > 0) & (self.width > 0)
+        self.looks_up = (tables.lookup_threshold[decision] > 0) & (self.width > 0)
         self.can_stop = batch.has_eos[rows] | self.is_tested
         self.is_active = self.width > 0
         self.is_on_path, self.is_known = np.ones(num, dtype=bool), np.ones(num, dtype=bool)
@@ -100,14 +97,14 @@ class Drafting:
         active = np.flatnonzero(self.is_active & (self.width > draft_index))
         if not len(active):
             return False
-        batch, work = self.player.batch, self.work
+        batch, work = self.tables.batch, self.work
         unknown = active[
             self.is_known[active] & ~self.is_on_path[active] & (self.branch[active] < 0) & self.can_stop[active]
         ]
         self._keep_what_is_known(unknown)
         exits = self.exit_index[active]
         is_found = self._look_up(active, draft_index)
-        exits[is_found] = self.player.lookup_index
+        exits[is_found] = self.tables.lookup_index
         goes_on = is_found.copy()
         goes_on[~is_found] = self._try_exit(active[~is_found], exits[~is_found], draft_index)
         stopped = active[~goes_on]
@@ -122,7 +119,7 @@ class Drafting:
         is_correct = self.is_on_path[active] & ~is_past_end & batch.is_accepted[row, exits]
         work.drafted[active] += 1
         work.waiting[active] += 1
-        self.last_exit[active] = self.player.exit_layers[exits]
+        self.last_exit[active] = self.tables.exit_layers[exits]
         self.accepted[active] += is_correct
         self.is_done[active] = is_correct & is_eos
         if len(batch.branches.end):
@@ -139,7 +136,7 @@ class Drafting:
 
     def _leave_lookups(self, rows: np.ndarray) -> None:
         """Some steps read an exit's head: those that stand where the context alone is known leave what is known."""
-        branches, at = self.player.batch.branches, self.branch[rows]
+        branches, at = self.tables.batch.branches, self.branch[rows]
         if not (at >= 0).any():
             return
         is_bare = branches.is_lookup_only[np.maximum(at, 0)] | (not self.follows)
@@ -152,8 +149,8 @@ class Drafting:
         is_found = self.looks_up[active]
         if is_found.any():
             rows = active[is_found]
-            exits = np.full(len(rows), self.player.lookup_index)
-            is_found[is_found] = self._test(rows, exits, self.player.lookup_threshold[self.decision[rows]], draft_index)
+            exits = np.full(len(rows), self.tables.lookup_index)
+            is_found[is_found] = self._test(rows, exits, self.tables.lookup_threshold[self.decision[rows]], draft_index)
         return is_found
 
     def _try_exit(self, active: np.ndarray, exits: np.ndarray, draft_index: int) -> np.ndarray:
@@ -168,39 +165,39 @@ class Drafting:
         tested = np.flatnonzero(self.is_tested[active])
         if len(tested):
             rows = active[tested]
-            clears[tested] = self._test(rows, exits[tested], self.player.threshold[self.decision[rows]], draft_index)
+            clears[tested] = self._test(rows, exits[tested], self.tables.threshold[self.decision[rows]], draft_index)
         return clears
 
     def _test(self, active: np.ndarray, exits: np.ndarray, thresholds: np.ndarray, draft_index: int) -> np.ndarray:
         """Whether the exits' scores clear their thresholds; keeps what those that do have read. (rows,) bool"""
-        player, branch = self.player, self.branch[active]
-        row = np.minimum(self.rows[active] + draft_index, player.batch.last_row[self.rows[active]])
-        self.work.scores[active] += player.is_learned[self.decision[active]]
+        tables, branch = self.tables, self.branch[active]
+        row = np.minimum(self.rows[active] + draft_index, tables.batch.last_row[self.rows[active]])
+        self.work.scores[active] += tables.is_learned[self.decision[active]]
         is_branch = branch >= 0
         at, decision = np.where(is_branch, branch, row), self.decision[active]
         score = np.empty(len(active))
-        for index in range(len(player.scores)):
-            own = np.flatnonzero(player.score[decision] == index)
+        for index in range(len(tables.scores)):
+            own = np.flatnonzero(tables.score[decision] == index)
             if len(own):
                 features = np.empty((len(own), 0)) if self.features is None else self.features[active[own]]
-                score[own] = player.score_values(index, at[own], is_branch[own], exits[own], features, draft_index)
-        value = np.where(player.is_product[decision], self.product[active] * score, score)
+                score[own] = tables.score_values(index, at[own], is_branch[own], exits[own], features, draft_index)
+        value = np.where(tables.is_product[decision], self.product[active] * score, score)
         clears: np.ndarray = value >= thresholds
         kept = active[clears]
         self.product[kept] *= score[clears]
-        place = (np.where(is_branch, player.batch.num_rows + branch, row)[clears], exits[clears])
-        self.last[kept] = np.column_stack([values[place] for values in player.read])
+        place = (np.where(is_branch, tables.batch.num_rows + branch, row)[clears], exits[clears])
+        self.last[kept] = np.column_stack([values[place] for values in tables.read])
         self.sums[kept] += self.last[kept]
         return clears
 
     def _follow(self, active: np.ndarray, row: np.ndarray, exits: np.ndarray, leaves: np.ndarray) -> None:
         """Moves along branches, and onto one where a draft has just gone wrong."""
-        branches, at = self.player.batch.branches, np.maximum(self.branch[active], 0)
+        branches, at = self.tables.batch.branches, np.maximum(self.branch[active], 0)
         tokens = branches.draft_token[at]
         is_its_own = tokens[np.arange(len(at)), exits] == tokens[np.arange(len(at)), branches.along[at]]
         is_next = (self.branch[active] >= 0) & is_its_own & (at + 1 < branches.end[at])
         following = np.where(is_next, at + 1, -1)
-        leaves &= self.follows | (self.player.exit_layers[exits] == LOOKUP_EXIT)
+        leaves &= self.follows | (self.tables.exit_layers[exits] == LOOKUP_EXIT)
         self.branch[active] = np.where(leaves, branches.first[row, exits], following)
         self.has_followed[active] |= self.branch[active] >= 0
 

@@ -13,21 +13,24 @@ import numpy as np
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.records import Decision
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.replay.outcomes import TraceBatch, step_outcomes
+from specbound_profiling.replay.exit_tables import is_single_exit
+from specbound_profiling.replay.outcomes import step_outcomes
 from specbound_profiling.replay.replay import estimated_seconds
 from specbound_profiling.replay.result import Steps, num_layer_calls
-from specbound_profiling.replay.single_exit import SingleExitPlayer, is_single_exit
+from specbound_profiling.replay.single_exit import SingleExitPlayer
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 CHUNK_ROWS = 4096
 """Rows for which every decision's outcome is held at a time."""
 
 
-def chunks(traces: Sequence[PromptTrace]) -> Iterator[Sequence[PromptTrace]]:
-    """Traces of about `CHUNK_ROWS` rows together, in order."""
+def chunks(traces: Sequence[PromptTrace], most: int | None = None) -> Iterator[Sequence[PromptTrace]]:
+    """Traces of about `most` rows together, in order; None takes `CHUNK_ROWS`."""
+    most = CHUNK_ROWS if most is None else most
     first, num_rows = 0, 0
     for index, trace in enumerate(traces):
         num_rows += trace.num_positions
-        if num_rows >= CHUNK_ROWS:
+        if num_rows >= most:
             yield traces[first : index + 1]
             first, num_rows = index + 1, 0
     if first < len(traces) or not traces:
@@ -39,7 +42,7 @@ class Grid:
 
     def __init__(self, batch: TraceBatch, costs: CostTable, num_layers: int, decisions: Sequence[Decision]) -> None:
         self.batch, self.costs, self.num_layers, self.decisions = batch, costs, num_layers, decisions
-        is_played = np.array([is_single_exit(decision) and not _is_learned(decision) for decision in decisions])
+        is_played = np.array([is_single_exit(decision) for decision in decisions])
         self.played, self.others = np.flatnonzero(is_played), np.flatnonzero(~is_played)
         self.player = SingleExitPlayer(batch, [decisions[action] for action in self.played.tolist()], num_layers)
 
@@ -51,11 +54,11 @@ class Grid:
             outcome = step_outcomes(self.batch, self.decisions[action], self.num_layers)
             emitted[:, action], seconds[:, action] = outcome.num_emitted, self.costs.seconds(outcome.work)
         for places in self._profiles():
-            widths = sorted({int(self.player.width[place]) for place in places})
-            longest = max(places, key=lambda place: int(self.player.width[place]))
+            widths = sorted({int(self.player.tables.width[place]) for place in places})
+            longest = max(places, key=lambda place: int(self.player.tables.width[place]))
             played = self.player.play_widths(longest, widths, self.costs)
             for width, (tokens, price) in zip(widths, played, strict=True):
-                for action in (self.played[place] for place in places if self.player.width[place] == width):
+                for action in (self.played[place] for place in places if self.player.tables.width[place] == width):
                     emitted[:, action], seconds[:, action] = tokens, price
         return emitted, seconds
 
@@ -77,11 +80,11 @@ class Grid:
     def _profiles(self) -> list[list[int]]:
         """Indices of the player's decisions, those that differ in no more than their width together."""
         profiles: dict[object, list[int]] = {}
-        player = self.player
+        tables = self.player.tables
         for place in range(len(self.played)):
-            score = (player.score[place], player.threshold[place], player.is_product[place])
-            source = (player.exit_layer[place], player.lookup_threshold[place])
-            profiles.setdefault((*source, *score, player.width[place] == 0), []).append(place)
+            score = (tables.score[place], tables.threshold[place], tables.is_product[place])
+            source = (tables.exit_layer[place], tables.lookup_threshold[place])
+            profiles.setdefault((*source, *score, tables.width[place] == 0), []).append(place)
         return list(profiles.values())
 
     def steps(self, rows: np.ndarray, prompts: np.ndarray, chosen: np.ndarray) -> Steps:
@@ -90,7 +93,7 @@ class Grid:
         work, estimated = np.zeros((len(rows), len(WORK_NAMES))), np.full(len(rows), np.nan)
         at = np.flatnonzero(np.isin(chosen, self.played))
         place = np.searchsorted(self.played, chosen[at])
-        draws = self.player.play(rows[at], place, None, np.zeros(len(at), dtype=bool))
+        draws = self.player.play(rows[at], place)
         num_drafted[at], num_accepted[at], work[at] = (
             draws.steps.num_drafted,
             draws.steps.num_accepted,
@@ -113,7 +116,3 @@ class Grid:
         # no estimate is checked here: a clairvoyant choice is no fair sample of them
         unchecked = np.full(len(rows), np.nan)
         return Steps(prompts, num_drafted, num_accepted, num_layer_calls(work), work, estimated, unchecked)
-
-
-def _is_learned(decision: Decision) -> bool:
-    return decision.score is not None and decision.score.is_learned

@@ -17,9 +17,9 @@ from specbound_controller.records import Decision
 from specbound_controller.work import single_exit_work
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.grid import Grid, chunks
-from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_profiling.replay.replay import visited_rows
 from specbound_profiling.replay.result import ReplayResult, Steps, concatenated, num_layer_calls
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 
 @dataclass(frozen=True, slots=True)

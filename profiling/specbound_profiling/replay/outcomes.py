@@ -1,155 +1,28 @@
 """What one fixed decision does at every position of many traces at once: tokens emitted and work, in numpy.
 
-The same accounting as `simulate_step`, vectorised over all starts (a test compares the two, step by step), for best
-static search, oracles on a grid and training rows. After the first wrong draft the rest of the step is read off a
-roll-out or estimated, as there.
+The same accounting as `simulate`, vectorised over all starts (a test compares the two, step by step), for best static
+search, oracles on a grid and studies. After the first wrong draft the rest of the step is read off a roll-out or
+estimated, as there.
 """
 
-# N rows (positions of all traces, concatenated), E exit layers, K temperatures, W work counts, J draft tokens,
-# M rows of branches (of all traces, concatenated), U rows whose outcome is not exact
+# N rows (positions of all traces, concatenated), E exit layers, W work counts, M rows of branches, U rows whose outcome
+# is not exact
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from specbound_controller.baselines.signal_score import SignalScore
 from specbound_controller.costs import WORK_NAMES, row_shares
-from specbound_controller.errors import InputError
-from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
-from specbound_controller.records import Decision, ExitScore, ExitSignals
-from specbound_profiling.log.trace import PromptTrace, interpolate_confidence
-from specbound_profiling.replay.exit_signals import position_scores
-
-SignalsAt = tuple[Callable[[int, int, int, float], ExitSignals], int]
-"""A trace's way to read an exit's signals, and the row to read them at."""
+from specbound_controller.records import Decision
+from specbound_profiling.replay.exit_tables import is_single_exit
+from specbound_profiling.replay.result import num_layer_calls
+from specbound_profiling.replay.single_exit import SingleExitPlayer
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 _NOT_PENDING = np.iinfo(np.int16).max
-
-
-class TraceBatch:
-    """Traces of one log, concatenated along the positions."""
-
-    def __init__(self, traces: Sequence[PromptTrace]) -> None:
-        if not traces:
-            raise InputError("a log must hold at least one trace, got none")
-        if len({(t.exit_layers, t.temperatures) for t in traces}) != 1:
-            raise InputError("traces must share exit layers and temperatures; they come from different runs")
-        self.traces = tuple(traces)
-        self.exit_layers, self.temperatures = traces[0].exit_layers, traces[0].temperatures
-        lengths = np.array([t.num_positions for t in traces])
-        self.first_row = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        """First row of each trace. (number of traces,)"""
-        self.end_row = self.first_row + lengths
-        """Row after the last one of each trace. (number of traces,)"""
-        self.position = np.concatenate([np.arange(n) for n in lengths])
-        """(N,)"""
-        self.last_row = np.repeat(self.end_row - 1, lengths)
-        """Last row of the trace that the row belongs to. (N,)"""
-        self.context_length = np.repeat([t.prompt_length for t in traces], lengths) + self.position
-        """Committed tokens before a step that starts at the row. (N,)"""
-        self.max_width = np.repeat([t.length_limit for t in traces], lengths) - self.position - 1
-        """Tokens still wanted less one: what clips the width. (N,)"""
-        self.is_accepted = np.concatenate([t.is_accepted for t in traces])
-        """(N, E)"""
-        self.is_eos_draft = np.concatenate([np.isin(t.draft_token, list(t.eos_tokens)) for t in traces])
-        """(N, E)"""
-        self.has_eos = np.repeat([bool(t.eos_tokens) for t in traces], lengths)
-        """Whether a draft of the row's trace may be an end token. (N,)"""
-        self.lookups = np.concatenate([t.lookups for t in traces])
-        """Length, probability and recency of what the context says. (N, 3)"""
-        self.branches = BranchBatch(self)
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.position)
-
-    @cached_property
-    def confidence_at(self) -> np.ndarray:
-        """(N, E, K)"""
-        return np.concatenate([t.confidence_at for t in self.traces])
-
-    def exit_index(self, exit_layer: int) -> int:
-        """Column of an exit layer. Raises InputError where it was not recorded."""
-        return self.traces[0].exit_index(exit_layer)
-
-    def scores(self, score: ExitScore, exit_layers: Sequence[int], num_layers: int) -> np.ndarray:
-        """A score without features at every row and some exits; other columns stay nan. (N, E) float64"""
-
-        def rows() -> Iterator[SignalsAt]:
-            for trace in self.traces:
-                yield from ((trace.signals, position) for position in range(trace.num_positions))
-
-        return self._scores(score, exit_layers, num_layers, self.confidence_at, rows)
-
-    def branch_scores(self, score: ExitScore, exit_layers: Sequence[int], num_layers: int) -> np.ndarray:
-        """The same at the rows of the branches. (M, E) float64"""
-
-        def rows() -> Iterator[SignalsAt]:
-            for trace in self.traces:
-                num_rows = 0 if trace.branches is None else len(trace.branches.position)
-                yield from ((trace.branch_signals, row) for row in range(num_rows))
-
-        return self._scores(score, exit_layers, num_layers, self.branches.confidence_at, rows)
-
-    def _scores(
-        self,
-        score: ExitScore,
-        exit_layers: Sequence[int],
-        num_layers: int,
-        confidence_at: np.ndarray,
-        rows: Callable[[], Iterator[SignalsAt]],
-    ) -> np.ndarray:
-        scores = np.full(confidence_at.shape[:2], np.nan)
-        for exit_layer in exit_layers:
-            index, temperature = self.exit_index(exit_layer), score.temperature(exit_layer, num_layers)
-            if isinstance(score, AnnealedConfidence) and exit_layer == LOOKUP_EXIT:
-                scores[:, index] = confidence_at[:, index, 0]
-                continue
-            if isinstance(score, AnnealedConfidence):
-                scores[:, index] = interpolate_confidence(confidence_at[:, index], self.temperatures, temperature)
-                continue
-            found = (signals(row, index, 0, temperature) for signals, row in rows())
-            scores[:, index] = [score(each, None) if each.draft_token != NO_TOKEN else 0.0 for each in found]
-        return scores
-
-
-class BranchBatch:
-    """The branches of a batch's traces, concatenated; rows of one branch stand together."""
-
-    def __init__(self, batch: TraceBatch) -> None:
-        traces, num_exits = batch.traces, len(batch.exit_layers)
-        self.first = np.full((batch.num_rows, num_exits), -1)
-        """First row of the branch that an exit's wrong draft at a row begins, -1 where none was followed. (N, E)"""
-        ends, along, first_row = [], [], 0
-        found = [trace.branches for trace in traces if trace.branches is not None]
-        for trace, first in zip(traces, batch.first_row, strict=True):
-            if trace.branches is None:
-                continue
-            for (position, exit_layer), rows in trace.branches.rows.items():
-                self.first[first + position, batch.exit_index(exit_layer)] = first_row + rows.start
-                ends.append(np.full(len(rows), first_row + rows.stop))
-                along.append(np.full(len(rows), batch.exit_index(exit_layer)))
-            first_row += len(trace.branches.position)
-        self.end = np.concatenate([np.zeros(0, dtype=np.int64), *ends])
-        """Row after the last one of the row's branch. (M,)"""
-        self.along = np.concatenate([np.zeros(0, dtype=np.int64), *along])
-        """Exit index whose drafts the branch goes along. (M,)"""
-        self.is_lookup_only = np.concatenate([np.zeros(0, dtype=bool), *(b.is_lookup_only for b in found)])
-        """Rows that say what the context says, and nothing of other exits. (M,)"""
-        self.draft_token = np.concatenate([np.zeros((0, num_exits), dtype=np.int64), *(b.draft_token for b in found)])
-        """(M, E)"""
-        eos = [np.isin(t.branches.draft_token, list(t.eos_tokens)) for t in traces if t.branches is not None]
-        self.is_eos_draft = np.concatenate([np.zeros((0, num_exits), dtype=bool), *eos])
-        """(M, E)"""
-        self._found, self._shape = found, (0, num_exits, len(batch.temperatures))
-
-    @cached_property
-    def confidence_at(self) -> np.ndarray:
-        """(M, E, K)"""
-        return np.concatenate([np.zeros(self._shape, dtype=np.float32), *(b.confidence_at for b in self._found)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,35 +46,26 @@ class StepOutcomes:
     draft ended where what the log knows ends. (U, W) float64"""
 
 
-def step_outcomes(
-    batch: TraceBatch,
-    decision: Decision,
-    num_layers: int,
-    scores: np.ndarray | None = None,
-    branch_scores: np.ndarray | None = None,
-    has_branch_scores: bool = False,
-) -> StepOutcomes:
-    """Outcome of the decision at every row. A fixed decision is charged with no decision time.
+def has_outcomes(decision: Decision) -> bool:
+    """Whether `step_outcomes` can play a decision: its score must be one that is computed in arrays."""
+    is_tested = any(threshold > 0 for _, threshold in decision.exits())
+    return not is_tested or isinstance(decision.score, AnnealedConfidence) or is_single_exit(decision)
 
-    Args:
-        scores: exit scores to compare with the thresholds, (N, E), or (N, J, E) where they depend on the row at
-            which the step starts and on the draft index (J >= w_max); None computes the decision's own score
-            without features.
-        branch_scores: the same at the rows of the branches, (M, E) or (M, J, E), where `scores` are given; without
-            them what follows a wrong draft is estimated.
-        has_branch_scores: `scores` (N, J, E) hold, after the first wrong draft of an exit, those of its branch where
-            there is one, as a decision with one exit meets them; `branch_scores` are not needed then.
+
+def step_outcomes(batch: TraceBatch, decision: Decision, num_layers: int) -> StepOutcomes:
+    """Outcome at every row of a decision whose score reads no features. It is charged with no decision time.
+
+    Raises ValueError where `has_outcomes` says no.
     """
     exits = [(batch.exit_index(e), e, threshold) for e, threshold in decision.exits()]
     tested = [e for _, e, threshold in exits if threshold > 0]
-    if scores is None and tested:
-        assert decision.score is not None  # Decision checks it
-        if isinstance(decision.score, SignalScore):
-            scores, branch_scores = position_scores(batch, decision.score, tested, decision.w_max)
-        else:
-            scores = batch.scores(decision.score, tested, num_layers)
-            branch_scores = batch.branch_scores(decision.score, tested, num_layers)
-    draft = _Draft(batch, decision, num_layers, exits, scores, branch_scores, has_branch_scores)
+    scores = branch_scores = np.empty((0, 0))
+    if tested and isinstance(decision.score, AnnealedConfidence):
+        scores = batch.scores(decision.score, tested, num_layers)
+        branch_scores = batch.branch_scores(decision.score, tested, num_layers)
+    elif tested:
+        return _single_exit_outcomes(batch, decision, num_layers)
+    draft = _Draft(batch, decision, num_layers, exits, scores, branch_scores)
     for draft_index in range(decision.w_max if exits else 0):
         if not draft.is_active.any():
             break
@@ -209,9 +73,8 @@ def step_outcomes(
     known, unknown = draft.known, np.flatnonzero(~draft.is_known)
     for counts in (draft.counts, known):
         counts.verify(draft.bounds)
-    is_learned = decision.score is not None and decision.score.is_learned
-    work = draft.counts.work(batch.context_length, is_learned)
-    known_work = known.work(batch.context_length[draft.known_rows], is_learned)
+    work = draft.counts.work(batch.context_length)
+    known_work = known.work(batch.context_length[draft.known_rows])
     return StepOutcomes(
         num_drafted=draft.counts.drafted,
         num_accepted=draft.num_accepted,
@@ -223,6 +86,24 @@ def step_outcomes(
     )
 
 
+def _single_exit_outcomes(batch: TraceBatch, decision: Decision, num_layers: int) -> StepOutcomes:
+    """The same for a score that may read the draft index."""
+    if not is_single_exit(decision):
+        raise ValueError(f"score of a decision with several exits must be annealed confidence, got {decision.score!r}")
+    rows = np.arange(batch.num_rows)
+    draws = SingleExitPlayer(batch, [decision], num_layers).play(rows, np.zeros_like(rows))
+    steps, unknown = draws.steps, ~draws.is_exact
+    return StepOutcomes(
+        num_drafted=steps.num_drafted,
+        num_accepted=steps.num_accepted,
+        num_emitted=steps.num_emitted,
+        num_layer_calls=num_layer_calls(steps.work),
+        work=steps.work,
+        is_exact=draws.is_exact,
+        estimated_work=steps.work[unknown] - draws.known_work[unknown],
+    )
+
+
 class _Counts:
     """Pending tokens and work of some rows. `level` of a pending token: how many of the exits it has passed."""
 
@@ -230,11 +111,11 @@ class _Counts:
         self.level = np.full((num_rows, w_max + 1), _NOT_PENDING, dtype=np.int16)
         self.level[:, :1] = 0
         self.calls_by_rows = np.zeros((num_rows, w_max + 2), dtype=np.int64)
-        self.drafted, self.reads, self.tests, self.scored = (np.zeros(num_rows, dtype=np.int64) for _ in range(4))
+        self.drafted, self.reads, self.tests = (np.zeros(num_rows, dtype=np.int64) for _ in range(3))
 
     def add(self, other: "_Counts", rows: np.ndarray) -> None:
         """Appends some rows of another."""
-        for name in ("level", "calls_by_rows", "drafted", "reads", "tests", "scored"):
+        for name in ("level", "calls_by_rows", "drafted", "reads", "tests"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)[rows]]))
 
     def verify(self, bounds: Sequence[int]) -> None:
@@ -244,18 +125,15 @@ class _Counts:
             runs = np.flatnonzero(num_pending)
             self.calls_by_rows[runs, num_pending[runs]] += bounds[level + 1] - bounds[level]
 
-    def work(self, context_length: np.ndarray, is_learned: bool) -> np.ndarray:
-        """In the order of `WORK_NAMES`. (rows, W)
-
-        is_learned: whether a learned score was computed at every test.
-        """
+    def work(self, context_length: np.ndarray) -> np.ndarray:
+        """In the order of `WORK_NAMES`. (rows, W)"""
         rows = np.arange(self.calls_by_rows.shape[1])
         columns = [
             self.calls_by_rows @ rows * context_length / 1000.0,
             self.reads + 1,
             self.reads + self.drafted + 1,
             self.tests,
-            self.scored * is_learned,
+            np.zeros(len(self.reads)),
             np.zeros(len(self.reads)),
             np.ones(len(self.reads)),
         ]
@@ -273,10 +151,10 @@ class _Draft:
         decision: Decision,
         num_layers: int,
         exits: list[tuple[int, int, float]],
-        scores: np.ndarray | None,
-        branch_scores: np.ndarray | None,
-        has_branch_scores: bool,
+        scores: np.ndarray,
+        branch_scores: np.ndarray,
     ) -> None:
+        """scores, branch_scores: of the exits with a threshold, (N, E) and (M, E)."""
         self.batch, self.decision, self.exits = batch, decision, exits
         self.scores, self.branch_scores = scores, branch_scores
         self.bounds = [0, *(e for _, e, _ in exits), num_layers]
@@ -289,8 +167,7 @@ class _Draft:
         self.product = np.ones(n)
         self.counts = _Counts(n, decision.w_max)
         is_tested = any(threshold > 0 for *_, threshold in exits)
-        can_follow = not is_tested or has_branch_scores or branch_scores is not None
-        self.follows = len(batch.branches.end) > 0 and can_follow
+        self.follows = len(batch.branches.end) > 0
         self.branch_is_lookup_only = batch.branches.is_lookup_only
         self.branch = np.full(n, -1)
         """Row of the branch that a draft which left the path stands at, -1 where it stands at none. (N,)"""
@@ -317,8 +194,7 @@ class _Draft:
             clears = undecided
             if threshold > 0:
                 self.counts.tests += undecided & has_head
-                self.counts.scored += undecided
-                clears = undecided & self.clears(row, draft_index, index, threshold, undecided)
+                clears = undecided & self.clears(row, index, threshold, undecided)
             is_correct = clears & self.is_on_path & ~is_past_end & self.batch.is_accepted[row, index]
             is_eos = clears & ~is_past_end & self.batch.is_eos_draft[row, index]
             if self.follows:
@@ -376,16 +252,10 @@ class _Draft:
         counts.calls_by_rows[chosen, (pending <= level).sum(axis=1)] += self.bounds[level + 1] - self.bounds[level]
         counts.level[chosen, : last + 1] = np.maximum(pending, level + 1)
 
-    def clears(
-        self, row: np.ndarray, draft_index: int, index: int, threshold: float, undecided: np.ndarray
-    ) -> np.ndarray:
-        assert self.scores is not None  # computed wherever a threshold is above 0
-        score = self.scores[row, index] if self.scores.ndim == 2 else self.scores[:, draft_index, index]
-        if self.branch_scores is not None and len(self.branch_scores):
-            at = np.maximum(self.branch, 0)
-            on_branch = self.branch_scores
-            along = on_branch[at, index] if on_branch.ndim == 2 else on_branch[at, draft_index, index]
-            score = np.where(self.branch >= 0, along, score)
+    def clears(self, row: np.ndarray, index: int, threshold: float, undecided: np.ndarray) -> np.ndarray:
+        score = self.scores[row, index]
+        if len(self.branch_scores):
+            score = np.where(self.branch >= 0, self.branch_scores[np.maximum(self.branch, 0), index], score)
         value = self.product * score if self.decision.combine == "product" else score
         clears = undecided & (value >= threshold)
         self.product = np.where(clears, self.product * score, self.product)

@@ -20,10 +20,11 @@ from specbound_controller.records import Decision, StepRecord
 from specbound_controller.work import record_work
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.batch import replay_batch
-from specbound_profiling.replay.outcomes import StepOutcomes, TraceBatch, step_outcomes
+from specbound_profiling.replay.exit_tables import is_single_exit
+from specbound_profiling.replay.outcomes import StepOutcomes, has_outcomes, step_outcomes
 from specbound_profiling.replay.result import ReplayResult, Steps
 from specbound_profiling.replay.simulate import SimulatedStep, simulate
-from specbound_profiling.replay.single_exit import is_single_exit
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 PLAIN = Decision(w_max=0)
 """Plain decoding."""
@@ -45,7 +46,7 @@ def replay(
     """
     traces = list(traces)
     if traces and not keep_records and decides_in_batches(policy):
-        if len(policy.decisions) == 1 and not policy.needs_features:
+        if len(policy.decisions) == 1 and not policy.needs_features and has_outcomes(policy.decisions[0]):
             return replay_static(traces, policy.decisions[0], costs, num_layers)
         if all(map(is_single_exit, policy.decisions)):
             return replay_batch(TraceBatch(traces), policy, costs, num_layers, compression)
@@ -124,14 +125,10 @@ def replay_static(
     decision: Decision,
     costs: CostTable,
     num_layers: int,
-    scores: np.ndarray | None = None,
 ) -> ReplayResult:
-    """`replay` of a policy that always decides the same, vectorised over the prompts.
-
-    scores: as in `step_outcomes`. A fixed decision costs no decision time.
-    """
+    """`replay` of a policy that always decides the same, vectorised over the prompts."""
     batch = traces if isinstance(traces, TraceBatch) else TraceBatch(traces)
-    outcomes = step_outcomes(batch, decision, num_layers, scores)
+    outcomes = step_outcomes(batch, decision, num_layers)
     rows, prompts = visited_rows(batch, outcomes.num_emitted)
     steps = Steps(
         prompt=prompts,
@@ -140,7 +137,7 @@ def replay_static(
         num_layer_calls=outcomes.num_layer_calls[rows],
         work=outcomes.work[rows],
         estimated_s=estimated_seconds(outcomes, costs)[rows],
-        estimate_error_s=estimate_errors(batch, decision, outcomes, costs, num_layers, scores)[rows],
+        estimate_error_s=estimate_errors(batch, decision, outcomes, costs, num_layers)[rows],
     )
     return steps.totals(batch.traces, costs)
 
@@ -174,14 +171,13 @@ def estimate_errors(
     outcomes: StepOutcomes,
     costs: CostTable,
     num_layers: int,
-    scores: np.ndarray | None = None,
 ) -> np.ndarray:
     """Estimate less truth, seconds, at the rows that only a roll-out makes exact; else nan. (N,)"""
     errors = np.full(batch.num_rows, nan)
     if not len(batch.branches.end):
         return errors
     bare = TraceBatch([trace.without_rollouts() for trace in batch.traces])
-    guess = step_outcomes(bare, decision, num_layers, scores)
+    guess = step_outcomes(bare, decision, num_layers)
     is_checked = outcomes.is_exact & ~guess.is_exact
     errors[is_checked] = costs.seconds(guess.work[is_checked] - outcomes.work[is_checked])
     return errors

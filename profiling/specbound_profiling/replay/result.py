@@ -12,6 +12,7 @@ from math import nan, sqrt
 
 import numpy as np
 
+from specbound.decoding.stats import DecodeStats
 from specbound_controller.costs import ROW_KNOTS, CostTable
 from specbound_controller.ratio import ratio
 from specbound_controller.records import StepRecord
@@ -81,24 +82,32 @@ class ReplayResult:
     policy asks for features."""
 
     @property
+    def counts(self) -> DecodeStats:
+        """The totals of all prompts, of which figures are made; seconds are modelled, and none of them prefill's."""
+        num_tokens, seconds = int(self.num_tokens.sum()), float(self.seconds.sum())
+        steps, drafted, accepted = (int(each.sum()) for each in (self.num_steps, self.num_drafted, self.num_accepted))
+        calls = int(self.num_layer_calls.sum())
+        return DecodeStats(num_tokens, steps, num_tokens, drafted, accepted, calls, seconds)
+
+    @property
     def tokens_per_second(self) -> float:
         """Modelled decoding speed."""
-        return ratio(self.num_tokens.sum(), self.seconds.sum())
+        return self.counts.tokens_per_second
 
     @property
     def tokens_per_step(self) -> float:
         """Mean tokens emitted per step; 1 for plain decoding."""
-        return ratio(self.num_tokens.sum(), self.num_steps.sum())
+        return self.counts.tokens_per_step
 
     @property
     def acceptance_rate(self) -> float:
         """Accepted over drafted tokens."""
-        return ratio(self.num_accepted.sum(), self.num_drafted.sum())
+        return self.counts.acceptance_rate
 
     @property
     def layer_calls_per_token(self) -> float:
         """Layer calls over tokens emitted in steps; L for plain decoding."""
-        return ratio(self.num_layer_calls.sum(), self.num_tokens.sum())
+        return self.counts.layer_calls_per_token
 
     @property
     def estimated_share(self) -> float:
@@ -110,8 +119,7 @@ class ReplayResult:
         """Standard error of the estimated seconds, over all seconds; nan where it is not known."""
         if self.estimates is None:
             return 0.0
-        total = float(self.seconds.sum())
-        return self.estimates.standard_error() / total if total else nan
+        return ratio(self.estimates.standard_error(), self.seconds.sum())
 
     def speedup_over(self, plain: "ReplayResult") -> float:
         """Tokens per second over another replay's."""

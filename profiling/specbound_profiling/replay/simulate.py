@@ -35,18 +35,6 @@ class SimulatedStep:
         return self.known is self.record
 
 
-def simulate_step(
-    trace: PromptTrace,
-    start: int,
-    decision: Decision,
-    features: np.ndarray | None,
-    num_layers: int,
-    has_full_signals: bool = True,
-) -> StepRecord:
-    """What one step would do under a decision, from `start` >= 1 tokens generated. features: (F,) or None."""
-    return simulate(trace, start, decision, features, num_layers, has_full_signals).record
-
-
 def simulate(
     trace: PromptTrace,
     start: int,
@@ -55,7 +43,7 @@ def simulate(
     num_layers: int,
     has_full_signals: bool = True,
 ) -> SimulatedStep:
-    """The same, with what of it is known."""
+    """What one step would do under a decision, from `start` >= 1 tokens generated. features: (F,) or None."""
     exits = [(trace.exit_index(e), e, threshold) for e, threshold in decision.exits()]
     width = min(decision.w_max, trace.length_limit - start - 1) if exits else 0
     step, place, known = _Step(), _Place(trace, start), None

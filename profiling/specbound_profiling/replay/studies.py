@@ -19,9 +19,9 @@ from specbound_controller.records import Decision, StepRecord
 from specbound_controller.work import record_work
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.bootstrap import bootstrap_ratio
-from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_profiling.replay.replay import PLAIN, replay, replay_static
 from specbound_profiling.replay.result import ReplayResult
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 PARAMETERS = ("alpha", "threshold", "d_max", "w_max")
 """What a study varies, in the order of SpecBound's Figure 3."""

@@ -14,7 +14,7 @@ from specbound_controller.ratio import ratio
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.best_static import static_seconds
 from specbound_profiling.replay.oracle import oracle
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 WORTH_IT = 1.1
 """Oracle speedup below which no controller can pay."""

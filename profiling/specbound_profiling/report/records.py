@@ -1,7 +1,8 @@
 """The figures of a report: plain values that tables, plots and JSON are made of."""
 
 from dataclasses import dataclass
-from math import nan
+
+from specbound.decoding.stats import ratio
 
 SCORE_NAMES = ("plain", "annealed", "temperature", "logistic", "isotonic")
 """Confidence as it is; after annealing; after the exit's own temperature; after a slope and an offset on its log odds;
@@ -91,7 +92,7 @@ class LivePolicy:
 
     @property
     def tokens_per_step(self) -> float:
-        return self.num_emitted / self.num_steps if self.num_steps else nan
+        return ratio(self.num_emitted, self.num_steps)
 
 
 @dataclass(frozen=True, slots=True)

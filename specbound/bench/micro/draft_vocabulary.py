@@ -22,7 +22,8 @@ from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.prompts.files import load_prompts
 from specbound_profiling.prompts.tokenization import tokenize_prompts
 from specbound_profiling.recording.frequent_tokens import token_shares
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
+from specbound_profiling.recording.settings import RecordSettings
 
 # V vocabulary, N tokens of a draft vocabulary, D hidden width
 

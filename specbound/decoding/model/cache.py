@@ -136,6 +136,16 @@ class PreallocatedLayer(CacheLayerMixin):
             raise ValueError(f"length must be <= {self.lengths[row]} (row {row}), got {length}")
         self.lengths[row] = length
 
+    def keep_path(self, row: int, start: int, places: Sequence[int]) -> None:
+        """Of the tokens from `start` on keeps those at these places, which ascend, one after another."""
+        held = next((i for i, place in enumerate(places) if place != i), len(places))
+        if held < len(places):
+            target = slice(start + held, start + len(places))
+            for buffer in (self.keys, self.values):
+                moved = [buffer[row, :, start + place] for place in places[held:]]
+                buffer[row, :, target] = torch.stack(moved, dim=1)
+        self.truncate(row, start + len(places))
+
     def reset(self) -> None:
         """Forgets all tokens."""
         self.lengths = [0] * len(self.lengths)
@@ -302,6 +312,14 @@ class DecodeCache(Cache):
         for layer in self.layers:
             if layer.lengths[row] != length:
                 layer.truncate(row, length)
+
+    def keep_path(self, start: int, places: Sequence[int], row: int = 0) -> None:
+        """Of one row's tokens from `start` on keeps, in every layer, those at these places: a path through a tree.
+
+        places: ascending, counted from `start`; every layer must hold them.
+        """
+        for layer in self.layers:
+            layer.keep_path(row, start, places)
 
     def lengths(self, row: int = 0) -> list[int]:
         """Tokens that each layer holds for one row. (L,)"""

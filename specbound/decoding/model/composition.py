@@ -112,6 +112,4 @@ def _watched(module: nn.Module) -> tuple[str, ...]:
 
 def _settings(config: Any) -> dict[str, Any]:
     """A config's settings; what may change in place is copied."""
-    return {
-        name: value.copy() if isinstance(value, CONTAINERS) else value for name, value in config.__dict__.items()
-    }
+    return {name: value.copy() if isinstance(value, CONTAINERS) else value for name, value in config.__dict__.items()}

@@ -125,7 +125,7 @@ def _refuse_odd_layers(model: PreTrainedModel) -> None:
             if number != place:
                 raise UnsupportedModelError(
                     f"{name}: layer {place} writes to place {number} of the cache, because layers were removed or "
-                    "moved: give every part of a layer its place as layer_idx, and config.num_hidden_layers their number"
+                    "moved: give every part of a layer its place as layer_idx, and config.num_hidden_layers the number"
                 )
             config = part.__dict__.get("own_config", part.__dict__.get("config", body.config))
             if config._attn_implementation != body.config._attn_implementation:

@@ -27,10 +27,12 @@ class RaggedCall:
         self.end = max(start + count for start, count in zip(starts, counts, strict=True))
         """Tokens of the longest row after the call."""
         columns = range(self.num_new)
-        self.positions = torch.tensor(
+        self.places = torch.tensor(
             [[start + min(i, count - 1) for i in columns] for start, count in zip(starts, counts, strict=True)],
             device=device,
         )
+        """Where each token of the call stands in its row of the cache. (B, n)"""
+        self.positions = self.places
         """Position of each token of the call. (B, n)"""
         self._slots = torch.tensor(self.slots, device=device).unsqueeze(1)
         self._new: Sequence[Tensor] = ()
@@ -69,9 +71,13 @@ class RaggedCall:
 
     def write(self, buffer: Tensor, states: Tensor) -> None:
         """Writes the new tokens' states (B, H, n, D) to their rows and positions of a buffer (all rows, H, C, D)."""
+        if len(self.slots) == 1:
+            start = self.starts[0]
+            buffer[self.slots[0], :, start : start + self.num_new].copy_(states[0])
+            return
         by_token = states.transpose(1, 2)
         if not self._new:
-            buffer[self._slots, :, self.positions] = by_token
+            buffer[self._slots, :, self.places] = by_token
         else:
             rows, columns, slots, positions = self._new
             buffer[slots, :, positions] = by_token[rows, columns]

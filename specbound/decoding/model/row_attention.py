@@ -3,7 +3,10 @@
 Knows masks and attention kernels; nothing of projections.
 """
 
+import functools
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +25,15 @@ def row_stable_attention(
     query: (B, H, n, D); key, value: (B, key-value heads, K, D). Returns (B, n, H, D).
     """
     attend = _sdpa_row if module.own_config._attn_implementation == "sdpa" else _eager_row
+    sights = getattr(attention_mask, "tree_sights", None)
+    if sights is not None:
+        sequences = [
+            _tree_rows(
+                functools.partial(attend, module), query[b : b + 1], key[b : b + 1], value[b : b + 1], sight, options
+            )
+            for b, sight in enumerate(sights)
+        ]
+        return torch.cat(sequences) if len(sequences) > 1 else sequences[0], None
     ranges = visible_ranges(attention_mask, query.shape[2], key.shape[2])
     rows = []
     for index, spans in enumerate(ranges):
@@ -36,6 +48,43 @@ def row_stable_attention(
             sequences.append(attend(module, one[own], key[own, :, keys], value[own, :, keys], options))
         rows.append(torch.cat(sequences))
     return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0], None
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSight:
+    """What the nodes of one tree see of the keys of a call."""
+
+    start: int
+    """The key of the tree's root; the keys before it are those of the text, those after it the nodes in their order."""
+    firsts: list[int]
+    """The first key that each query sees."""
+    paths: list[list[int]]
+    """Nodes on the path from the root to each query, itself included."""
+
+
+def _tree_rows(
+    attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, sight: TreeSight, options: dict[str, Any]
+) -> Tensor:
+    """One call per node, on the text and its path as plain decoding would hold them: side by side, in order.
+
+    The nodes' keys and values change places for that and are put back. (1, H, n, D) -> (1, n, H, D)
+    """
+    start = sight.start
+    nodes = key[:, :, start:].clone(), value[:, :, start:].clone()
+    standing = list(range(nodes[0].shape[2]))  # node at each place from the start on
+    rows = []
+    for index in range(query.shape[2]):
+        path = sight.paths[min(index, len(sight.paths) - 1)]
+        for place, node in enumerate(path):
+            if standing[place] != node:
+                standing[place] = node
+                for held, own in zip((key, value), nodes, strict=True):
+                    held[:, :, start + place].copy_(own[:, :, node])
+        seen = slice(sight.firsts[min(index, len(sight.firsts) - 1)], start + len(path))
+        rows.append(attend(query[:, :, index : index + 1], key[:, :, seen], value[:, :, seen], options))
+    for held, own in zip((key, value), nodes, strict=True):
+        held[:, :, start:] = own
+    return torch.cat(rows, dim=1)
 
 
 def _sdpa_row(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:

@@ -99,7 +99,7 @@ def find_block_rows(product: MatrixProduct) -> tuple[int, int]:
     also 2 to 3 and 4 to 8; with AVX2 4 to 6, where rows of longer blocks depend on their place. So it is tried, on
     sums that cancel: what is left is rounding, and it differs wherever the order of additions does.
     """
-    probes, weight = _cancelling_factors(product)
+    probes, weight = cancelling_factors(product)
     bias = weight.new_zeros(product.outputs)
     multiply: Callable[[Tensor], Tensor]
     if product.is_transposed:
@@ -121,7 +121,7 @@ def find_block_rows(product: MatrixProduct) -> tuple[int, int]:
     return longest[0], longest[-1]
 
 
-def _cancelling_factors(product: MatrixProduct) -> tuple[Tensor, Tensor]:
+def cancelling_factors(product: MatrixProduct) -> tuple[Tensor, Tensor]:
     """Rows (P, K) and a weight (N, K) whose exact products are zero, from terms of very different sizes.
 
     Without the sizes, products of 8-bit numbers add up without rounding; without the cancelling, rounding to a short

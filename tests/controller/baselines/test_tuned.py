@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from specbound_controller.actions import PLAIN, Action
+from specbound_controller.actions import PLAIN, Action, static_grid
 from specbound_controller.baselines import BASELINES
 from specbound_controller.baselines.draft_verify import DraftVerifySettings
 from specbound_controller.baselines.fixed import LayerSkipSettings, StaticSettings
 from specbound_controller.baselines.lengths import GammaTuneSettings, HeuristicSettings
 from specbound_controller.baselines.logistic import LogisticSettings
-from specbound_controller.baselines.situation import Settings, Situation
+from specbound_controller.baselines.situation import Search, Settings, Situation
 from specbound_controller.baselines.speckv import SpecKVSettings
 from specbound_controller.baselines.svip import SvipSettings
 from specbound_controller.baselines.tuned import SETTINGS, Tuned, TunedFile, TunedLevel
@@ -22,7 +22,7 @@ from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 
 PREDICTOR = SpecKVSettings(2, (1, 2), ((0.5,) * 11,) * 3, (0.0,) * 3, ((1.0,) * 3,), (0.25,), (0.5,) * 4)
-EXAMPLES: dict[str, Settings] = {
+GIVEN: dict[str, Settings] = {
     "best_static": StaticSettings(PLAIN),
     "best_static_annealed": StaticSettings(Action(4, 6, 0.5, "annealed", "token"), 0.75),
     "layerskip": LayerSkipSettings(2, 3),
@@ -35,6 +35,9 @@ EXAMPLES: dict[str, Settings] = {
     "speckv_causal": SpecKVSettings(2, (2, 4), ((0.5,) * 11,), (0.0,), ((1.0,),), (0.25,)),
     "ucb": UcbSettings((PLAIN, Action(2, 3)), (1.0, 1.2), 10.0, 0.1),
 }
+SEARCH = Search((2, 4), static_grid((2, 4)), [1.0] * len(static_grid((2, 4))), 0.5)
+EXAMPLES = {name: GIVEN.get(name) or next(iter(kind.candidates(SEARCH))) for name, kind in SETTINGS.items()}
+"""A policy that is not given here is tried as its own first candidate."""
 
 
 def example() -> TunedFile:
@@ -45,6 +48,7 @@ def example() -> TunedFile:
 
 def test_every_baseline_has_settings_and_an_example() -> None:
     assert set(SETTINGS) == set(EXAMPLES) == {*BASELINES, "best_static", "best_static_annealed"}
+    assert all(type(EXAMPLES[name]) is SETTINGS[name] for name in EXAMPLES)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

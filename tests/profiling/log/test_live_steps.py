@@ -11,9 +11,9 @@ import pytest
 
 from specbound_controller.errors import InputError
 from specbound_controller.records import StepRecord
+from specbound_profiling.log import store as log_module
 from specbound_profiling.log.live_steps import STEPS_SCHEMA, LiveSteps
 from specbound_profiling.log.store import LogWriter, StepLog, open_log
-from specbound_profiling.log.store import store as log_module
 from specbound_profiling.log.trace import PromptTrace
 from tests.profiling.manifests import MANIFEST
 
@@ -35,6 +35,9 @@ DRAFTED = StepRecord(
     full_margin=2.5,
     seconds=0.0125,
     num_learned_scores=2,
+    sources=("context", "context", "bigrams"),
+    parents=(0, 1, 0),
+    path=(3,),
 )
 PLAIN = StepRecord(14, 0, 0, 1, (), (), (), (), "off", {1: 6}, {1: 1}, 0)
 

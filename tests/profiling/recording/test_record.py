@@ -14,9 +14,12 @@ from specbound.decoding.model.adapter import ModelAdapter
 from specbound.models.loading import load_model
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.records import Decision, ExitSignals, StepRecord
-from specbound_profiling.recording import record
-from specbound_profiling.recording.record import Recorder, RecordSettings, exit_columns, record_continuation
+from specbound_profiling.recording import exit_reader
+from specbound_profiling.recording.columns import exit_columns
+from specbound_profiling.recording.record import Recorder
 from specbound_profiling.recording.rollout import RolloutSettings
+from specbound_profiling.recording.settings import RecordSettings
+from tests.profiling.recorded import prompt, record_continuation
 
 EXITS = (1, 3)
 
@@ -26,15 +29,11 @@ def model(tiny_model_dir: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).eval()
 
 
-def prompt(seed: int, length: int = 6) -> torch.Tensor:
-    return torch.randint(2, 60, (1, length), generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.mark.parametrize("block", [1, 3, 1000])
 def test_trace_equals_a_plain_forward_pass(model: PreTrainedModel, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, ids = ModelAdapter(model), prompt(0)
-    monkeypatch.setattr(record, "BLOCK_LOGITS", block * adapter.vocab_size * len(EXITS))
-    trace = record_continuation(adapter, ids, EXITS, 12, eos_token_ids=())
+    monkeypatch.setattr(exit_reader, "BLOCK_LOGITS", block * adapter.vocab_size * len(EXITS))
+    trace = record_continuation(adapter, ids, EXITS, 12)
     expected = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=None)[0, ids.shape[1] :]
     assert trace.tokens.tolist() == expected[: trace.num_positions].tolist()
     whole = torch.cat((ids[0], torch.from_numpy(trace.tokens)))[None]
@@ -72,9 +71,9 @@ def test_exit_columns_by_hand() -> None:
 
 def test_end_of_sequence_ends_the_trace_and_is_its_last_token(model: PreTrainedModel) -> None:
     adapter, ids = ModelAdapter(model), prompt(1)
-    tokens = record_continuation(adapter, ids, EXITS, 12, eos_token_ids=()).tokens
+    tokens = record_continuation(adapter, ids, EXITS, 12).tokens
     end = int(tokens[3])
-    trace = record_continuation(adapter, ids, EXITS, 12, eos_token_ids=(end,))
+    trace = record_continuation(adapter, ids, EXITS, 12, (end,))
     first = tokens.tolist().index(end)
     assert trace.tokens.tolist() == tokens[: first + 1].tolist()
     assert trace.is_final_eos and trace.length_limit == 12 and trace.eos_tokens == {end}
@@ -82,7 +81,7 @@ def test_end_of_sequence_ends_the_trace_and_is_its_last_token(model: PreTrainedM
 
 def test_looping_continuation_is_cut_and_says_so(model: PreTrainedModel) -> None:
     adapter = ModelAdapter(model)
-    traces = [record_continuation(adapter, prompt(seed), EXITS, 200, eos_token_ids=()) for seed in range(3)]
+    traces = [record_continuation(adapter, prompt(seed), EXITS, 200) for seed in range(3)]
     cut = [trace for trace in traces if trace.is_loop_cut]
     assert cut, "a random greedy model loops within 200 tokens"
     assert all(trace.length_limit == trace.num_positions < 200 for trace in cut)
@@ -187,7 +186,7 @@ def test_exits_of_a_draft_vocabulary_say_what_holds_among_its_tokens(
     model: PreTrainedModel, sampling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, ids = ModelAdapter(model), prompt(0)
-    monkeypatch.setattr(record, "BLOCK_LOGITS", 3 * len(SOME) * len(EXITS))
+    monkeypatch.setattr(exit_reader, "BLOCK_LOGITS", 3 * len(SOME) * len(EXITS))
     settings = RecordSettings(EXITS, 30, (), sampling=SAMPLINGS[sampling], draft_vocabulary=SOME)
     trace = Recorder(adapter, settings).record(ids)
     whole = Recorder(adapter, replace(settings, draft_vocabulary=None)).record(ids)

@@ -13,9 +13,11 @@ from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
 from specbound_profiling.recording.rollout import RolloutSettings
+from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.replay import replay_static
+from tests.profiling.recorded import prompt
 
 EXITS, WIDTH = (1, 3), 5
 SAMPLED = {"do_sample": True, "temperature": 0.9, "top_k": 0, "top_p": 1.0, "seed": 11}
@@ -25,10 +27,6 @@ SETTINGS = RecordSettings(EXITS, 24, (), rollouts=RolloutSettings(1.0, WIDTH))
 @pytest.fixture(scope="module")
 def model(tiny_model_dir: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).eval()
-
-
-def prompt(seed: int, length: int = 6) -> torch.Tensor:
-    return torch.randint(2, 60, (1, length), generator=torch.Generator().manual_seed(seed))
 
 
 def trace_of(model: PreTrainedModel, settings: RecordSettings, exactness: str = "token", index: int = 0) -> PromptTrace:

@@ -22,10 +22,9 @@ from specbound_controller.baselines.svip import SvipSettings
 from specbound_controller.baselines.ucb import UcbSettings
 from specbound_controller.costs import CostTable
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.recording.record import Recorder, RecordSettings
+from specbound_profiling.recording.record import Recorder
 from specbound_profiling.recording.rollout import RolloutSettings
-from specbound_profiling.replay.exit_signals import position_scores
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.replay import replay, replay_static, replay_stepwise
 from tests.step_fields import EXACT_FIELDS
 
@@ -72,29 +71,6 @@ def test_all_prompts_at_once_take_the_steps_of_one_after_another(
     np.testing.assert_array_equal(fast.estimates.num_steps, slow.estimates.num_steps)
     np.testing.assert_allclose(fast.estimates.error_s, slow.estimates.error_s, atol=1e-9)
     assert fast.num_drafted.sum() > 0
-
-
-@pytest.mark.parametrize("name", ["svip", "logistic"])
-def test_scores_of_a_whole_batch_are_those_of_single_exits(
-    name: str, random_trace_of: TraceOf, with_branches_of: TraceOf, costs: CostTable
-) -> None:
-    rng = np.random.default_rng(3)
-    traces = [with_branches_of(rng, random_trace_of(rng, EXITS, f"p{i}"), 6) for i in range(3)]
-    batch = TraceBatch(traces)
-    decision = SETTINGS[name].policy(Situation(NUM_LAYERS, "none", costs)).decisions[0]
-    ((exit_layer, _),) = decision.exits()
-    index = batch.exit_index(exit_layer)
-    scores, branch_scores = position_scores(batch, decision.score, [exit_layer], 4)  # type: ignore[arg-type]
-    assert decision.score is not None and len(branch_scores) > 0
-    for trace, first in zip(traces, batch.first_row, strict=True):
-        for position in range(trace.num_positions):
-            for draft_index in range(4):
-                row = min(position + draft_index, trace.num_positions - 1)
-                expected = decision.score(trace.signals(row, index, draft_index, 1.0), None)
-                assert scores[first + position, draft_index, index] == pytest.approx(expected, abs=1e-6)
-    first_branch = next(trace for trace in traces if trace.branches is not None)
-    expected = decision.score(first_branch.branch_signals(0, index, 2, 1.0), None)
-    assert branch_scores[0, 2, index] == pytest.approx(expected, abs=1e-6)
 
 
 LIVE_EXITS, LIVE_LAYERS, NUM_TOKENS = (1, 2, 3), 4, 30

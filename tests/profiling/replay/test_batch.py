@@ -18,9 +18,9 @@ from specbound_controller.step_batch import Choices, StepBatch
 from specbound_controller.work import record_work
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.batch import play_rounds, replay_batch
-from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_profiling.replay.replay import replay, replay_stepwise
 from specbound_profiling.replay.result import ReplayResult
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 TraceOf = Callable[..., PromptTrace]
 EXITS, NUM_LAYERS = (0, 1, 3, 4), 6

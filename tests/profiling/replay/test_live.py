@@ -21,10 +21,12 @@ from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.policy import AnnealedConfidence, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.recording.record import Recorder, RecordSettings, record_continuation
+from specbound_profiling.recording.record import Recorder
 from specbound_profiling.recording.rollout import RolloutSettings
+from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.replay import replay, replay_static
 from specbound_profiling.replay.simulate import simulate
+from tests.profiling.recorded import record_continuation
 from tests.step_fields import EXACT_FIELDS
 
 EXITS, NUM_LAYERS = (0, 1, 2, 3), 4
@@ -44,7 +46,7 @@ def prompts() -> list[torch.Tensor]:
 @pytest.fixture(scope="module")
 def traces(loaded: LoadedModel, prompts: list[torch.Tensor]) -> list[PromptTrace]:
     adapter = ModelAdapter(loaded.model)
-    return [record_continuation(adapter, ids, EXITS, 30, eos_token_ids=()) for ids in prompts]
+    return [record_continuation(adapter, ids, EXITS, 30) for ids in prompts]
 
 
 Live = Callable[[StaticPolicy], list[list[StepRecord]]]
@@ -182,7 +184,7 @@ def test_end_token_inside_a_draft_ends_live_and_replayed_steps_alike(
     adapter, num_inside = ModelAdapter(loaded.model), 0
     for ids, whole in zip(prompts, traces, strict=True):
         end = int(whole.tokens[-1])
-        trace = record_continuation(adapter, ids, EXITS, 30, eos_token_ids=(end,))
+        trace = record_continuation(adapter, ids, EXITS, 30, (end,))
         policy = StaticPolicy((3,), threshold=0.0, w_max=4)
         output = SpecBoundDecoder(loaded.model, policy).decode(ids, max_new_tokens=30, eos_token_id=end)
         assert output.sequences[0, ids.shape[1] :].tolist() == trace.tokens.tolist()

@@ -14,9 +14,9 @@ from specbound_controller.work import record_work
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.best_static import static_seconds
 from specbound_profiling.replay.oracle import accepted_run, fixed_draft_work, oracle, oracle_grid
-from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_profiling.replay.replay import PLAIN, replay_static
-from specbound_profiling.replay.simulate import simulate_step
+from specbound_profiling.replay.simulate import simulate
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 TraceOf = Callable[..., PromptTrace]
 EXITS, NUM_LAYERS, W_MAX = (1, 3), 5, 3
@@ -31,7 +31,7 @@ def cheapest(trace: PromptTrace, decisions: list[Decision], costs: CostTable, on
             return 0.0
         best = np.inf
         for decision in decisions:
-            record = simulate_step(trace, start, decision, None, NUM_LAYERS)
+            record = simulate(trace, start, decision, None, NUM_LAYERS).record
             if only_correct and record.num_accepted < record.num_drafted:
                 continue
             best = min(

@@ -13,9 +13,10 @@ from specbound_controller.records import Decision, StepRecord
 from specbound_controller.work import record_work
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.best_static import static_seconds
-from specbound_profiling.replay.outcomes import TraceBatch, step_outcomes
+from specbound_profiling.replay.outcomes import step_outcomes
 from specbound_profiling.replay.replay import PLAIN, replay, replay_static
 from specbound_profiling.replay.simulate import simulate
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 TraceOf = Callable[..., PromptTrace]
 EXITS = (1, 3, 4)
@@ -162,17 +163,6 @@ def test_static_policy_object_replays_like_its_decision(trace_of: TraceOf, costs
     by_policy = replay([trace], policy, costs, 8, "none")
     by_decision = replay_static([trace], policy.decide(None), costs, 8)
     np.testing.assert_allclose(by_policy.work, by_decision.work)
-
-
-def test_scores_handed_in_per_start_and_draft_index_replace_the_decisions_own(
-    trace_of: TraceOf, costs: CostTable
-) -> None:
-    trace = trace_of([[1]] * 9)
-    decision = Decision(w_max=3, thresholds={2: 0.5}, score=AnnealedConfidence(0.0))
-    scores = np.zeros((9, 3, 1))
-    scores[:, :2] = 0.9  # every step clears two drafts, the third never
-    result = replay_static([trace], decision, costs, 8, scores)
-    assert result.num_drafted[0] / result.num_steps[0] == pytest.approx(5 / 3)  # 1..3, 4..6, 7..8 (one draft left)
 
 
 def test_seconds_of_fixed_decisions_are_their_replays_and_add_up_over_shards(

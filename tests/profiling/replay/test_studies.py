@@ -9,7 +9,6 @@ import pytest
 
 from specbound_controller.costs import CostTable
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.replay.outcomes import TraceBatch
 from specbound_profiling.replay.replay import replay, replay_static
 from specbound_profiling.replay.simulate import simulate
 from specbound_profiling.replay.studies import (
@@ -23,6 +22,7 @@ from specbound_profiling.replay.studies import (
     sensitivity,
     with_value,
 )
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 TraceOf = Callable[..., PromptTrace]
 EXITS, NUM_LAYERS = (1, 3, 4), 6

@@ -7,23 +7,20 @@ import numpy as np
 import pytest
 
 from specbound_controller.actions import static_grid
+from specbound_controller.baselines.draft_verify import DraftVerifySettings
 from specbound_controller.baselines.fixed import LayerSkipSettings, StaticSettings
+from specbound_controller.baselines.lengths import GammaTuneSettings
 from specbound_controller.baselines.logistic import LogisticSettings
-from specbound_controller.baselines.situation import Situation
+from specbound_controller.baselines.situation import Search, Situation
 from specbound_controller.baselines.tuned import SETTINGS
+from specbound_controller.baselines.ucb import UcbSettings
 from specbound_controller.costs import CostTable
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.oracle import accepted_run
 from specbound_profiling.replay.replay import replay
-from specbound_train.tuning.candidates import (
-    draft_verify_candidates,
-    gammatune_candidates,
-    heuristic_candidates,
-    svip_candidates,
-    ucb_candidates,
-)
-from specbound_train.tuning.fit import accepted_runs, logistic_weights, speckv_settings
-from specbound_train.tuning.tune import tune as tuning
+from specbound_profiling.replay.trace_batch import TraceBatch
+from specbound_train.tuning import tune as tuning
+from specbound_train.tuning.fit import logistic_weights, speckv_settings
 
 TracesOf = Callable[..., list[PromptTrace]]
 EXITS, NUM_LAYERS = (2, 4), 12
@@ -38,7 +35,7 @@ def test_runs_of_right_drafts_end_at_a_wrong_one_and_at_the_trace(traces_of: Tra
     first, second = traces_of(1, 2, 5)
     first.is_accepted[:, 0] = [True, True, False, True, True]
     second.is_accepted[:, 0] = [True, False, True, True, True]
-    assert accepted_runs(TraceBatch([first, second]), 0).tolist() == [2, 1, 0, 2, 1, 1, 0, 3, 2, 1]
+    assert accepted_run(TraceBatch([first, second]), 10)[:, 0].tolist() == [2, 1, 0, 2, 1, 1, 0, 3, 2, 1]
 
 
 def test_logistic_rows_are_drafts_whose_predecessors_were_accepted(traces: list[PromptTrace]) -> None:
@@ -106,10 +103,11 @@ def test_no_policy_tries_more_than_the_static_grid_holds() -> None:
         exits = tuple(range(1, num_exits + 1))
         budget, likely = len(static_grid(exits)), exits[: tuning.NUM_EXITS]
         grid = static_grid(exits)
-        assert len(svip_candidates(exits)) <= budget
-        for candidates in (draft_verify_candidates(likely), gammatune_candidates(likely), heuristic_candidates(likely)):
-            assert 1 < len(candidates) <= budget
-        assert len(list(ucb_candidates(grid, [1.0] * len(grid), 0.0))) <= budget
+        for name, kind in SETTINGS.items():
+            search = Search(exits if kind.is_constant else likely, grid, [1.0] * len(grid))
+            candidates = list(kind.candidates(search))
+            assert len(candidates) <= budget
+            assert (len(candidates) > 1) == (name not in ("logistic", "speckv", "speckv_causal"))  # fitted on a log
         rounds = len(tuning.LOGISTIC_WIDTHS) * tuning.NUM_RHO_ROUNDS * len(likely)
         assert max(rounds, len(tuning.DRAFT_LENGTHS) * len(likely)) <= budget
 
@@ -117,7 +115,7 @@ def test_no_policy_tries_more_than_the_static_grid_holds() -> None:
 def test_bandits_have_the_fastest_action_of_each_width_or_exit_layer() -> None:
     grid = static_grid((1, 2), widths=(1, 2), thresholds=(0.5,))
     speeds = [1.0 + 0.01 * index for index in range(len(grid))]
-    by_width, *_, by_exit = ucb_candidates(grid, speeds, 0.5)
+    by_width, *_, by_exit = UcbSettings.candidates(Search((1, 2), grid, speeds, 0.5))
     assert [arm.width for arm in by_width.arms] == [2, 1, 0] and by_width.prior_speeds[-1] == 1.0
     assert [arm.exit_layer for arm in by_exit.arms] == [2, 1, 0] and by_exit.arms[0] == grid[-1]
 
@@ -125,8 +123,9 @@ def test_bandits_have_the_fastest_action_of_each_width_or_exit_layer() -> None:
 def test_search_finds_the_fastest_settings_of_every_policy(
     traces: list[PromptTrace], costs_of: Callable[..., CostTable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "draft_verify_candidates", lambda exits: draft_verify_candidates(exits)[::9])
-    monkeypatch.setattr(tuning, "gammatune_candidates", lambda exits: gammatune_candidates(exits)[::7])
+    for kind, share in ((DraftVerifySettings, 9), (GammaTuneSettings, 7)):
+        of_kind, every = kind.candidates, slice(None, None, share)
+        monkeypatch.setattr(kind, "candidates", lambda search, of_kind=of_kind, every=every: of_kind(search)[every])
     costs = costs_of()
     level = tuning.tune_levels({"none": traces}, {"none": costs}, NUM_LAYERS, 0, lambda line: None)["none"]
     assert set(level.policies) == set(SETTINGS)

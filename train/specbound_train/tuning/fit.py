@@ -16,7 +16,8 @@ from specbound_controller.baselines.logistic import NUM_INPUTS
 from specbound_controller.baselines.speckv import SIGNALS, SpecKVSettings, predictor_inputs
 from specbound_controller.mlp import standardised
 from specbound_profiling.replay.exit_signals import exit_signals
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.oracle import accepted_run
+from specbound_profiling.replay.trace_batch import TraceBatch
 
 MIN_ROWS = 50
 """Fewest tokens that a draft position has a regression of its own on; of the rarer outcome, a fifth of it."""
@@ -25,15 +26,6 @@ MAX_SPECKV_ROWS = 6000
 STEPS_PER_POSITION = 2
 """Random steps drawn for each position of a log, at most."""
 HIDDEN_UNITS = 16
-
-
-def accepted_runs(batch: TraceBatch, exit_index: int) -> np.ndarray:
-    """How many tokens from each row on one exit drafts rightly, one after another, within the trace. (N,) int64"""
-    wrong = np.flatnonzero(~batch.is_accepted[:, exit_index])
-    rows = np.arange(batch.num_rows)
-    following = np.append(wrong, batch.num_rows)[np.searchsorted(wrong, rows)]
-    runs: np.ndarray = np.minimum(following, batch.last_row + 1) - rows
-    return runs
 
 
 def logistic_weights(batch: TraceBatch, exit_layer: int, longest: int) -> tuple[tuple[float, ...], ...]:
@@ -45,7 +37,7 @@ def logistic_weights(batch: TraceBatch, exit_layer: int, longest: int) -> tuple[
     index = batch.exit_index(exit_layer)
     signals = exit_signals(batch.traces, batch.exit_layers)[:, index, :NUM_INPUTS].astype(np.float64)
     accepted = batch.is_accepted[:, index]
-    runs, rows = accepted_runs(batch, index), np.arange(batch.num_rows)
+    runs, rows = accepted_run(batch, batch.num_rows)[:, index], np.arange(batch.num_rows)
     found: list[tuple[float, ...]] = []
     for place in range(longest):
         starts = rows - place
@@ -64,11 +56,16 @@ def logistic_weights(batch: TraceBatch, exit_layer: int, longest: int) -> tuple[
 
 
 def _regression(signals: np.ndarray, outcomes: np.ndarray) -> tuple[float, ...]:
-    mean, spread = signals.mean(axis=0), signals.std(axis=0)
-    scale = np.where(spread > 1e-9, 1.0 / np.maximum(spread, 1e-9), 0.0)
+    mean, scale = _standard(signals)
     model = LogisticRegression(max_iter=300).fit((signals - mean) * scale, outcomes)
     weights = model.coef_[0] * scale
     return (*weights.tolist(), float(model.intercept_[0] - weights @ mean))
+
+
+def _standard(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and one over the standard deviation, of each column; 0 for one that never varies. 2 x (columns,)"""
+    spread = inputs.std(axis=0)
+    return inputs.mean(axis=0), np.where(spread > 1e-9, 1.0 / np.maximum(spread, 1e-9), 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,8 +94,7 @@ def speckv_settings(
     ]
     inputs = np.concatenate([part.inputs for part in parts]).astype(np.float64)
     acceptance = np.concatenate([part.acceptance for part in parts])
-    mean, spread = inputs.mean(axis=0), inputs.std(axis=0)
-    scale = np.where(spread > 1e-9, 1.0 / np.maximum(spread, 1e-9), 0.0)
+    mean, scale = _standard(inputs)
     model = MLPRegressor(hidden_layer_sizes=(HIDDEN_UNITS,), max_iter=500, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # as far as it came is how far the paper's goes too
@@ -123,7 +119,7 @@ def _speckv_steps(
     """Random steps, each a draft of a random length after a draft of another random length."""
     rng = np.random.default_rng((seed, exit_index))
     lengths = np.array(WIDTHS)
-    runs = accepted_runs(batch, exit_index)
+    runs = accepted_run(batch, batch.num_rows)[:, exit_index]
     starts = np.flatnonzero(batch.position > 0)
     first = rng.choice(starts, num_rows)
     before, length = rng.choice(lengths, num_rows), rng.choice(lengths, num_rows)

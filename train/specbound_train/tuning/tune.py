@@ -4,32 +4,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from specbound_controller.actions import static_grid
-from specbound_controller.baselines.fixed import LayerSkipSettings, StaticSettings
+from specbound_controller.baselines.fixed import StaticSettings
 from specbound_controller.baselines.logistic import LogisticSettings
-from specbound_controller.baselines.situation import Settings, Situation
+from specbound_controller.baselines.situation import Search, Settings, Situation
 from specbound_controller.baselines.speckv import SpecKVSettings
-from specbound_controller.baselines.tuned import Tuned, TunedFile, TunedLevel
+from specbound_controller.baselines.tuned import SETTINGS, Tuned, TunedFile, TunedLevel
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
-from specbound_controller.policy import AnnealedConfidence
 from specbound_profiling.log.store import StepLog
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.annealing import fit_alpha
 from specbound_profiling.replay.batch import replay_batch
 from specbound_profiling.replay.best_static import static_seconds
-from specbound_profiling.replay.outcomes import TraceBatch
+from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.data import check_enough
-from specbound_train.tuning.candidates import (
-    DRAFT_LENGTHS,
-    LOGISTIC_WIDTHS,
-    draft_verify_candidates,
-    gammatune_candidates,
-    heuristic_candidates,
-    svip_candidates,
-    ucb_candidates,
-)
 from specbound_train.tuning.fit import logistic_weights, speckv_settings
 
+DRAFT_LENGTHS = ((1, 2), (1, 2, 3, 4), (2, 4, 6, 8))
+"""Lengths that SpecKV may choose from; the last ones are the paper's."""
+LOGISTIC_WIDTHS = (2, 4, 8)
 NUM_EXITS = 4
 """Exit layers that are tried where every setting takes a replay of its own: those of the fastest static policies."""
 NUM_RHO_ROUNDS = 3
@@ -95,70 +88,64 @@ class _Search:
     """The search at one compression level."""
 
     def __init__(self, batch: TraceBatch, situation: Situation, predictors: _Predictors, say: Say) -> None:
-        self.batch, self.situation, self.predictors, self.say = batch, situation, predictors, say
+        self.batch, self.situation, self.predictors = batch, situation, predictors
+        self.say = lambda line: say(f"{situation.compression}: {line}")
         self.num_tokens = sum(trace.num_positions - 1 for trace in batch.traces)
         self.alpha = fit_alpha(batch.traces, situation.num_layers)
         self.exit_layers = [layer for layer in batch.exit_layers if layer > 0]
         self.actions = static_grid(batch.exit_layers)
         self.found: dict[str, Tuned] = {}
-        self._speeds: dict[str, float] = {}
 
     def level(self) -> TunedLevel:
-        """All policies, tuned."""
-        plain = self._static()
-        likely = self._likely_exits()
-        for name, candidates in (
-            ("draft_verify", draft_verify_candidates(likely)),
-            ("gammatune", gammatune_candidates(likely)),
-            ("hf_heuristic", heuristic_candidates(likely)),
-            ("speckv", self._speckv(likely, is_causal=False)),
-            ("speckv_causal", self._speckv(likely, is_causal=True)),
-            ("ucb", ucb_candidates(self.actions, (self.static_speeds / plain).tolist(), self.alpha)),
-        ):
-            self.say(f"{self.situation.compression}: {name}")
-            self._choose(name, candidates)
-        self.say(f"{self.situation.compression}: logistic")
-        self._logistic(likely, plain)
+        """All policies, tuned: first those that decide the same at every step, at every exit layer, then the others."""
+        speeds, likely = self._constant()
+        plain = speeds[[action.width for action in self.actions].index(0)]
+        search = Search(likely, self.actions, [speed / plain for speed in speeds], self.alpha)
+        fitted = {
+            "logistic": lambda: self._logistic(likely, plain),
+            "speckv": lambda: self._speckv(likely, is_causal=False),
+            "speckv_causal": lambda: self._speckv(likely, is_causal=True),
+        }
+        for name in (name for name in SETTINGS if name not in self.found):
+            self.say(name)
+            self._keep(name, fitted[name]() if name in fitted else self._tried(SETTINGS[name].candidates(search)))
         return TunedLevel(self.alpha, plain, self.situation.costs.exactness, self.found)
 
-    def _static(self) -> float:
-        """The policies that decide the same at every step, all candidates at once; plain decoding's speed."""
-        self.say(f"{self.situation.compression}: static actions, layerskip, svip")
-        scores = {"annealed": AnnealedConfidence(self.alpha)}
-        svip = svip_candidates(self.exit_layers)
-        decisions = [action.decision(scores) for action in self.actions]
-        decisions += [settings.policy(self.situation).decisions[0] for settings in svip]
-        costs, num_layers = self.situation.costs, self.situation.num_layers
-        speeds = self.num_tokens / static_seconds(self.batch, costs, decisions, num_layers)
-        self.static_speeds, svip_speeds = speeds[: len(self.actions)], speeds[len(self.actions) :]
-        statics = [StaticSettings(action, self.alpha) for action in self.actions]
-        pairs = list(zip(statics, self.static_speeds.tolist(), strict=True))
-        fixed = [pair for pair in pairs if pair[0].action.score == "fixed" and pair[0].action.width]
-        self._keep("best_static", pairs)
-        self._keep("best_static_annealed", [pair for pair in pairs if pair[0].action.score == "annealed"])
-        self._keep("layerskip", [(LayerSkipSettings(s.action.exit_layer, s.action.width), speed) for s, speed in fixed])
-        self._keep("svip", list(zip(svip, svip_speeds.tolist(), strict=True)))
-        self.svip = list(zip(svip, svip_speeds.tolist(), strict=True))
-        return float(self.static_speeds[[action.width for action in self.actions].index(0)])
+    def _constant(self) -> tuple[list[float], list[int]]:
+        """The policies that decide the same at every step, all candidates at once.
 
-    def _likely_exits(self) -> list[int]:
-        """Exit layers of the fastest static policies, with a test or without."""
+        Returns the speeds of the static actions, and the exit layers of the fastest candidates.
+        """
+        names = [name for name, kind in SETTINGS.items() if kind.is_constant and name != "best_static_annealed"]
+        self.say(", ".join(names))
+        search = Search(self.exit_layers, self.actions, alpha=self.alpha)
+        candidates = [(name, settings) for name in names for settings in SETTINGS[name].candidates(search)]
+        decisions = [settings.policy(self.situation).decisions[0] for _, settings in candidates]
+        seconds = static_seconds(self.batch, self.situation.costs, decisions, self.situation.num_layers)
+        speeds = (self.num_tokens / seconds).tolist()
+        tried: dict[str, list[tuple[Settings, float]]] = {}
+        for (name, settings), speed in zip(candidates, speeds, strict=True):
+            tried.setdefault(name, []).append((settings, speed))
+            if isinstance(settings, StaticSettings) and settings.action.score == "annealed":
+                tried.setdefault("best_static_annealed", []).append((settings, speed))
+        for name in SETTINGS:
+            if name in tried:
+                self._keep(name, tried[name])
         best = dict.fromkeys(self.exit_layers, 0.0)
-        played = [(action.exit_layer, speed) for action, speed in zip(self.actions, self.static_speeds, strict=True)]
-        for layer, speed in [*played, *((settings.exit_layer, speed) for settings, speed in self.svip)]:
-            if layer in best:
-                best[layer] = max(best[layer], speed)
-        return sorted(sorted(best, key=lambda layer: -best[layer])[:NUM_EXITS])
+        for decision, speed in zip(decisions, speeds, strict=True):
+            for layer, _ in decision.exits():
+                best[layer] = max(best.get(layer, 0.0), speed)
+        likely = sorted(self.exit_layers, key=lambda layer: -best[layer])[:NUM_EXITS]
+        return [speed for _, speed in tried["best_static"]], sorted(likely)
 
-    def _speckv(self, exit_layers: Sequence[int], is_causal: bool) -> Iterable[SpecKVSettings]:
-        for exit_layer in exit_layers:
-            for lengths in DRAFT_LENGTHS:
-                yield replace(self.predictors.get(exit_layer, is_causal), lengths=lengths)
+    def _speckv(self, exit_layers: Sequence[int], is_causal: bool) -> list[tuple[Settings, float]]:
+        predictors = [self.predictors.get(exit_layer, is_causal) for exit_layer in exit_layers]
+        return self._tried(replace(each, lengths=lengths) for each in predictors for lengths in DRAFT_LENGTHS)
 
-    def _logistic(self, exit_layers: Sequence[int], plain: float) -> None:
+    def _logistic(self, exit_layers: Sequence[int], plain: float) -> list[tuple[Settings, float]]:
         """Every exit layer and width at the price of time that follows from its own speed (Dinkelbach's iteration)."""
         context_length = int(self.batch.context_length.mean())
-        start, tried = self.found["best_static"].tokens_per_second / plain, []
+        start, tried = self.found["best_static"].tokens_per_second / plain, list[tuple[Settings, float]]()
         for exit_layer in exit_layers:
             weights = logistic_weights(self.batch, exit_layer, max(LOGISTIC_WIDTHS))
             for width in LOGISTIC_WIDTHS:
@@ -167,10 +154,10 @@ class _Search:
                     settings = LogisticSettings(exit_layer, weights[:width], speedup, context_length)
                     tried.append((settings, self._speed(settings)))
                     speedup = tried[-1][1] / plain
-        self._keep("logistic", tried)
+        return tried
 
-    def _choose(self, name: str, candidates: Iterable[Settings]) -> None:
-        self._keep(name, [(settings, self._speed(settings)) for settings in candidates])
+    def _tried(self, candidates: Iterable[Settings]) -> list[tuple[Settings, float]]:
+        return [(settings, self._speed(settings)) for settings in candidates]
 
     def _speed(self, settings: Settings) -> float:
         """Replayed tokens per second."""

@@ -1,0 +1,1 @@
+"""What a model brings to draft trees: its bigrams and its own text, made, kept and found again. Decodes nothing."""

@@ -1,0 +1,76 @@
+"""Fixed tree settings by name, and what plays when nobody chose: a guarded tree of everything that is free."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from specbound_controller.costs import CostTable
+from specbound_controller.errors import InputError
+from specbound_controller.policy import Policy
+from specbound_controller.sources.stores import Stores
+from specbound_controller.trees.names import TREE_NAMES
+from specbound_controller.trees.plan import TreePlan
+from specbound_controller.trees.policy import TreePolicy
+from specbound_controller.trees.priced import PricedTreePolicy
+from specbound_controller.trees.rates import prior_rates
+
+MOST_NODES = 31
+"""Draft tokens of the largest tree of `free_tree`: prices decide how many of them stand."""
+RECYCLING_TREE = ((8,), (4, 2, 1, 1), (3, 2, 1, 1), (2, 1, 1), (1, 1))
+"""A fixed shape after Token Recycling (arXiv 2408.08696): many children for the first, few for later ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSituation:
+    """What a tree policy may need."""
+
+    stores: Stores
+    costs: CostTable
+    """Of this machine, at the level and exactness that steps run on."""
+    num_layers: int
+
+    def rates(self) -> dict[str, list[float]]:
+        """Acceptance rates of the sources that have what they need."""
+        has = {"bigrams": self.stores.bigrams is not None, "own_text": self.stores.own_text is not None}
+        return {name: rates for name, rates in prior_rates().items() if has.get(name, True)}
+
+
+def free_tree(situation: TreeSituation) -> PricedTreePolicy:
+    """A guarded tree of the free sources, each of whose nodes is expected to pay its row here."""
+    plan = TreePlan(MOST_NODES, situation.rates(), stores=situation.stores)
+    return PricedTreePolicy(plan, situation.costs, situation.num_layers)
+
+
+def _fixed(num_nodes: int, breadth: int = 8) -> Callable[[TreeSituation], Policy]:
+    def make(situation: TreeSituation) -> Policy:
+        return TreePolicy(TreePlan(num_nodes, situation.rates(), stores=situation.stores, breadth=breadth))
+
+    return make
+
+
+def _eagle2(situation: TreeSituation) -> Policy:
+    plan = TreePlan(MOST_NODES, situation.rates(), stores=situation.stores, growth="eagle2", max_depth=6)
+    return TreePolicy(plan)
+
+
+def _token_recycling(situation: TreeSituation) -> Policy:
+    rates = {name: rates for name, rates in situation.rates().items() if name in ("recycled", "bigrams")}
+    most = sum(map(sum, RECYCLING_TREE))
+    return TreePolicy(TreePlan(most, rates, stores=situation.stores, growth="fixed", children=RECYCLING_TREE))
+
+
+TREE_POLICIES: dict[str, Callable[[TreeSituation], Policy]] = {
+    "free_tree": free_tree,
+    **{f"chain{size}": _fixed(size, breadth=1) for size in (4, 8)},
+    **{f"tree{size}": _fixed(size) for size in (3, 7, 15, 31, 63)},
+    "eagle2": _eagle2,
+    "token_recycling": _token_recycling,
+}
+"""Name -> policy."""
+assert tuple(TREE_POLICIES) == TREE_NAMES
+
+
+def tree_policy(name: str, situation: TreeSituation) -> Policy:
+    """The tree policy of a name. Raises InputError where there is none."""
+    if name not in TREE_POLICIES:
+        raise InputError(f"policy must be one of {', '.join(TREE_POLICIES)}, got {name!r}")
+    return TREE_POLICIES[name](situation)
