@@ -170,10 +170,10 @@ class ModelAdapter:
         hidden = torch.randn(1, length, self.config.hidden_size, generator=generator).to(self.dtype)
         for self._lean in ([], lean):
             cache = self.new_cache(length)
-            self.run_layers(hidden[:, :PROBE_POSITION], 0, 1, cache, 0)
-            one = self.run_layers(hidden[:, -1:], 0, 1, cache, PROBE_POSITION)
+            self.run_open(hidden[:, :PROBE_POSITION], 0, 1, cache, 0)
+            one = self.run_open(hidden[:, -1:], 0, 1, cache, PROBE_POSITION)
             cache.layers[0].truncate(0, PROBE_POSITION)
-            results.append((one, self.run_layers(hidden[:, PROBE_POSITION:], 0, 1, cache, PROBE_POSITION)))
+            results.append((one, self.run_open(hidden[:, PROBE_POSITION:], 0, 1, cache, PROBE_POSITION)))
         (one, several), (lean_one, lean_several) = results
         most = PROBE_TOLERANCE * torch.finfo(self.dtype).eps * several.abs().max()
         return torch.equal(one, lean_one) and bool((several - lean_several).abs().max() <= most)
@@ -279,6 +279,10 @@ class ModelAdapter:
         """
         if self.segments is not None and self.segments.takes(hidden, cache, position):
             return self.segments.run(hidden, first, last, cache, position)
+        return self.run_open(hidden, first, last, cache, position)
+
+    def run_open(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
+        """The same without segments."""
         num_new = hidden.shape[1]
         lean = self._lean if num_new == 1 or (position > 0 and num_new <= MAX_MASK_TABLE_ROWS) else []
         kinds = set(self.kinds[first:last])
