@@ -128,7 +128,7 @@ GENERATE = ("generate", "--prompt", "the cat", "--controller", "none")
         ((*GENERATE, "--model", "/no/such/model"), "'/no/such/model' does not exist"),
         ((*GENERATE, "--compression", "int3"), "compression must be one of none, bf16, fp16, int8, nf4, got 'int3'"),
         ((*GENERATE, "--max-new-tokens", "0"), "max_new_tokens must be >= 1, got 0"),
-        ((*GENERATE, "--compare"), "compare needs a controller"),
+        ((*GENERATE, "--compare"), "compare needs drafts"),
         ((*GENERATE, "--stream", "--json", "-"), "stream must be off"),
         ((*GENERATE, "--json", "/no/such/folder/x.json"), "--json must name a file in a folder that exists"),
         ((*GENERATE, "--json", "/"), "--json must name a file in a folder that exists"),

@@ -205,7 +205,7 @@ class ModelAdapter:
             return past
         cache = self.new_cache(capacity)
         held = past.get_seq_length() if past is not None else 0
-        if held:
+        if past is not None and held:
             if held >= len(prompt) or len(past.layers) != self.num_layers:
                 raise InputError(
                     f"past_key_values must hold fewer than the {len(prompt)} tokens of the prompt in each of "
