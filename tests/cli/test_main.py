@@ -212,6 +212,7 @@ def test_generate_prints_text_on_stdout_and_figures_on_stderr(
 ) -> None:
     report = tmp_path / "report.json"
     argv = ("generate", "--model", str(tiny_model_dir), "--prompt", "the cat sat on", "--max-new-tokens", "8")
+    argv += ("--policy", "plain")
     code, out, err = run(*argv, "--json", str(report))
     assert code == 0 and out.strip()
     assert "tokens/s" in err and err.count("\n") == 1

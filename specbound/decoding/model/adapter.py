@@ -476,4 +476,5 @@ def table_places() -> list[Place]:
 def autocast_dtype(model: PreTrainedModel) -> torch.dtype | None:
     """The number format of the autocast region that the caller is in; None outside of any."""
     kind = model.get_input_embeddings().weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    has_regions = torch.amp.is_autocast_available(kind)
+    return torch.get_autocast_dtype(kind) if has_regions and torch.is_autocast_enabled(kind) else None
