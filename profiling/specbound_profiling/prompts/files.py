@@ -46,8 +46,8 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
 
     Args:
         spec: `demo` (the profiling set), `demo:evaluate`, `training` (600 prompts of many kinds), a file (JSON
-            lines, a JSON list, CSV, TSV or Parquet; text in any UTF, also compressed), Spec-Bench's file with `:tuning` or `:evaluation` behind it, or
-            `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
+            lines, a JSON list, CSV, TSV or Parquet; text in any UTF, also compressed), Spec-Bench's file with
+            `:tuning` or `:evaluation` behind it, or `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
         num_prompts: take only so many, the first of each task in turn; None takes all.
 
     Raises:
