@@ -1,8 +1,8 @@
 """Continuing from a cache: equal to a fresh run on the whole text, without running the history again."""
 
-import pytest
 import copy
 
+import pytest
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
@@ -97,7 +97,8 @@ def test_transformers_own_cache_is_continued_and_holds_what_transformers_would_l
     cache = DynamicCache(config=model.config)
     model(text[:, :15], past_key_values=cache)
     expected = model.generate(text, max_new_tokens=20, do_sample=False)
-    decoder, again, theirs = SpecBoundDecoder(model, StaticPolicy((2,), 0.0, 4)), copy.deepcopy(cache), copy.deepcopy(cache)
+    decoder = SpecBoundDecoder(model, StaticPolicy((2,), 0.0, 4))
+    again, theirs = copy.deepcopy(cache), copy.deepcopy(cache)
     assert torch.equal(decoder.generate(text, max_new_tokens=20, past_key_values=cache), expected)
     model.generate(text, max_new_tokens=20, do_sample=False, past_key_values=theirs)
     assert cache.get_seq_length() == theirs.get_seq_length() == 43

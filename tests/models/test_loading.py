@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, BertConfig, BertModel, T5Config, 
 
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import load_model
-from specbound_controller.fingerprint import same_model
 from specbound_controller.errors import InputError
+from specbound_controller.fingerprint import same_model
 from tests.decoding.families import random_model
 
 
