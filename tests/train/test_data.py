@@ -192,6 +192,7 @@ def test_logs_of_several_levels_and_temperatures_are_read_where_they_hold_them(
         ({"model_fingerprint": "e" * 64}, f"model_fingerprint is {'f' * 64} in .*first and {'e' * 64} in .*second"),
         ({"num_layers": 14}, "num_layers is 12 in .*first and 14 in .*second"),
         ({"exactness": {"none": "bitwise"}}, "exactness of none is token in .*first and bitwise in .*second"),
+        ({"prompts": "question.jsonl:tuning"}, "training needs other prompts than Spec-Bench's for tuning"),
         ({"eos_token_ids": (3,)}, r"eos_token_ids is \(\) in .*first and \(3,\) in .*second"),
     ],
 )

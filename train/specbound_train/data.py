@@ -15,6 +15,7 @@ from specbound_controller.errors import InputError
 from specbound_controller.fingerprint import exact_part, same_model
 from specbound_profiling.log.store import StepLog
 from specbound_profiling.log.trace import Branches, PromptTrace
+from specbound_profiling.prompts.spec_bench import SPLITS, refuse_split
 
 MIN_PROMPTS = 3
 """Fewest prompts to train on: two to fit and to end the fits, one to judge."""
@@ -109,8 +110,11 @@ def load_levels(
 
 
 def check_alike(logs: Sequence[StepLog]) -> None:
-    """Raises InputError, naming both logs and values, where two cannot train one controller together."""
+    """Raises InputError, naming both logs and values, where two cannot train one controller together, or one is of
+    prompts that are not for training."""
     first = logs[0]
+    for log in logs:
+        refuse_split(log.manifest.prompts, SPLITS, "training")
     seen: dict[str, StepLog] = {}
     for log in logs:
         _require_one_model(first, log)

@@ -1,8 +1,11 @@
 """Spec-Bench's 480 questions: its categories, and which are for tuning and which for evaluation. Holds no question."""
 
 import json
+from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
+
+from specbound_controller.errors import InputError
 
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 """Categories that Spec-Bench's own tables show as one."""
@@ -23,6 +26,13 @@ def ids_of(split: str) -> frozenset[str]:
     """Questions of a split."""
     text = files("specbound.assets").joinpath("spec_bench_split.json").read_text(encoding="utf-8")
     return frozenset(map(str, json.loads(text)[split]))
+
+
+def refuse_split(prompts: str, splits: Collection[str], purpose: str) -> None:
+    """Raises InputError where a log's prompts are of one of the splits, which are not for this purpose."""
+    split = split_of(prompts)[1]
+    if split in splits:
+        raise InputError(f"{purpose} needs other prompts than Spec-Bench's for {split}, got a log of {prompts}")
 
 
 def question_id(prompt_id: str) -> str:

@@ -138,6 +138,8 @@ class _Replays:
         exits = tuple(layer for layer in exit_layers if layer != LOOKUP_EXIT)
         parts = {"lookups": (LOOKUP_EXIT,), "exits": exits} if exits and len(exits) < len(exit_layers) else {}
         self.exits_of = {"all": exit_layers, **parts}
+        self.plain: list[np.ndarray] = []
+        """(B,) of each shard"""
         self.static: list[np.ndarray] = []
         """(B, A) float32 of each shard"""
         self.oracles: dict[str, list[np.ndarray]] = {name: [] for name in self.exits_of}
@@ -148,6 +150,7 @@ class _Replays:
     def add(self, traces: Sequence[PromptTrace]) -> None:
         batch = TraceBatch(traces)
         seconds = static_prompt_seconds(batch, self.costs, self.decisions, self.num_layers)
+        self.plain.append(seconds[:, 0])
         self.static.append(seconds.astype(np.float32))
         for name, exits in self.exits_of.items():
             self.oracles[name].append(oracle(batch, self.costs, self.num_layers, self.w_max, exits).seconds)
@@ -159,8 +162,8 @@ class _Replays:
 
     def verdict(self) -> Verdict:
         assert self.actions[0].width == 0
-        static = np.concatenate(self.static).astype(np.float64)
-        plain, totals = static[:, 0], static.sum(axis=0)
+        plain, static = np.concatenate(self.plain), np.concatenate(self.static)
+        totals = static.sum(axis=0, dtype=np.float64)
         oracles = {name: _speedup(plain, np.concatenate(seconds)) for name, seconds in self.oracles.items()}
         return Verdict(
             compression=self.costs.compression,
@@ -169,7 +172,7 @@ class _Replays:
             num_loops_cut=self.num_loops,
             num_eos_ends=self.num_ends,
             agreement={layer: count / self.num_positions for layer, count in self.accepted.items()},
-            plain_tokens_per_second=ratio(self.num_positions - len(plain), totals[0]),
+            plain_tokens_per_second=ratio(self.num_positions - len(plain), float(plain.sum())),
             best_static=self.actions[int(totals.argmin())].name,
             static=_speedup(plain, _chosen_on_others(static)),
             oracle=oracles["all"],
@@ -183,8 +186,8 @@ def _chosen_on_others(seconds: np.ndarray) -> np.ndarray:
     """Each prompt's seconds under the setting that is fastest on all others; nan for a single one. (B, A) -> (B,)"""
     if len(seconds) < 2:
         return np.full(len(seconds), math.nan)
-    chosen = (seconds.sum(axis=0) - seconds).argmin(axis=1)
-    return np.asarray(seconds[np.arange(len(seconds)), chosen])
+    chosen = (seconds.sum(axis=0, dtype=np.float64) - seconds).argmin(axis=1)
+    return np.asarray(seconds[np.arange(len(seconds)), chosen], dtype=np.float64)
 
 
 def _speedup(plain: np.ndarray, seconds: np.ndarray) -> Speedup:

@@ -113,8 +113,11 @@ def test_another_run_in_the_folder_is_refused_by_what_differs(config_of: Callabl
     run_suite(config_of(allow_noise=False, temperatures=(0.0,)))
     with pytest.raises(InputError, match="out holds another run: max_new_tokens is 10 there and 9 here"):
         run_suite(config_of(max_new_tokens=9))
-    with pytest.raises(InputError, match="out holds another run: prompts_hash"):
+    with pytest.raises(InputError, match="out holds another run: num_prompts is None there and 2 here"):
         run_suite(config_of(num_prompts=2))
+    Path(config_of().prompts).write_text('{"prompt": "the cat"}\n')
+    with pytest.raises(InputError, match="out holds another run: prompts_hash"):
+        run_suite(config_of())
 
 
 def test_a_damaged_block_names_itself(config_of: Callable[..., SuiteConfig], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from specbound_controller.errors import InputError
 from specbound_profiling.prompts.files import load_prompts
-from specbound_profiling.prompts.spec_bench import ids_of, question_id, split_of
+from specbound_profiling.prompts.spec_bench import SPLITS, ids_of, question_id, refuse_split, split_of
 
 QUESTIONS = Path(__file__).parents[4] / "shared" / "data" / "spec_bench" / "question.jsonl"
 
@@ -39,6 +39,16 @@ def test_a_split_takes_all_turns_of_its_questions(tmp_path: Path) -> None:
         "tuning": ["83/1", "83/2", "85/1", "85/2"],
         "evaluation": ["81/1", "81/2", "82/1", "82/2", "84/1", "84/2"],
     }
+
+
+def test_questions_are_not_for_training_and_those_for_evaluation_not_for_tuning() -> None:
+    for split in SPLITS:
+        with pytest.raises(
+            InputError, match=f"training needs other prompts than Spec-Bench's for {split}"
+        ):
+            refuse_split(f"question.jsonl:{split}", SPLITS, "training")
+    refuse_split("question.jsonl:tuning", ("evaluation",), "tuning")
+    refuse_split("own.jsonl", SPLITS, "training")
 
 
 def test_a_file_of_other_questions_has_no_split(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_profiling.log.store import StepLog
 from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.prompts.spec_bench import refuse_split
 from specbound_profiling.replay.annealing import fit_alpha
 from specbound_profiling.replay.batch import replay_batch
 from specbound_profiling.replay.best_static import static_seconds
@@ -40,6 +41,7 @@ def tune_log(log: StepLog, costs: Mapping[str, CostTable], seed: int, say: Say) 
         InputError: too few prompts or positions.
     """
     manifest = log.manifest
+    refuse_split(manifest.prompts, ("evaluation",), "tuning")
     by_level = {}
     for compression in manifest.compressions:
         traces = log.traces(compression)
