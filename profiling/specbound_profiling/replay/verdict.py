@@ -9,6 +9,7 @@ import numpy as np
 
 from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.costs import CostTable
+from specbound_controller.figures import number, share, times
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.ratio import ratio
 from specbound_profiling.log.trace import PromptTrace
@@ -50,15 +51,17 @@ class Verdict:
         return self.oracle_speedup >= WORTH_IT
 
     def __str__(self) -> str:
-        agreement = ", ".join(f"{layer}: {share:.0%}" for layer, share in self.agreement.items())
+        agreement = ", ".join(f"{layer}: {share(agreed)}" for layer, agreed in self.agreement.items())
         conclusion = "worth a controller" if self.is_worth_a_controller else "not worth a controller here"
+        if self.num_positions == self.num_prompts:
+            conclusion = "nothing to judge: every continuation ended at its first token, so no step was taken"
         lines = [
             f"{self.compression}: {self.num_prompts} prompts, {self.num_positions} tokens, "
             f"{self.num_loops_cut} cut where they loop, {self.num_eos_ends} ended by themselves",
             f"  agreement with the full model by exit layer: {agreement}",
-            f"  plain {self.plain_tokens_per_second:.1f} tokens/s, best static {self.best_static_speedup:.2f}x "
-            f"({self.best_static}, chosen on these same prompts), oracle {self.oracle_speedup:.2f}x; by replay, "
-            f"cost table within {self.cost_error:.0%} of a step",
+            f"  plain {number(self.plain_tokens_per_second, 1)} tokens/s, best static "
+            f"{times(self.best_static_speedup)} ({self.best_static}, chosen on these same prompts), oracle "
+            f"{times(self.oracle_speedup)}; by replay, cost table within {share(self.cost_error)} of a step",
             f"  {conclusion}",
         ]
         if self.exactness == "bitwise":
