@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
-from torch import Tensor
-
-from specbound.bench.config import BenchConfig
 from specbound.bench.transformers_methods import (
     DEFAULT_THRESHOLD,
     DOCUMENTED_EXIT,
@@ -19,9 +17,6 @@ from specbound_controller.costs import CostTable
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.recording.record import Recorder
-from specbound_profiling.recording.rollout import RolloutSettings
-from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.best_static import static_seconds
 
 GRID_KINDS = {
@@ -35,7 +30,17 @@ GRID_KINDS = {
 ANY_LOOKUP = 1e-6
 """Threshold that every lookup clears that finds something."""
 MAX_WIDTH = 8
-"""Longest draft that the tuning prompts' roll-outs and the map of exits and widths know."""
+"""Longest draft that the map of exits and widths knows."""
+
+
+class Grid(Protocol):
+    """What bounds the grids of transformers' methods."""
+
+    @property
+    def tuned_exit_layers(self) -> Literal["auto"] | tuple[int, ...]: ...
+
+    @property
+    def tuned_lengths(self) -> tuple[int, ...]: ...
 
 
 @dataclass(slots=True)
@@ -47,7 +52,7 @@ class Tuned:
     """What was searched, and what the model does not allow, one line each."""
 
 
-def candidates(name: str, config: BenchConfig, num_layers: int) -> list[Assistance]:
+def candidates(name: str, config: Grid, num_layers: int) -> list[Assistance]:
     """Settings of one of transformers' methods among which the tuning prompts decide."""
     kind = GRID_KINDS[name]
     exits = shallow_exits(num_layers) if config.tuned_exit_layers == "auto" else config.tuned_exit_layers
@@ -71,9 +76,7 @@ def shallow_exits(num_layers: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(num_layers * share)) for share in (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8)}))
 
 
-def tune_transformers(
-    names: Sequence[str], config: BenchConfig, loaded: LoadedModel, prompts: Sequence[TimedPrompt]
-) -> Tuned:
+def tune_transformers(names: Sequence[str], config: Grid, loaded: LoadedModel, prompts: Sequence[TimedPrompt]) -> Tuned:
     """The fastest setting of each method on the tuning prompts, by tokens per second of one interleaved round."""
     tuned, num_layers = Tuned(), ModelAdapter(loaded.model).num_layers
     for name in names:
@@ -100,24 +103,6 @@ def _fastest(methods: Sequence[TransformersMethod], prompts: Sequence[TimedPromp
         return sum(timing.seconds for timing in of_method) / sum(len(timing.tokens) for timing in of_method)
 
     return named[min(named, key=seconds_per_token)]
-
-
-def record_tuning(
-    adapter: ModelAdapter,
-    prompt_ids: Sequence[Tensor],
-    exit_layers: Sequence[int],
-    config: BenchConfig,
-    exactness: str,
-) -> list[PromptTrace]:
-    """What every exit would have drafted on the tuning prompts, every wrong draft followed."""
-    settings = RecordSettings(
-        tuple(exit_layers),
-        config.tuning_tokens,
-        sampling=config.generate_arguments(),
-        rollouts=RolloutSettings(1.0, MAX_WIDTH, config.seed),
-    )
-    recorder = Recorder(adapter, settings, exactness)
-    return [recorder.record(ids, index) for index, ids in enumerate(prompt_ids)]
 
 
 def speedup_map(

@@ -14,6 +14,7 @@ from specbound.cli.streams import drop_output, flush, prepare_streams, tell
 from specbound_controller.errors import InputError, MissingExtraError
 
 COMMANDS = {
+    "prompts": ("specbound.cli.prompts:run", "make training prompts of many kinds from free texts"),
     "profile": ("specbound.cli.profile:run", "record how every exit layer agrees with the full model"),
     "train-controller": ("specbound.cli.train_controller:run", "fit a controller on a log that profile wrote"),
     "tune": ("specbound.cli.tune:run", "choose the constants of the baselines' policies on a log that profile wrote"),
@@ -28,6 +29,10 @@ COMMANDS = {
     "verify": ("specbound.cli.verify:run", "check that outputs equal plain decoding's, token by token"),
     "evaluate": ("specbound.cli.evaluate:run", "measure what a controller is worth, against every other policy"),
     "bench": ("specbound.cli.bench:run", "time every method side by side, transformers' own included; shapes; scaling"),
+    "results": (
+        "specbound.cli.results:run",
+        "one table over compression levels, greedy and sampled; goes on after a kill",
+    ),
     "demo": ("specbound.cli.demo:run", "the whole chain on the demonstration model, with one table at the end"),
 }
 """Command -> (function that takes the rest of the command line, help)."""

@@ -30,6 +30,10 @@ MAX_HELD_OUT_ROWS = 8192
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
+SHORTEST_SCHEDULE = 20
+"""Steps of the learning rate's rise and fall, where a fit takes fewer: a rise of one step divides by zero."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Inputs with binary targets."""
@@ -111,7 +115,7 @@ class Perceptron(lightning.LightningModule):
         groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.learning_rate, total_steps=self.num_steps, pct_start=0.1
+            optimizer, settings.learning_rate, total_steps=max(self.num_steps, SHORTEST_SCHEDULE), pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -45,15 +45,19 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
     """Prompts by name, in the order of the source. A conversation is one prompt for each turn.
 
     Args:
-        spec: `demo` (the profiling set), `demo:evaluate`, a file (JSON lines, a JSON list, CSV, TSV or Parquet; text
-            in any UTF, also compressed), Spec-Bench's file with `:tuning` or `:evaluation` behind it, or
-            `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
+        spec: `demo` (the profiling set), `demo:evaluate`, `training` (600 prompts of many kinds), a file (JSON
+            lines, a JSON list, CSV, TSV or Parquet; text in any UTF, also compressed), Spec-Bench's file with
+            `:tuning` or `:evaluation` behind it, or `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
         num_prompts: take only so many, the first of each task in turn; None takes all.
 
     Raises:
         InputError: file or data set missing, empty, with a broken line or the same id twice (the line is named).
     """
-    if spec in ("demo", "demo:profile", "demo:evaluate"):
+    if spec == "training":
+        from specbound.assets import training_prompts_path
+
+        placed = _read_file(training_prompts_path())
+    elif spec in ("demo", "demo:profile", "demo:evaluate"):
         from specbound.assets import demo_prompts_path
 
         placed = _read_file(demo_prompts_path(spec.partition(":")[2] or "profile"))
@@ -69,6 +73,15 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
     _refuse_repeated_ids(placed)
     prompts = [prompt for prompt, _ in placed]
     return prompts if num_prompts is None else _spread(prompts, num_prompts)
+
+
+def other_prompts(spec: str) -> str:
+    """Prompts to choose settings on where others are measured: the other set of the same, or those for training."""
+    others = {"demo": "demo:evaluate", "demo:profile": "demo:evaluate", "demo:evaluate": "demo:profile"}
+    path, split = split_of(spec)
+    if split is not None:
+        return f"{path}:{'tuning' if split == 'evaluation' else 'evaluation'}"
+    return others.get(spec, "training" if spec != "training" else "demo:profile")
 
 
 def prompts_hash(prompts: Sequence[Prompt]) -> str:
@@ -89,7 +102,7 @@ def _spread(prompts: Sequence[Prompt], num_prompts: int) -> list[Prompt]:
 
 def _read_file(path: Path) -> list[_Placed]:
     if not os.path.exists(path):  # of a name that is too long too: Path.exists raises there
-        raise InputError(f"prompts must be demo, hf:NAME or an existing file, got {shortened(str(path))}")
+        raise InputError(f"prompts must be demo, training, hf:NAME or an existing file, got {shortened(str(path))}")
     return [(each, row.where) for row in file_rows(path) for each in _prompts(row, path.stem, FILE_COLUMNS)]
 
 

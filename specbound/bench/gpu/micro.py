@@ -16,6 +16,7 @@ from specbound.bench.gpu.row_bits import product_microseconds, runs_of_equal_bit
 from specbound.bench.shapes import SHAPE_SIZES
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.model.row_blocks import MatrixProduct
+from specbound.decoding.model.segments import StaticSegments
 from specbound.decoding.noise import gumbel_noise
 from specbound.decoding.request import Request
 from specbound.decoding.sequence import Sequence as DecodedSequence
@@ -297,7 +298,7 @@ def graphs(settings: Settings) -> Finding:
         decoder.generate([random_ids(model.config.vocab_size, 200, 0)], max_new_tokens=3 * sizes.new_tokens)
         first_s = time.perf_counter() - started
         segments = decoder.adapter.segments
-        assert segments is not None  # of graphs
+        assert isinstance(segments, StaticSegments)  # of graphs
         captured = [each for each in segments.segments.values() if each.is_captured]
         seconds = [each.capture_seconds for each in captured]
         during = held(model.device)

@@ -70,7 +70,9 @@ def quantise_nf4(model: PreTrainedModel) -> None:
                     device="meta",
                 )
                 weight = child.weight.data
-                made.weight = bitsandbytes.nn.Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4")
+                made.weight = bitsandbytes.nn.Params4bit(
+                    weight.cpu(), requires_grad=False, compress_statistics=False, quant_type="nf4"
+                )
                 made.bias = child.bias
                 setattr(parent, name, made.to(weight.device).eval())
 

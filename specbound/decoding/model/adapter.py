@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import get_head_shapes
 
 from specbound.decoding.model.cache import DecodeCache, KeyValueStore, causal_mask, visible_keys
-from specbound.decoding.model.composition import Composition
+from specbound.decoding.model.composition import Composition, Place, found
 from specbound.decoding.model.draft_head import DraftHead
 from specbound.decoding.model.families import (
     FAMILIES,
@@ -40,7 +40,7 @@ from specbound.decoding.model.lean import (
     pack_mask,
     signed,
 )
-from specbound.decoding.model.left_out import left_out_places, refuse_changed_parts, refuse_left_out
+from specbound.decoding.model.left_out import is_library, left_out_places, refuse_changed_parts, refuse_left_out
 from specbound.decoding.model.ragged import RaggedCall
 from specbound.decoding.model.static_cache import StaticView
 from specbound_controller.draft_vocabulary import DraftVocabulary
@@ -127,9 +127,12 @@ class ModelAdapter:
         self._choose_layers()
         is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
         is_table = is_table and type(self.embedding.weight.data) is Tensor
+        is_table = is_table and all(is_library(found(place)) for place in table_places())
         self._embedding_rows: Any = self.embedding.weight if is_table and self.position_table is None else None
-        places = left_out_places(model) + [place for layer in self._lean[:1] for place in lean_places(layer.layer)]
-        self.composition = Composition(model, places, self.rotary.buffers() if self.rotary is not None else ())
+        called_once = [part for part in (self.rotary, self.position_table) if part is not None]
+        places = left_out_places(model, called_once) + table_places()
+        places += [place for layer in self._lean[:1] for place in lean_places(layer.layer)]
+        self.composition = Composition(model, places, () if self.rotary is None else (self.rotary,))
         """What all this was read from."""
 
     def _choose_layers(self) -> None:
@@ -167,10 +170,10 @@ class ModelAdapter:
         hidden = torch.randn(1, length, self.config.hidden_size, generator=generator).to(self.dtype)
         for self._lean in ([], lean):
             cache = self.new_cache(length)
-            self.run_layers(hidden[:, :PROBE_POSITION], 0, 1, cache, 0)
-            one = self.run_layers(hidden[:, -1:], 0, 1, cache, PROBE_POSITION)
+            self.run_open(hidden[:, :PROBE_POSITION], 0, 1, cache, 0)
+            one = self.run_open(hidden[:, -1:], 0, 1, cache, PROBE_POSITION)
             cache.layers[0].truncate(0, PROBE_POSITION)
-            results.append((one, self.run_layers(hidden[:, PROBE_POSITION:], 0, 1, cache, PROBE_POSITION)))
+            results.append((one, self.run_open(hidden[:, PROBE_POSITION:], 0, 1, cache, PROBE_POSITION)))
         (one, several), (lean_one, lean_several) = results
         most = PROBE_TOLERANCE * torch.finfo(self.dtype).eps * several.abs().max()
         return torch.equal(one, lean_one) and bool((several - lean_several).abs().max() <= most)
@@ -202,7 +205,7 @@ class ModelAdapter:
             return past
         cache = self.new_cache(capacity)
         held = past.get_seq_length() if past is not None else 0
-        if held:
+        if past is not None and held:
             if held >= len(prompt) or len(past.layers) != self.num_layers:
                 raise InputError(
                     f"past_key_values must hold fewer than the {len(prompt)} tokens of the prompt in each of "
@@ -276,6 +279,10 @@ class ModelAdapter:
         """
         if self.segments is not None and self.segments.takes(hidden, cache, position):
             return self.segments.run(hidden, first, last, cache, position)
+        return self.run_open(hidden, first, last, cache, position)
+
+    def run_open(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
+        """The same without segments."""
         num_new = hidden.shape[1]
         lean = self._lean if num_new == 1 or (position > 0 and num_new <= MAX_MASK_TABLE_ROWS) else []
         kinds = set(self.kinds[first:last])
@@ -459,7 +466,15 @@ class ModelAdapter:
         return table[..., table.shape[-1] - keys :]
 
 
+def table_places() -> list[Place]:
+    """The functions whose work is left out where a row of the embedding is read from its table."""
+    return [(nn.Embedding, name) for name in ("__call__", "_call_impl", "forward")] + [
+        (vars(nn.functional), "embedding")
+    ]
+
+
 def autocast_dtype(model: PreTrainedModel) -> torch.dtype | None:
     """The number format of the autocast region that the caller is in; None outside of any."""
     kind = model.get_input_embeddings().weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    has_regions = torch.amp.is_autocast_available(kind)
+    return torch.get_autocast_dtype(kind) if has_regions and torch.is_autocast_enabled(kind) else None
