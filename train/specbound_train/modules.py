@@ -30,10 +30,6 @@ MAX_HELD_OUT_ROWS = 8192
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
-SHORTEST_SCHEDULE = 20
-"""Steps of the learning rate's rise and fall, where a fit takes fewer: a rise of one step divides by zero."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Inputs with binary targets."""
@@ -114,8 +110,9 @@ class Perceptron(lightning.LightningModule):
         biases = [parameter for parameter in self.parameters() if parameter.ndim == 1]  # the constant fit: no decay
         groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        total_steps = self.num_steps + (self.num_steps == 10)  # of 10 the rise takes one, and torch divides by zero
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.learning_rate, total_steps=max(self.num_steps, SHORTEST_SCHEDULE), pct_start=0.1
+            optimizer, settings.learning_rate, total_steps=total_steps, pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
