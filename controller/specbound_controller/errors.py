@@ -18,10 +18,10 @@ class MissingExtraError(InputError):
         super().__init__(f"{feature} needs the extra [{extra}]: pip install 'specbound[{extra}]'")
 
 
-def require_at_least(least: int, **values: int) -> None:
-    """Raises InputError that names the first value below `least`."""
+def require_at_least(least: float, **values: float | None) -> None:
+    """Raises InputError that names the first value below `least`, or that is no number; None is not looked at."""
     for name, value in values.items():
-        if value < least:
+        if value is not None and not value >= least:
             raise InputError(f"{name} must be >= {least}, got {value}")
 
 

@@ -22,11 +22,12 @@ from specbound.models.names import chosen_controller
 from specbound.policies import CONTROLLER_NAMES, TunedPolicies, controller_policy, static_policy
 from specbound.pricing.local import given_costs, local_costs
 from specbound.results.report import logged_model
-from specbound.results.rows import Row, number, share, shown
+from specbound.results.rows import Row, shown
 from specbound_controller.actions import WIDTHS, Action, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError, MissingExtraError
+from specbound_controller.figures import DASH, number, share
 from specbound_controller.policy import AnnealedConfidence, Policy, StaticPolicy
 from specbound_controller.records import Decision
 from specbound_profiling.costs.machine import machine_fingerprint
@@ -71,6 +72,8 @@ def estimate(row: ReplayedRow) -> str:
     """Estimated share of the seconds with its standard error; 0 where a replay is exact."""
     if row.estimated_share == 0:
         return "0"
+    if math.isnan(row.estimated_share):
+        return DASH
     error = row.estimated_share_error
     return f"{100 * row.estimated_share:.1f}±{'?' if math.isnan(error) else f'{100 * error:.1f}'}%"
 
@@ -208,7 +211,7 @@ def log_costs(source: str, log: StepLog, compression: str) -> tuple[CostTable, s
     if source == "log":
         if own is None:
             raise InputError(f"log {log.root} holds no cost table for {compression}: give --costs, or profile again")
-        return own, f"costs: the log's, measured on {own.machine}; {own.held_out_error:.0%} off on other steps"
+        return own, f"costs: the log's, measured on {own.machine}; {share(own.held_out_error)} off on other steps"
     loaded = load_model(log.manifest.model, compression)
     if own is not None and (own.machine, own.exactness) == (machine_fingerprint(loaded.model.device), exactness):
         return own, "costs: the log's own, from this machine"

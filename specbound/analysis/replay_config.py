@@ -68,7 +68,7 @@ class ReplayConfig:
     """File for the results as JSON; - is standard output, where the tables are left out."""
 
     def __post_init__(self) -> None:
-        require_at_least(0, width=self.width, live=self.live)
+        require_at_least(0, width=self.width, live=self.live, seed=self.seed)
         require_at_least(1, w_max=self.w_max, threads=self.threads)
         if self.speckv_clock is not None and self.speckv is None:
             raise InputError("speckv_clock needs speckv, the step log that it belongs to")
@@ -92,5 +92,5 @@ class ReplayConfig:
         require_one_of(("token", "product"), combine=self.combine)
         if not 0 <= self.threshold <= 1:
             raise InputError(f"threshold must be in [0, 1], got {self.threshold}")
-        if self.alpha < 0:
+        if not self.alpha >= 0:
             raise InputError(f"alpha must be >= 0, got {self.alpha}")

@@ -50,7 +50,7 @@ class StudyConfig:
     """File for the results as JSON; - is standard output, where the tables are left out."""
 
     def __post_init__(self) -> None:
-        require_at_least(0, live=self.live)
+        require_at_least(0, live=self.live, seed=self.seed, d_max=self.d_max)
         require_at_least(1, live_prompts=self.live_prompts, live_rounds=self.live_rounds, threads=self.threads)
         if self.w_max is not None:
             require_at_least(1, w_max=self.w_max)
@@ -59,7 +59,7 @@ class StudyConfig:
         if not (self.exit_layers and self.alphas and self.thresholds and self.widths):
             raise InputError("exit_layers, alphas, thresholds and widths must hold at least one value, got none")
         for value in (*self.alphas, *([] if self.alpha is None else [self.alpha])):
-            if value < 0:
+            if not value >= 0:
                 raise InputError(f"alpha must be >= 0, got {value}")
         for value in (*self.thresholds, *([] if self.threshold is None else [self.threshold])):
             if not 0 <= value <= 1:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from specbound.analysis.live import LiveItem
-from specbound.results.rows import interval, number
 from specbound.results.tables import Cells, markdown
+from specbound_controller.figures import change, interval, number, share
+from specbound_controller.ratio import ratio
 from specbound_profiling.replay.studies import Ablation, StudyPoint
 from specbound_profiling.report.study_plots import LivePoint
 
@@ -33,7 +34,7 @@ def ablation_table(rows: Sequence[Ablation]) -> str:
             *_figures(row.fixed),
             _change(row.fixed, base),
             f"{row.tuned.setting.threshold:g}",
-            f"{row.tuned.speedup:.3f}",
+            number(row.tuned.speedup, 3),
         ]
         for row in rows
     ]
@@ -45,7 +46,7 @@ def _change(point: StudyPoint, base: StudyPoint) -> str:
         return ""
     if point.setting == base.setting and point.result.seconds.tolist() == base.result.seconds.tolist():
         return "same setting"
-    return f"{point.speedup / base.speedup - 1:+.1%}"
+    return change(ratio(point.speedup, base.speedup) - 1)
 
 
 def live_table(items: Sequence[LiveItem], points: Mapping[str, LivePoint]) -> str:
@@ -57,22 +58,22 @@ def live_table(items: Sequence[LiveItem], points: Mapping[str, LivePoint]) -> st
         cells = []
         for name in names:
             item = found[name]
-            cells.append(f"{item.replayed:.2f} / {item.live:.2f} ({item.deviation:+.1%})")
+            cells.append(f"{number(item.replayed, 2)} / {number(item.live, 2)} ({change(item.deviation)})")
         point = points.get(policy)
-        speedup = "" if point is None else f"{point.replayed_speedup:.3f} / {point.speedup:.3f}"
+        speedup = "" if point is None else f"{number(point.replayed_speedup, 3)} / {number(point.speedup, 3)}"
         rows.append([policy, str(item.num_prompts), *cells, speedup])
     return markdown(Cells("", ["replayed / live", "prompts", *names, "speedup"], rows))
 
 
 def _figures(point: StudyPoint) -> list[str]:
     result, low, high = point.result, point.speedup_low, point.speedup_high
-    share, error = result.estimated_share, result.estimated_share_error
-    margin = "" if share == 0 else " ± ?" if math.isnan(error) else f" ± {error:.1%}"
+    estimated, error = result.estimated_share, result.estimated_share_error
+    margin = "" if estimated == 0 else " ± ?" if math.isnan(error) else f" ± {error:.1%}"
     return [
-        f"{point.speedup:.3f}",
+        number(point.speedup, 3),
         interval(low, high, 3),
-        f"{result.tokens_per_step:.2f}",
+        number(result.tokens_per_step, 2),
         number(result.acceptance_rate, 2),
-        f"{result.layer_calls_per_token:.2f}",
-        "–" if result.estimates is None else f"{share:.1%}{margin}",
+        number(result.layer_calls_per_token, 2),
+        "–" if result.estimates is None else f"{share(estimated, 1)}{margin}",
     ]

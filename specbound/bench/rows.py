@@ -12,7 +12,8 @@ from specbound.bench.observe import Observation
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.rows import Evaluation
 from specbound.evaluation.timing import Timing
-from specbound.results.rows import Row, equality, number, share, shown, times
+from specbound.results.rows import Row, equality, shown
+from specbound_controller.figures import number, share, times
 from specbound_controller.ratio import ratio
 
 

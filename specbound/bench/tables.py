@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from specbound.bench.growth import EXPECTED_EXPONENT
 from specbound.bench.rows import BenchRow
 from specbound.bench.scaling import Series
-from specbound.results.rows import Row, columns, number
+from specbound.results.rows import Row, columns
 from specbound.results.tables import Cells
 from specbound.results.tables import markdown as to_markdown
+from specbound_controller.figures import number
 
 COLUMNS = columns(
     BenchRow, ("tokens_per_second", "time_to_first_token_s", "speedup", "speedup_low"), last=("outputs_equal",)

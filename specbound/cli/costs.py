@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from specbound.cli.edge import hand_over, say, set_up, show
 from specbound.cli.parsing import parse_config
 from specbound.pricing.config import CostsConfig
+from specbound_controller.figures import number, share
+from specbound_controller.ratio import ratio
 
 if TYPE_CHECKING:
     from specbound.pricing.costs import Costs
@@ -38,7 +40,7 @@ def _print(costs: "Costs") -> None:
     names = list(tables[0].coefficients)
     prices = [[name.replace("_", " "), *(f"{each.coefficients[name] * 1e6:.1f}" for each in tables)] for name in names]
     facts = [
-        ["median error of steps left out", *(f"{each.held_out_error:.1%}" for each in tables)],
+        ["median error of steps left out", *(share(each.held_out_error, 1) for each in tables)],
         ["steps", *(str(each.num_steps) for each in tables)],
         ["speed probe", *("–" if each.probe_s is None else f"{each.probe_s * 1e6:.1f}" for each in tables)],
         ["exactness", *(each.exactness for each in tables)],
@@ -54,8 +56,8 @@ def _check(level: str, kinds: "Sequence[KindCheck]") -> "Cells":
     rows = []
     for kind in sorted(kinds, key=lambda kind: kind.num_tokens / kind.live_s):
         seconds = (kind.live_s, kind.predicted_s)
-        per_step = (f"{each / kind.num_steps * 1e3:.2f}" for each in seconds)
-        speeds = (f"{kind.num_tokens / each:.1f}" for each in seconds)
-        rows.append((kind.kind, str(kind.num_steps), *per_step, f"{kind.ratio:.3f}", *speeds))
+        per_step = (number(ratio(each, kind.num_steps) * 1e3, 2) for each in seconds)
+        speeds = (number(ratio(kind.num_tokens, each), 1) for each in seconds)
+        rows.append((kind.kind, str(kind.num_steps), *per_step, number(kind.ratio, 3), *speeds))
     headings = ("kind of step", "steps", "live\nms", "pred.\nms", "live /\npred.", "live\ntok/s", "pred.\ntok/s")
     return Cells(f"{level}, live against predicted, each step on average", headings, rows)

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specbound.cli.streams import tell
+from specbound_controller.errors import InputError
 
 if TYPE_CHECKING:
     from specbound.results.rows import Row
 
+MAX_THREADS = 1024
+"""More than any machine of today has; each is made at once."""
 MAX_WIDTH = 100_000
 """Columns of the widest table that is measured."""
 
@@ -27,6 +30,8 @@ def set_up(config: Any = None) -> None:
     import transformers
 
     if hasattr(config, "threads"):
+        if config.threads > MAX_THREADS:
+            raise InputError(f"threads must be at most {MAX_THREADS}, got {config.threads}")
         torch.set_num_threads(config.threads)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -9,6 +9,7 @@ from specbound.cli.parsing import parse_config
 from specbound.cli.streams import input_lines, input_text, unicode_text
 from specbound.generation.config import GenerateConfig
 from specbound_controller.errors import InputError
+from specbound_controller.figures import number
 
 if TYPE_CHECKING:
     from specbound.generation.generate import Generation
@@ -74,7 +75,7 @@ def _converse(config: GenerateConfig) -> int:
         text, stats = conversation.reply(message, streamer)
         if not config.stream:
             print(text, flush=True)
-        say(f"{stats.num_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s")
+        say(f"{stats.num_tokens} tokens, {number(stats.tokens_per_second, 1)} tokens/s")
     return 0
 
 
@@ -82,12 +83,12 @@ def _figures(result: "Generation") -> str:
     """One line: the method's figures, and plain decoding's beside them where it ran too."""
     own = result.rows[0]
     parts = [
-        f"{own.method}: {own.tokens_per_second:.1f} tokens/s",
+        f"{own.method}: {number(own.tokens_per_second, 1)} tokens/s",
         f"{own.tokens_per_step:.2f} tokens per step" if own.tokens_per_step == own.tokens_per_step else "no steps",
         f"acceptance rate {own.acceptance_rate:.2f}" if own.acceptance_rate == own.acceptance_rate else "no drafts",
     ]
     for plain in result.rows[1:]:
-        parts.append(f"plain: {plain.tokens_per_second:.1f} tokens/s")
+        parts.append(f"plain: {number(plain.tokens_per_second, 1)} tokens/s")
         if own.speedup == own.speedup:
             parts.append(f"speedup {own.speedup:.2f}x")
         parts.append("outputs equal" if own.outputs_equal else result.difference)

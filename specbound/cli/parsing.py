@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import math
 import re
 import sys
 import textwrap
@@ -26,6 +27,9 @@ from specbound_controller.text_files import read_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+MAX_INTEGER = 2**53
+"""Largest number that an option takes; seeds and counts beyond it are mistakes, and no float holds them exactly."""
 
 C = TypeVar("C", bound="DataclassInstance")
 
@@ -58,12 +62,33 @@ def parse_config(config_class: type[C], command: str, argv: Sequence[str]) -> C:
     values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}
     if GGUF_FILE in namespace and namespace[GGUF_FILE] is not None:
         values["model"] = joined_name(values["model"] or "", namespace[GGUF_FILE])
+    for name, value in values.items():
+        _refuse_senseless(name, value)
     try:
         return config_class(**values)
     except InputError:
         raise
     except ValueError as error:
         raise InputError(f"{error}{origin}") from None
+
+
+def _refuse_senseless(name: str, value: Any) -> None:
+    """Raises InputError for what no option can mean: an empty text, a number that is none, or beyond all counting."""
+    flag = _flag(name)
+    if isinstance(value, tuple | list):
+        for each in value:
+            _refuse_senseless(name, each)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{flag} must be a finite number, got {value}")
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise InputError(f"{flag} must be at most {MAX_INTEGER}, got {_short(value)}")
+    elif isinstance(value, str) and (not value or "\0" in value):
+        raise InputError(f"{flag} must not be empty" if not value else f"{flag} must not hold a null character")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def build_parser(config_class: type, command: str) -> ArgumentParser:

@@ -8,6 +8,7 @@ from specbound.analysis.replay_config import ReplayConfig
 from specbound.cli import speckv
 from specbound.cli.edge import hand_over, say, set_up, show
 from specbound.cli.parsing import parse_config
+from specbound_controller.figures import change, number, share
 
 if TYPE_CHECKING:
     from specbound.analysis.live import LiveItem
@@ -48,7 +49,7 @@ def _live(compression: str, items: Sequence["LiveItem"]) -> "Cells":
     from specbound.results.tables import grouped
 
     def cells(each: "LiveItem") -> tuple[str, ...]:
-        figures = (f"{each.replayed:.3f}", f"{each.live:.3f}", f"{each.deviation:+.1%}", f"{each.tolerance:.0%}")
+        figures = (number(each.replayed, 3), number(each.live, 3), change(each.deviation), share(each.tolerance))
         return each.item, *figures, "within" if each.is_within else "outside"
 
     title = f"{compression}, replayed against live, {max(item.num_prompts for item in items)} prompts"

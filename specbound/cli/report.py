@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from specbound.cli.edge import hand_over, set_up, show
 from specbound.cli.parsing import parse_config
+from specbound_controller.figures import number
 from specbound_profiling.report.config import ReportConfig
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ def _print(result: "CalibrationReport") -> None:
         rows = []
         for each in level.of_task("all"):
             errors = [each.measures[name].ece for name in ("plain", "annealed", "logistic", "isotonic")]
-            own = f"{level.own_temperatures[each.exit_layer]:.2f}" + "*" * (each.exit_layer in level.exits_at_edge)
-            figures = (f"{value:.3f}" for value in (*errors, each.measures["plain"].auroc))
-            rows.append((str(each.exit_layer), f"{each.acceptance:.3f}", own, *figures))
-        title = f"{level.compression}: likely alpha {level.likely_alpha:.2f}, {level.num_judged} prompts judge"
+            own = number(level.own_temperatures[each.exit_layer], 2) + "*" * (each.exit_layer in level.exits_at_edge)
+            figures = (number(value, 3) for value in (*errors, each.measures["plain"].auroc))
+            rows.append((str(each.exit_layer), number(each.acceptance, 3), own, *figures))
+        title = f"{level.compression}: likely alpha {number(level.likely_alpha, 2)}, {level.num_judged} prompts judge"
         low, high = level.temperature_range
         edge = f"* at the edge of the log's temperatures, {low:g} to {high:g}: the best one may lie beyond"
         live = [f"{level.compression}, live, {_live_line(each)}" for each in level.live]
@@ -56,11 +57,11 @@ def _print(result: "CalibrationReport") -> None:
 def _live_line(live: "LivePolicy") -> str:
     drafts = live.drafts
     scored = (
-        f"{drafts.num_scored} drafts that a score let pass: mean score {drafts.score:.3f}, accepted "
-        f"{drafts.scored_acceptance:.3f}, ECE {drafts.measures.ece:.3f}"
+        f"{drafts.num_scored} drafts that a score let pass: mean score {number(drafts.score, 3)}, accepted "
+        f"{number(drafts.scored_acceptance, 3)}, ECE {number(drafts.measures.ece, 3)}"
     )
-    unscored = f"{drafts.num_judged} drafts without a score: accepted {drafts.acceptance:.3f}"
+    unscored = f"{drafts.num_judged} drafts without a score: accepted {number(drafts.acceptance, 3)}"
     return (
-        f"{live.policy}: {live.num_prompts} prompts, {live.tokens_per_step:.2f} tokens per step; "
+        f"{live.policy}: {live.num_prompts} prompts, {number(live.tokens_per_step, 2)} tokens per step; "
         f"{scored if drafts.num_scored else unscored}"
     )

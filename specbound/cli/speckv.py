@@ -80,8 +80,8 @@ def _scores(analysis: "SpecKVAnalysis") -> "Cells":
 
 
 def _measured(fixed: Sequence["FixedLength"]) -> "Cells":
-    from specbound.results.rows import number
     from specbound.results.tables import grouped
+    from specbound_controller.figures import number
 
     def cells(each: "FixedLength") -> list[str]:
         speeds = (math.nan if s is None else s for s in (each.tokens_per_second, each.pooled_tokens_per_second))
@@ -112,8 +112,8 @@ def _changes(fixed: Sequence["FixedLength"]) -> list[str]:
 
 
 def _knowledge(knowledge: Sequence["Knowledge"]) -> "Cells":
-    from specbound.results.rows import number
     from specbound.results.tables import Cells
+    from specbound_controller.figures import number
 
     rows = []
     for each in knowledge:

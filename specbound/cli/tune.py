@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from specbound.cli.edge import say, set_up, show
 from specbound.cli.parsing import parse_config
+from specbound_controller.figures import number, times
+from specbound_controller.ratio import ratio
 from specbound_train.tuning.config import TuneConfig
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ def _print(policies: "TunedPolicies") -> None:
         rows = [
             (
                 name.replace("_", " "),
-                f"{tuned.tokens_per_second:.1f}",
-                f"{tuned.tokens_per_second / level.plain_tokens_per_second:.3f}x",
+                number(tuned.tokens_per_second, 1),
+                times(ratio(tuned.tokens_per_second, level.plain_tokens_per_second), 3),
                 str(tuned.num_candidates),
             )
             for name, tuned in sorted(level.policies.items(), key=lambda item: -item[1].tokens_per_second)

@@ -22,8 +22,8 @@ class SamplingConfig:
     """Seed of sampling: the same seed gives the same text, with drafts or without."""
 
     def __post_init__(self) -> None:
-        require_at_least(0, top_k=self.top_k)
-        if self.temperature <= 0:
+        require_at_least(0, top_k=self.top_k, seed=self.seed)
+        if not self.temperature > 0:
             raise InputError(f"temperature must be > 0, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be above 0 and at most 1, got {self.top_p}")

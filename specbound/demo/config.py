@@ -43,6 +43,7 @@ class DemoConfig:
     """File for the results as JSON; - is standard output, where the table is left out."""
 
     def __post_init__(self) -> None:
+        require_at_least(0, seed=self.seed)
         require_at_least(2, num_profile_prompts=self.num_profile_prompts)
         require_at_least(8, max_new_tokens=self.max_new_tokens)
         require_at_least(30, num_cost_steps=self.num_cost_steps)

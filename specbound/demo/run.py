@@ -24,6 +24,7 @@ from specbound.results.report import machine_info, model_info
 from specbound.results.rows import Row
 from specbound_controller.controller import Controller
 from specbound_controller.errors import InputError
+from specbound_controller.figures import share, times
 from specbound_controller.policy import Policy
 from specbound_profiling.log.store import StepLog, open_log
 from specbound_profiling.progress import status
@@ -156,6 +157,6 @@ def _gains(rows: Sequence[EvaluatedRow]) -> list[str]:
             continue
         low, high = row.speedup_low, row.speedup_high
         interval = "" if math.isnan(low) else f" (95 % interval over prompts {low:.2f} to {high:.2f})"
-        share = f"{row.share_of_oracle_gain:.0%} of the oracle's gain"
-        lines.append(f"{name.replace('_', ' ')}: {row.speedup:.2f}x{interval}, {share}")
+        of_gain = f"{share(row.share_of_oracle_gain)} of the oracle's gain"
+        lines.append(f"{name.replace('_', ' ')}: {times(row.speedup)}{interval}, {of_gain}")
     return lines

@@ -26,7 +26,9 @@ from specbound.evaluation.timing import (
 from specbound.evaluation.verify import for_prompt
 from specbound.models.loading import LoadedModel
 from specbound_controller.costs import CostTable
+from specbound_controller.figures import number, times
 from specbound_controller.policy import Policy, StaticPolicy
+from specbound_controller.ratio import ratio
 from specbound_controller.records import Decision
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.prompts.files import Prompt, spread
@@ -93,11 +95,11 @@ class LevelEvaluation:
     def conditions(self) -> list[str]:
         """What has to be said beside the table. One line each"""
         evaluation = self.evaluation
-        speed = evaluation.tokens_per_second("plain") / evaluation.tokens_per_second("transformers")
+        speed = ratio(evaluation.tokens_per_second("plain"), evaluation.tokens_per_second("transformers"))
         kernels = ", on the same row-stable kernels" if evaluation.exactness == "bitwise" else ""
         notes = [
             "* replayed on the recorded continuations with knowledge of the future: the limit of any choice",
-            f"plain decoding in our loop is {speed:.2f}x as fast as transformers' generate; "
+            f"plain decoding in our loop is {times(speed)} as fast as transformers' generate; "
             f"speedups are over {evaluation.reference}{kernels}",
             *self._claims(),
             f"{self.num_loops_cut} of {len(evaluation.prompts)} continuations were cut where they began to loop, "
@@ -131,7 +133,7 @@ class LevelEvaluation:
         totals = {row.method: row for row in self.rows if row.task == "all" and row.exactness == "token"}
         plain = totals["plain"]
         return [
-            f"on its own kernels (exactness token) plain decoding makes {plain.tokens_per_second:.1f} tokens/s; "
+            f"on its own kernels (exactness token) plain decoding makes {number(plain.tokens_per_second, 1)} tokens/s; "
             f"{plain.num_differing_tokens} of {plain.num_tokens} tokens differ from the bitwise ones: no claim"
         ]
 

@@ -15,7 +15,8 @@ from specbound.evaluation.compare import SpeedRatio, speed_ratio
 from specbound.evaluation.differences import Difference
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound.evaluation.verify import num_differing_tokens
-from specbound.results.rows import Row, equality, interval, number, share, shown, times
+from specbound.results.rows import Row, equality, shown
+from specbound_controller.figures import interval, number, share, times
 from specbound_profiling.replay.result import ReplayResult
 
 MAX_NEAR_TIE_SHARE = 0.01

@@ -20,6 +20,7 @@ from specbound.results.report import build_report, model_info
 from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
+from specbound_controller.figures import share
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 from specbound_profiling.prompts.files import Prompt, load_prompts, prompts_hash
@@ -123,7 +124,7 @@ def _level(
         num_decision_prompts=config.decision_prompts,
     )
     level = evaluate_level(loaded, timed, choice.policies, costs, exit_layers, protocol, say)
-    error = f"; {costs.held_out_error:.0%} off on steps held out"
+    error = f"; {share(costs.held_out_error)} off on steps held out"
     level.notes.extend([costs_used + error, *choice.notes])
     return level
 

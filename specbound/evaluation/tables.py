@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 from specbound.evaluation.level import LevelEvaluation
 from specbound.evaluation.rows import Comparison, EvaluatedRow
-from specbound.results.rows import Row, columns, interval
+from specbound.results.rows import Row, columns
 from specbound.results.tables import Cells, grouped, narrow, rows_table
+from specbound_controller.figures import interval, number
 
 ORACLES = ("oracle_grid", "oracle")
 
@@ -44,9 +45,9 @@ def comparison_table(comparisons: Iterable[Comparison]) -> Cells:
 
     def cells(each: Comparison) -> tuple[str, ...]:
         speed = each.speed
-        p_value = "–" if math.isnan(speed.p_value) else f"{speed.p_value:.4f}"
+        p_value = number(speed.p_value, 4)
         bounds = interval(speed.low, speed.high, 3)
-        return each.other.replace("_", " "), f"{speed.ratio:.3f}", bounds, p_value, str(each.num_prompts)
+        return each.other.replace("_", " "), number(speed.ratio, 3), bounds, p_value, str(each.num_prompts)
 
     headings = ("content", "controller over", "ratio", "95 % interval", "p", "prompts")
     return grouped("Controller against the others", headings, comparisons, lambda each: str(each.task), cells)

@@ -55,12 +55,13 @@ class CostsConfig:
     def __post_init__(self) -> None:
         require_one_of(("auto", *EXACTNESS_LEVELS), exactness=self.exactness)
         require_at_least(30, num_steps=self.num_steps)
+        require_at_least(0, seed=self.seed)
         require_at_least(1, num_check_prompts=self.num_check_prompts, threads=self.threads)
         if not self.compression or len(set(self.compression)) < len(self.compression):
             raise InputError(f"compression must name one or several levels, got {','.join(self.compression) or 'none'}")
         for level in self.compression:
             require_one_of(COMPRESSIONS, compression=level)
-        if self.max_seconds <= 0:
+        if not self.max_seconds > 0:
             raise InputError(f"max_seconds must be above 0, got {self.max_seconds}")
         if self.out is None and self.log is None and not self.check:
             raise InputError("give --out FILE, --log DIR or --check: otherwise the tables go nowhere")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from specbound.decoding.stats import DecodeStats
+from specbound_controller.figures import interval, number, times
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,26 +27,6 @@ class Column:
 def shown(title: str, show: Callable[[Any], str], default: Any = math.nan, is_wide: bool = False) -> Any:
     """A field of a row that is a column. show: gets the row. Without a value of its own it has `default`."""
     return field(default=default, metadata={"column": Column(title, show, is_wide)})
-
-
-def number(value: float, digits: int) -> str:
-    """A dash for nan."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def times(value: float) -> str:
-    """A ratio; a dash for nan."""
-    return "–" if math.isnan(value) else f"{value:.2f}x"
-
-
-def share(value: float) -> str:
-    """Per cent; a dash for nan."""
-    return "–" if math.isnan(value) else f"{value:.0%}"
-
-
-def interval(low: float, high: float, digits: int = 2) -> str:
-    """Both ends; a dash for nan."""
-    return "–" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def equality(row: "Row", unknown: str = "–", differing: str = "no") -> str:

@@ -27,6 +27,7 @@ from specbound.stores.own_text import save_own_text
 from specbound.stores.write_config import WriteConfig
 from specbound_controller.errors import InputError
 from specbound_controller.sources.own_text import OwnText
+from specbound_controller.text_files import read_json
 from specbound_profiling.prompts.files import load_prompts, prompts_hash
 from specbound_profiling.prompts.tokenization import tokenize_prompts
 
@@ -156,7 +157,7 @@ class _Writer:
             settings = {"do_sample": True, "temperature": self.config.temperature, "top_k": 0, "top_p": 1.0}
         with torch.random.fork_rng(enabled=seed is not None):
             if seed is not None:
-                torch.manual_seed(self.config.seed * 1_000_003 + seed)
+                torch.manual_seed((self.config.seed * 1_000_003 + seed) % 2**63)
             output = self.model.generate(
                 input_ids,
                 attention_mask=mask,
@@ -199,9 +200,9 @@ def _claim(folder: Path, config: WriteConfig, facts: dict[str, str]) -> None:
         write_whole(path, (json.dumps(wanted, indent=2) + "\n").encode())
         return
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): give another --out") from None
+        held = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}: give another --out") from None
     for name, value in wanted.items():
         if not isinstance(held, dict) or held.get(name) != value:
             found = held.get(name) if isinstance(held, dict) else held

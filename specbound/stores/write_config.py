@@ -42,6 +42,7 @@ class WriteConfig:
         require_at_least(1, num_tokens=self.num_tokens, batch=self.batch, threads=self.threads)
         require_at_least(2, max_new_tokens=self.max_new_tokens)
         require_at_least(1000, most_bytes=self.most_bytes)
+        require_at_least(0, seed=self.seed)
         require_one_of(COMPRESSIONS, compression=self.compression)
         if not self.temperature > 0:
             raise InputError(f"temperature must be > 0, got {self.temperature}")

@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass
 
 from specbound.decoding.stats import DecodeStats
-from specbound.results.rows import Row, columns, number, shown
+from specbound.results.rows import Row, columns, shown
 from specbound.results.tables import Cells, markdown, narrow, page_table, rows_table
+from specbound_controller.figures import number
 
 COUNTS = DecodeStats(
     num_tokens=9, num_steps=4, num_step_tokens=8, num_drafted=5, num_accepted=4, num_layer_calls=24, seconds=3.0

@@ -82,6 +82,13 @@ def test_fit_is_quiet(capfd: pytest.CaptureFixture[str], recwarn: pytest.Warning
     assert captured.out == captured.err == "" and len(recwarn) == 0
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 9, 10, 11, 20])
+def test_a_fit_may_take_any_number_of_steps(epochs: int) -> None:
+    """One step an epoch; torch's schedule divides by zero where its rise is one step long."""
+    mlp = fit(rows_of(0, 20), rows_of(1, 10), FitSettings(2, epochs, 1e-2, 0.0, 0, patience=100), None)
+    assert np.isfinite(mlp.weight1).all()
+
+
 def test_each_fold_is_fitted_without_its_own_rows() -> None:
     """Rows of a fold whose targets are all turned around do not move that fold's perceptron, only the others."""
     rows, folds = rows_of(0, 600), np.arange(600) % 3

@@ -88,6 +88,7 @@ class TrainConfig:
             "max_profiles": (1, 1000),
             "validation_share": (0.05, 0.5),
             "max_positions": (1000, 10**12),
+            "seed": (0, 2**53),
         }
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:

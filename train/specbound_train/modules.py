@@ -110,8 +110,9 @@ class Perceptron(lightning.LightningModule):
         biases = [parameter for parameter in self.parameters() if parameter.ndim == 1]  # the constant fit: no decay
         groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        total_steps = self.num_steps + (self.num_steps == 10)  # of 10 the rise takes one, and torch divides by zero
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.learning_rate, total_steps=self.num_steps, pct_start=0.1
+            optimizer, settings.learning_rate, total_steps=total_steps, pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from specbound_controller.figures import interval, number, share, times
 from specbound_train.calibration.measures import ExitFit
 from specbound_train.compare import LevelSummary
 
@@ -55,29 +56,33 @@ class TrainSummary:
 
 def _exit_line(fit: ExitFit) -> str:
     return (
-        f"  exit {fit.exit_layer:2d}: accepted {fit.acceptance:.2f}, "
-        f"ECE {fit.ece:.3f} ({fit.confidence_ece:.3f}), Brier {fit.brier:.3f} ({fit.confidence_brier:.3f}), "
-        f"AUROC {fit.auroc:.3f} ({fit.confidence_auroc:.3f}), {fit.num_rows} drafts"
+        f"  exit {fit.exit_layer:2d}: accepted {number(fit.acceptance, 2)}, "
+        f"ECE {_both(fit.ece, fit.confidence_ece)}, Brier {_both(fit.brier, fit.confidence_brier)}, "
+        f"AUROC {_both(fit.auroc, fit.confidence_auroc)}, {fit.num_rows} drafts"
     )
+
+
+def _both(learned: float, confidence: float) -> str:
+    return f"{number(learned, 3)} ({number(confidence, 3)})"
 
 
 def _level_lines(level: LevelSummary) -> list[str]:
     lines = [
-        f"  {level.name}: plain {level.plain_tokens_per_second:.1f} tokens/s, "
-        f"best static {level.best_static_speedup:.3f}x ({level.best_static}), "
-        f"learned score alone {level.best_static_learned_speedup:.3f}x ({level.best_static_learned}), "
-        f"controller {level.controller_speedup:.3f}x, oracle {level.oracle_speedup:.3f}x; "
+        f"  {level.name}: plain {number(level.plain_tokens_per_second, 1)} tokens/s, "
+        f"best static {times(level.best_static_speedup, 3)} ({level.best_static}), "
+        f"learned score alone {times(level.best_static_learned_speedup, 3)} ({level.best_static_learned}), "
+        f"controller {times(level.controller_speedup, 3)}, oracle {times(level.oracle_speedup, 3)}; "
         f"{level.num_prompts} prompts, {level.num_tokens} tokens",
     ]
     if level.played_action is not None:
         lines.append(
-            f"    the step policy alone reached {level.step_policy_speedup:.3f}x, not above the best static setting, "
-            f"so this controller plays {level.played_action.name} at every step"
+            f"    the step policy alone reached {times(level.step_policy_speedup, 3)}, not above the best static "
+            f"setting, so this controller plays {level.played_action.name} at every step"
         )
     else:
         lines.append(
-            f"    controller over best static {level.gain:.3f} (95 % interval over prompts "
-            f"{level.gain_low:.3f} to {level.gain_high:.3f}); {level.oracle_share:.0%} of the oracle's gain; "
-            f"guard paused {level.paused_share:.0%} of steps"
+            f"    controller over best static {number(level.gain, 3)} (95 % interval over prompts "
+            f"{interval(level.gain_low, level.gain_high, 3)}); {share(level.oracle_share)} of the oracle's gain; "
+            f"guard paused {share(level.paused_share)} of steps"
         )
     return lines

@@ -13,6 +13,7 @@ from specbound.decoding.greedy_twin import greedy_twin
 from specbound.models.loading import LoadedModel
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import Policy, StaticPolicy
+from specbound_controller.ratio import ratio
 from specbound_controller.work import record_work
 from specbound_profiling.costs.stopwatch import Stopwatch, TimedSteps, joined
 
@@ -35,8 +36,8 @@ class KindCheck:
 
     @property
     def ratio(self) -> float:
-        """Live over predicted seconds."""
-        return self.live_s / self.predicted_s
+        """Live over predicted seconds; nan where nothing was to be done."""
+        return ratio(self.live_s, self.predicted_s)
 
 
 def usual_kinds(num_layers: int) -> dict[str, Policy]:

@@ -18,6 +18,7 @@ from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, has_chat_template, load_model, require_compression
 from specbound_controller.draft_vocabulary import DraftVocabulary, describe
 from specbound_controller.errors import InputError
+from specbound_controller.figures import share
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.costs.measure import TOKENS_PER_PROMPT, measure_costs
 from specbound_profiling.log.manifest import Manifest, read_costs, read_manifest
@@ -106,7 +107,7 @@ def _coverage(log: StepLog) -> str:
             counts += np.bincount(np.concatenate([trace.tokens for trace in traces]), minlength=manifest.vocab_size)
     return (
         f"draft vocabulary: {len(vocabulary):,} of {manifest.vocab_size:,} tokens, which are "
-        f"{vocabulary.share(counts):.1%} of what the model wrote"
+        f"{share(vocabulary.share(counts), 1)} of what the model wrote"
     )
 
 

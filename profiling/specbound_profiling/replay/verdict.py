@@ -13,6 +13,7 @@ import numpy as np
 
 from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.costs import CostTable
+from specbound_controller.figures import DASH, interval, number, share, times
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.ratio import ratio
@@ -36,9 +37,8 @@ class Speedup:
     high: float
 
     def __str__(self) -> str:
-        if math.isnan(self.value):
-            return "–"
-        return f"{self.value:.2f}x" + ("" if math.isnan(self.low) else f" ({self.low:.2f} to {self.high:.2f})")
+        bounds = interval(self.low, self.high)
+        return times(self.value) + ("" if bounds == DASH else f" ({bounds})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +70,14 @@ class Verdict:
     """Level of exactness that the log was recorded at."""
 
     def __str__(self) -> str:
-        agreement = ", ".join(f"{layer}: {share:.0%}" for layer, share in self.agreement.items())
+        agreement = ", ".join(f"{layer}: {share(agreed)}" for layer, agreed in self.agreement.items())
         lines = [
             f"{self.compression}: {self.num_prompts} prompts, {self.num_positions} tokens, "
             f"{self.num_loops_cut} cut where they loop, {self.num_eos_ends} ended by themselves",
             f"  agreement with the full model by exit layer: {agreement}",
-            f"  by replay, cost table within {self.cost_error:.0%} of a step, in brackets 95 % over "
+            f"  by replay, cost table within {share(self.cost_error)} of a step, in brackets 95 % over "
             f"{self.num_prompts} prompts:",
-            f"  plain {self.plain_tokens_per_second:.1f} tokens/s, best static {self.static} (chosen on the other "
+            f"  plain {number(self.plain_tokens_per_second, 1)} tokens/s, best static {self.static} (chosen on the other "
             f"prompts; on all it is {self.best_static}), oracle {self.oracle}",
         ]
         if self.oracle_of_lookups is not None and self.oracle_of_exits is not None:
@@ -93,6 +93,8 @@ class Verdict:
     @property
     def conclusion(self) -> str:
         """Whether a controller is worth it, what carries the gain, what to do: one line."""
+        if self.num_positions == self.num_prompts:
+            return "nothing to judge: every continuation ended at its first token, so no step was taken"
         few = f"{self.num_prompts} prompts are too few to be sure"
         if self.oracle.value < WORTH_IT:
             is_sure = self.oracle.high < WORTH_IT
@@ -109,11 +111,11 @@ class Verdict:
         return "worth a controller"
 
     def _advice_on_exits(self) -> str:
-        exits = {layer: share for layer, share in self.agreement.items() if layer != LOOKUP_EXIT}
+        exits = {layer: agreed for layer, agreed in self.agreement.items() if layer != LOOKUP_EXIT}
         if not exits:
             return ""
         return (
-            f"; exits of this model agree at most {max(exits.values()):.0%} up to layer {max(exits)}: train exits, or "
+            f"; exits of this model agree at most {share(max(exits.values()))} up to layer {max(exits)}: train exits, or "
             f"leave them out (--exit-layers {LOOKUP_EXIT})"
         )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from specbound_controller.errors import InputError
+from specbound_controller.errors import InputError, require_at_least
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,4 @@ class ReportConfig:
     def __post_init__(self) -> None:
         if not 0.1 <= self.judged_share <= 0.9:
             raise InputError(f"judged_share must be in [0.1, 0.9], got {self.judged_share}")
-        if self.alpha is not None and self.alpha < 0:
-            raise InputError(f"alpha must be >= 0, got {self.alpha}")
-        if self.num_viewed < 0:
-            raise InputError(f"num_viewed must be >= 0, got {self.num_viewed}")
+        require_at_least(0, alpha=self.alpha, num_viewed=self.num_viewed, seed=self.seed)

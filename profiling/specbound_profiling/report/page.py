@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from specbound_controller.figures import number, share
+from specbound_controller.ratio import ratio
 from specbound_profiling.report.records import SCORE_NAMES, ExitCalibration, LevelCalibration, LiveDrafts
 from specbound_profiling.report.tokens import LevelView, ViewedPrompt
 
@@ -72,7 +74,7 @@ def _overview(sections: Sequence[LevelSection], plot: bytes) -> str:
         exits = level.of_task("all")
         means = [sum(each.measures[name].ece for each in exits) / len(exits) for name in SCORE_NAMES]
         acceptance = sum(each.acceptance for each in exits) / len(exits)
-        cells = [_cell(level.compression, "text"), _cell(f"{level.likely_alpha:.2f}"), _cell(f"{acceptance:.3f}")]
+        cells = [_cell(level.compression, "text"), _cell(f"{level.likely_alpha:.2f}"), _cell(number(acceptance, 3))]
         rows.append([*cells, *_marked(means, math.nan)])
     head = ["compression", "likely α", "accepted", *SCORE_NAMES]
     groups = [("", 3), ("ECE, mean over exits", len(SCORE_NAMES))]
@@ -125,7 +127,7 @@ def _exits_table(level: LevelCalibration) -> str:
     for each in level.of_task("all"):
         annealed, own = level.annealed_temperatures[each.exit_layer], level.own_temperatures[each.exit_layer]
         temperatures = (f"{annealed:.2f}", f"{own:.2f}" + "*" * (each.exit_layer in level.exits_at_edge))
-        head = (each.exit_layer, f"{each.num_rows:,}", f"{each.acceptance:.3f}", f"{each.confidence:.3f}")
+        head = (each.exit_layer, f"{each.num_rows:,}", number(each.acceptance, 3), number(each.confidence, 3))
         rows.append([*map(_cell, head), *map(_cell, temperatures), *_measure_cells(each)])
     heads = ["exit", "tokens", "accepted", "confidence", "annealed T", "own T", *SCORE_NAMES * 3]
     count = len(SCORE_NAMES)
@@ -146,7 +148,7 @@ def _marked(values: Sequence[float], best: float) -> list[str]:
     cells = []
     for index, value in enumerate(values):
         names = ["first"] * (index == 0) + ["best"] * (round(value, 3) == round(best, 3))
-        cells.append(_cell("–" if math.isnan(value) else f"{value:.3f}", " ".join(names)))
+        cells.append(_cell(number(value, 3), " ".join(names)))
     return cells
 
 
@@ -157,7 +159,7 @@ def _tasks_table(level: LevelCalibration) -> str:
             plain, logistic = each.measures["plain"], each.measures["logistic"]
             figures = (each.acceptance, each.confidence, each.entropy_nats, plain.ece, logistic.ece, plain.auroc)
             cells = [_cell(task, "text"), _cell(each.exit_layer), _cell(f"{each.num_rows:,}")]
-            rows.append([*cells, *(_cell("–" if math.isnan(value) else f"{value:.3f}") for value in figures)])
+            rows.append([*cells, *(_cell(number(value, 3)) for value in figures)])
     names = [
         "content",
         "exit",
@@ -175,10 +177,12 @@ def _tasks_table(level: LevelCalibration) -> str:
 def _live(level: LevelCalibration) -> str:
     lines, rows = [], []
     for each in level.live:
-        ends = ", ".join(f"{reason} {count / each.num_steps:.0%}" for reason, count in each.stop_reasons.items())
+        ends = ", ".join(
+            f"{reason} {share(ratio(count, each.num_steps))}" for reason, count in each.stop_reasons.items()
+        )
         lines.append(
             f"<li>{_text(each.policy)}: {each.num_prompts} prompts, {each.num_steps:,} steps, "
-            f"{each.tokens_per_step:.2f} tokens each; drafts ended by {_text(ends)}</li>"
+            f"{number(each.tokens_per_step, 2)} tokens each; drafts ended by {_text(ends)}</li>"
         )
         rows.append(_live_cells(each.policy, "all", each.drafts))
         rows += [_live_cells("", str(place), drafts) for place, drafts in enumerate(each.by_place, start=1)]
@@ -200,7 +204,7 @@ def _live_cells(policy: str, place: str, drafts: LiveDrafts) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return _cell("–" if math.isnan(value) else f"{value:.3f}")
+    return _cell(number(value, 3))
 
 
 def _cell(value: object, name: str = "") -> str:
@@ -243,11 +247,11 @@ def _token_view(level_index: int, view: LevelView) -> str:
         "token for the numbers, click to keep them. Shares are over all prompts of the level.</p>",
         f'<div class="legend">{"".join(swatches)}</div>',
     ]
-    for number, prompt in enumerate(view.prompts):
+    for place, prompt in enumerate(view.prompts):
         parts.append(
             f'<p class="note">{_text(prompt.prompt_id)} · {_text(prompt.task)} · {len(prompt.tokens)} tokens</p>'
         )
-        parts.append(f'<div class="text-view" data-at="{level_index}.{number}">{_spans(prompt, colours)}</div>')
+        parts.append(f'<div class="text-view" data-at="{level_index}.{place}">{_spans(prompt, colours)}</div>')
     return "\n".join(parts)
 
 

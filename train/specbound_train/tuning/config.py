@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from specbound_controller.errors import require_at_least
+
 
 @dataclass(frozen=True, slots=True)
 class TuneConfig:
@@ -17,3 +19,6 @@ class TuneConfig:
     measured here before, else one measured now, about 30 s), or a costs.json."""
     seed: int = 0
     """Seed of the rows and the weights of the fits."""
+
+    def __post_init__(self) -> None:
+        require_at_least(0, seed=self.seed)
