@@ -907,7 +907,7 @@ def test_adapters_that_come_change_and_go_are_followed() -> None:
 
 def test_dropout_that_peft_leaves_on_is_refused_by_name() -> None:
     peft = pytest.importorskip("peft")
-    for add in (lambda model, config: peft.get_peft_model(model, config), lambda model, config: model.add_adapter(config)):
+    for add in (peft.get_peft_model, lambda model, config: model.add_adapter(config)):
         model = random_model("llama")
         decoder = SpecBoundDecoder(model, POLICIES[1])
         add(model, lora(lora_dropout=0.5))

@@ -263,3 +263,15 @@ def test_exits_that_give_no_numbers_cost_drafts_and_nothing_else() -> None:
         for sample in (False, True):
             output = decoder.generate(random_prompt(1, 9), max_new_tokens=16, do_sample=sample, seed=2)
             assert torch.equal(output, expected[sample])
+
+
+def test_a_processor_that_cannot_be_copied_sees_the_whole_batch_as_in_transformers() -> None:
+    class Stuck(Counting):
+        def __deepcopy__(self, memo: dict) -> "Stuck":
+            raise TypeError("no")
+
+    model, ids, mask = random_model("llama"), torch.tensor([[1, 2], [0, 3]]), torch.tensor([[1, 1], [0, 1]])
+    arguments = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(ids, logits_processor=LogitsProcessorList([Stuck()]), **arguments)
+    decoder = SpecBoundDecoder(model)
+    assert torch.equal(decoder.generate(ids, logits_processor=LogitsProcessorList([Stuck()]), **arguments), expected)

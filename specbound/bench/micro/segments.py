@@ -11,10 +11,10 @@ from specbound.bench.micro.timing import interleaved
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.model.families import name_of
+from specbound.decoding.model.graph_capture import GraphCapture
 from specbound.decoding.model.segments import (
     CALLS_BEFORE_CAPTURE,
     Capture,
-    GraphCapture,
     Segment,
     StaticSegments,
     row_bucket,

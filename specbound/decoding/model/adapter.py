@@ -170,10 +170,10 @@ class ModelAdapter:
         hidden = torch.randn(1, length, self.config.hidden_size, generator=generator).to(self.dtype)
         for self._lean in ([], lean):
             cache = self.new_cache(length)
-            self.run_layers(hidden[:, :PROBE_POSITION], 0, 1, cache, 0)
-            one = self.run_layers(hidden[:, -1:], 0, 1, cache, PROBE_POSITION)
+            self.run_open(hidden[:, :PROBE_POSITION], 0, 1, cache, 0)
+            one = self.run_open(hidden[:, -1:], 0, 1, cache, PROBE_POSITION)
             cache.layers[0].truncate(0, PROBE_POSITION)
-            results.append((one, self.run_layers(hidden[:, PROBE_POSITION:], 0, 1, cache, PROBE_POSITION)))
+            results.append((one, self.run_open(hidden[:, PROBE_POSITION:], 0, 1, cache, PROBE_POSITION)))
         (one, several), (lean_one, lean_several) = results
         most = PROBE_TOLERANCE * torch.finfo(self.dtype).eps * several.abs().max()
         return torch.equal(one, lean_one) and bool((several - lean_several).abs().max() <= most)
@@ -205,7 +205,7 @@ class ModelAdapter:
             return past
         cache = self.new_cache(capacity)
         held = past.get_seq_length() if past is not None else 0
-        if held:
+        if past is not None and held:
             if held >= len(prompt) or len(past.layers) != self.num_layers:
                 raise InputError(
                     f"past_key_values must hold fewer than the {len(prompt)} tokens of the prompt in each of "
@@ -218,10 +218,8 @@ class ModelAdapter:
         """Raises where keys and values are not of this model as it is now."""
         name = name_of(self.model)
         if isinstance(past, DecodeCache):
-            is_ours = past.owner in (None, self.layers) and [layer.window for layer in past.layers] == [
-                self._window(kind) for kind in self.kinds
-            ]
-            if not is_ours:
+            windows = [self._window(kind) for kind in self.kinds]
+            if not past.is_of(self.layers) or [layer.window for layer in past.layers] != windows:
                 raise InputError(f"past_key_values must come from {name}, got another model's cache")
             if past.batch_size != 1:
                 raise InputError(f"past_key_values must hold one sequence, got {past.batch_size}")
@@ -279,6 +277,10 @@ class ModelAdapter:
         """
         if self.segments is not None and self.segments.takes(hidden, cache, position):
             return self.segments.run(hidden, first, last, cache, position)
+        return self.run_open(hidden, first, last, cache, position)
+
+    def run_open(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
+        """The same without segments."""
         num_new = hidden.shape[1]
         lean = self._lean if num_new == 1 or (position > 0 and num_new <= MAX_MASK_TABLE_ROWS) else []
         kinds = set(self.kinds[first:last])
@@ -472,4 +474,5 @@ def table_places() -> list[Place]:
 def autocast_dtype(model: PreTrainedModel) -> torch.dtype | None:
     """The number format of the autocast region that the caller is in; None outside of any."""
     kind = model.get_input_embeddings().weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    has_regions = torch.amp.is_autocast_available(kind)
+    return torch.get_autocast_dtype(kind) if has_regions and torch.is_autocast_enabled(kind) else None

@@ -69,7 +69,7 @@ def name_of(model: nn.Module) -> str:
     return f"{type(model).__name__} ({path})" if path else type(model).__name__
 
 
-def body_of(model: PreTrainedModel) -> nn.Module:
+def body_of(model: PreTrainedModel) -> Any:
     """The module that holds the layers, out of what `torch.compile` wraps around it."""
     body = model.get_decoder()
     while hasattr(body, "_orig_mod"):

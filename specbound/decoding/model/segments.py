@@ -6,8 +6,10 @@ addresses: attention sees whole buckets of the cache under a mask, positions are
 nothing of drafts.
 """
 
+import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,10 +19,13 @@ from torch import Tensor, nn
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.model.families import name_of
+from specbound.decoding.model.graph_capture import GraphCapture
 from specbound.decoding.model.static_cache import StaticBuffers, StaticView
 from specbound_controller.errors import InputError, UnsupportedModelError
 
 # B sequences, n new tokens, R rows of a bucket, D hidden width
+
+logger = logging.getLogger(__name__)
 
 ROW_BUCKETS = (1, 2, 4, 8, 16)
 """Rows of a segment; calls between two of them are padded. Longer ones run as without segments."""
@@ -29,7 +34,7 @@ FEWEST_KEYS = 256
 CALLS_BEFORE_CAPTURE = 2
 """Calls of a segment that run without a graph, so that only what repeats is captured."""
 MOST_SEGMENTS = 256
-"""From so many on, new ones run without a graph."""
+"""So many are kept, with their graphs and tensors; other calls run as without segments."""
 
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 """Turns a function that reads and writes the same tensors at every call into a faster one."""
@@ -63,7 +68,7 @@ class Segment:
 
     def __init__(self, adapter: ModelAdapter, buffers: StaticBuffers, shape: SegmentShape, like: Tensor) -> None:
         """like: hidden states (1, n, D), whose width, dtype and device the segment takes."""
-        self.adapter, self.buffers, self.shape = adapter, buffers, shape
+        self._adapter, self.buffers, self.shape = weakref.ref(adapter), buffers, shape
         self.num_calls = 0
         self.capture_seconds = 0.0
         self._hidden = like.new_zeros(1, shape.num_rows, like.shape[2])
@@ -97,7 +102,9 @@ class Segment:
         index = torch.minimum(self._offsets, self._last)
         view = StaticView(self.buffers, self._start + index, self.shape.num_keys)
         hidden = self._hidden.index_select(1, index)
-        return self.adapter.run_static(hidden, self.shape.first, self.shape.last, view, self._tables)
+        adapter = self._adapter()
+        assert adapter is not None  # it holds the segments
+        return adapter.run_static(hidden, self.shape.first, self.shape.last, view, self._tables)
 
 
 class StaticSegments:
@@ -112,13 +119,22 @@ class StaticSegments:
         Raises:
             UnsupportedModelError: a segment of this model cannot be replayed; the message says why.
         """
-        self.adapter, self._capture = adapter, capture
+        self._adapter, self._capture = weakref.ref(adapter), capture
+        self._most = MOST_SEGMENTS
         self.segments: dict[SegmentShape, Segment] = {}
         self.buffers = StaticBuffers(adapter.num_layers, FEWEST_KEYS)
         self._state: tuple[object, ...] = ()
         self._is_hooked = False
         self._lock = threading.Lock()
         self.refresh()
+
+    @property
+    def adapter(self) -> ModelAdapter:
+        """Whose layers these are. It holds the segments, not the other way round: what they hold on a device is free
+        as soon as it is gone."""
+        adapter = self._adapter()
+        assert adapter is not None
+        return adapter
 
     def refresh(self) -> None:
         """Looks again at the layers; what was captured of others is dropped. Layers with hooks run without segments."""
@@ -128,8 +144,14 @@ class StaticSegments:
         refuse_uncapturable(self.adapter)
         modules = list(self.adapter.layers.modules())
         self._is_hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-        self.segments.clear()
+        self._clear(FEWEST_KEYS)  # keys and values may be of another kind now
         self._state = state
+
+    def _clear(self, capacity: int) -> None:
+        """Begins with new buffers; whoever was lent the old ones keeps them."""
+        self.segments.clear()
+        self.buffers = StaticBuffers(self.adapter.num_layers, capacity)
+        self._most = MOST_SEGMENTS
 
     def takes(self, hidden: Tensor, cache: DecodeCache, position: int) -> bool:
         """Whether a call of `run_layers` can run as a segment. hidden: (B, n, D)"""
@@ -144,21 +166,35 @@ class StaticSegments:
     @torch.inference_mode()
     def _run(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
         end = position + hidden.shape[1]
-        if end > self.buffers.capacity:  # whoever was lent the old ones keeps them
-            self.buffers = StaticBuffers(self.adapter.num_layers, key_bucket(end))
-            self.segments.clear()
+        if end > self.buffers.capacity:
+            self._clear(key_bucket(end))
+        shape = SegmentShape(first, last, row_bucket(hidden.shape[1]), key_bucket(end))
+        if shape not in self.segments and len(self.segments) >= self._most:
+            return self.adapter.run_open(hidden, first, last, cache, position)
         layers = cache.layers[first:last]
         for index, layer in enumerate(layers, first):
             assert layer.lengths[0] == position, (index, layer.lengths[0], position)
             self.buffers.lend(index, layer)
-        segment = self._segment(SegmentShape(first, last, row_bucket(hidden.shape[1]), key_bucket(end)), hidden)
+        segment = self._segment(shape, hidden)
         output = segment(hidden, position)
         for layer in layers:
             layer.lengths[0] = end
-        has_room = len(self.segments) <= MOST_SEGMENTS
-        if self._capture is not None and segment.num_calls == CALLS_BEFORE_CAPTURE and has_room:
-            segment.capture(self._capture)
+        if self._capture is not None and segment.num_calls == CALLS_BEFORE_CAPTURE:
+            self._try_to_capture(segment, self._capture)
         return output
+
+    def _try_to_capture(self, segment: Segment, capture: Capture) -> None:
+        """Where a graph does not fit on the device, its calls and all new ones run as without segments."""
+        try:
+            segment.capture(capture)
+        except torch.OutOfMemoryError:
+            del self.segments[segment.shape]
+            self._most = len(self.segments)
+            logger.warning(
+                "%s: the device has no room for more than %d captured segments; other calls run without",
+                name_of(self.adapter.model),
+                self._most,
+            )
 
     def _segment(self, shape: SegmentShape, like: Tensor) -> Segment:
         segment = self.segments.get(shape)
@@ -166,43 +202,6 @@ class StaticSegments:
             self.adapter.reserve_positions(self.buffers.capacity)
             segment = self.segments[shape] = Segment(self.adapter, self.buffers, shape, like)
         return segment
-
-
-class GraphCapture:
-    """Captures computations as CUDA graphs, which share the memory of what lies between their inputs and outputs."""
-
-    def __init__(self, name: str, device: torch.device) -> None:
-        """name: of the model, for errors."""
-        self.name, self.device = name, device
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """A function that replays `compute`, whose result lies at the same place every time.
-
-        Raises:
-            UnsupportedModelError: the computation waits for the device or allocates behind the allocator's back.
-        """
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.device(self.device):
-                self._stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(self._stream):
-                    compute()  # libraries open their handles for this stream here, which no capture allows
-                torch.cuda.current_stream().wait_stream(self._stream)
-                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                    output = compute()
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise UnsupportedModelError(
-                f"{self.name}: compile=True needs layers that a CUDA graph can capture, got: {reason}"
-            ) from error
-
-        def replay() -> Tensor:
-            graph.replay()
-            return output
-
-        return replay
 
 
 def compiled_segments(adapter: ModelAdapter, exactness: str) -> StaticSegments:
@@ -236,6 +235,11 @@ def layers_state(adapter: ModelAdapter) -> tuple[object, ...]:
 def refuse_uncapturable(adapter: ModelAdapter) -> None:
     """Raises `UnsupportedModelError` with the reason where replaying layers would not be running them."""
     name = name_of(adapter.model)
+    if adapter.autocast is not None:
+        raise UnsupportedModelError(
+            f"{name} runs in an autocast region, which frees the weights it has cast at its end, under the graphs: "
+            f"cast the model itself for compile=True"
+        )
     modules: list[nn.Module] = list(adapter.layers.modules())
     if any(type(module).__module__.startswith("peft.") for module in modules):
         raise UnsupportedModelError(f"{name} has PEFT adapters, which can be switched behind a graph: merge them first")

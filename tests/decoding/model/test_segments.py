@@ -1,6 +1,8 @@
 """Segments: layers on static buffers give the tokens of plain decoding, captured or not, for whichever cache runs."""
 
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers import BitsAndBytesConfig, LlamaForCausalLM, PreTrainedModel
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.model import segments as module
 from specbound.decoding.model.adapter import ModelAdapter
+from specbound.decoding.model.graph_capture import GraphCapture, first_reason
 from specbound.decoding.model.segments import Capture, Segment, StaticSegments, key_bucket, row_bucket
 from specbound_controller.errors import InputError, UnsupportedModelError
 from specbound_controller.policy import Policy, StaticPolicy
@@ -182,6 +185,68 @@ def test_models_whose_layers_cannot_be_replayed_are_refused_by_name() -> None:
         decoder.generate(random_prompt(0, 5), max_new_tokens=3)
 
 
+def test_segments_beyond_the_most_that_are_kept_run_as_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_SEGMENTS", 1)
+    model, prompt = random_model("qwen3-sliding", dtype=torch.float64), random_prompt(0, 9)
+    decoder, segments = with_segments(model, POLICIES[1], tape_capture)
+    expected = model.generate(prompt, max_new_tokens=40, do_sample=False)
+    for _ in range(2):
+        assert torch.equal(decoder.generate(prompt, max_new_tokens=40), expected)
+    assert len(segments.segments) == 1
+
+
+def test_where_no_graph_fits_any_more_calls_run_without_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    captured: list[object] = []
+
+    def one_fits(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        if captured:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        captured.append(compute)
+        return tape_capture(compute)
+
+    model, prompt = random_model("llama", dtype=torch.float64), random_prompt(0, 9)
+    decoder, segments = with_segments(model, POLICIES[1], one_fits)
+    expected = model.generate(prompt, max_new_tokens=40, do_sample=False)
+    for _ in range(2):
+        assert torch.equal(decoder.generate(prompt, max_new_tokens=40), expected)
+    (line,) = caplog.messages
+    assert "no room for more than" in line
+    assert sum(each.is_captured for each in segments.segments.values()) == 1
+
+
+def test_keys_of_another_format_get_new_buffers() -> None:
+    model, prompt = random_model("llama", dtype=torch.float64), random_prompt(0, 9)
+    decoder, _ = with_segments(model, POLICIES[1], tape_capture)
+    decoder.generate(prompt, max_new_tokens=20)
+    model.float()
+    output = decoder.decode(prompt, max_new_tokens=20)
+    assert torch.equal(output.sequences, model.generate(prompt, max_new_tokens=20, do_sample=False))
+    assert output.past_key_values.layers[0].keys.dtype == torch.float32
+
+
+def test_what_segments_hold_is_free_when_their_decoder_is_gone() -> None:
+    decoder, segments = with_segments(random_model("llama"), POLICIES[1], tape_capture)
+    decoder.generate(random_prompt(0, 9), max_new_tokens=20)
+    buffers = weakref.ref(segments.buffers)
+    del decoder, segments  # by counting references: no collector runs because a device is full
+    assert buffers() is None
+
+
+def test_graphs_are_refused_in_an_autocast_region_by_name() -> None:
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(UnsupportedModelError, match="autocast region"):
+        StaticSegments(ModelAdapter(random_model("llama")))
+
+
+def test_the_reason_of_a_failed_capture_is_what_failed_first() -> None:
+    try:
+        try:
+            raise RuntimeError("operation not permitted\nwhen capturing")
+        finally:
+            raise RuntimeError("capture invalidated")
+    except RuntimeError as error:
+        assert first_reason(error) == "operation not permitted"
+
+
 class TestOnGpu:
     """With CUDA graphs."""
 
@@ -218,10 +283,39 @@ class TestOnGpu:
             SpecBoundDecoder(quantised(tmp_path, {"load_in_8bit": True}), compile=True)
 
     def test_a_segment_that_waits_for_the_device_is_refused_and_the_device_goes_on(self) -> None:
-        capture = module.GraphCapture("model", torch.device("cuda"))
+        capture, stream = GraphCapture("model", torch.device("cuda")), torch.cuda.current_stream()
         with pytest.raises(UnsupportedModelError, match="capture"):
             capture(lambda: torch.ones(1, device="cuda").cpu())
         assert float(torch.ones(2, device="cuda").sum()) == 2.0
+        assert torch.cuda.current_stream() == stream
+        assert torch.isfinite(torch.randn(3, device="cuda")).all()  # the generator is not left as if captured
+
+    def test_graphs_are_captured_again_when_all_earlier_ones_are_gone(self) -> None:
+        capture, x = GraphCapture("model", torch.device("cuda")), torch.ones(2**20, device="cuda")
+        for factor in (2.0, 3.0):
+            replays = [capture(lambda factor=factor: x * factor + x) for _ in range(2)]
+            assert all(float(replay().mean()) == factor + 1.0 for replay in replays)
+            del replays
+
+    def test_memory_of_graphs_is_free_when_their_decoder_is_gone(self) -> None:
+        model, prompt = random_model("llama").cuda(), random_prompt(0, 20).cuda()
+        SpecBoundDecoder(model, POLICIES[1], compile=True).generate(prompt, max_new_tokens=40)  # libraries' own
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        decoder = SpecBoundDecoder(model, POLICIES[1], compile=True)
+        decoder.generate(prompt, max_new_tokens=40)
+        assert torch.cuda.memory_reserved() > before
+        del decoder
+        torch.cuda.empty_cache()
+        assert torch.cuda.memory_reserved() <= before
+
+    def test_two_threads_capture_side_by_side(self) -> None:
+        model, prompt = random_model("llama", dtype=torch.float64).cuda(), random_prompt(0, 20).cuda()
+        expected = model.generate(prompt, max_new_tokens=60, do_sample=False)
+        with ThreadPoolExecutor(2) as pool:
+            decoders = [SpecBoundDecoder(model, POLICIES[1], compile=True) for _ in range(2)]
+            for output in pool.map(lambda decoder: decoder.generate(prompt, max_new_tokens=60), decoders):
+                assert torch.equal(output, expected)
 
 
 def quantised(folder: object, settings: dict) -> PreTrainedModel:

@@ -63,9 +63,7 @@ def test_broken_line_is_named_by_its_number(tmp_path: Path, line: str, message: 
 
 
 def test_missing_empty_and_binary_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"prompts must be demo, training, hf:NAME or an existing file, got .*none\.jsonl"
-    ):
+    with pytest.raises(InputError, match=r"prompts must be demo, training, hf:NAME or an existing file, got .*/none"):
         load_prompts(str(tmp_path / "none.jsonl"))
     with pytest.raises(InputError, match="at least one prompt, got none"):
         load_prompts(write(tmp_path / "empty.jsonl", "", " "))

@@ -14,7 +14,7 @@ class PromptsConfig:
     sources: str
     """Folder, searched with all its folders, of any of: GSM8K's train.jsonl, mbpp.jsonl, self-instruct's
     seed_tasks.jsonl and user_oriented_instructions.jsonl, WikiText's text files, classic-books-markdown, Shakespeare's
-    input.txt. docs/prompts.md says where each is."""
+    input.txt. docs/commands/prompts.md names them."""
     out: str
     """JSON-lines file to write; profile takes it as --prompts."""
     num_prompts: int = 12000
