@@ -64,7 +64,7 @@ def test_a_cache_in_a_file_holds_no_weights_and_continues() -> None:
     for other in (made("gemma"), made("mistral-sliding"), made(num_layers=3), made(seed=1)):
         with pytest.raises(InputError, match="another model's cache"):
             other[1].generate(question, past_key_values=copy.deepcopy(loaded), **GREEDY)
-    twice = pickle.loads(pickle.dumps(loaded))  # noqa: S301
+    twice = pickle.loads(pickle.dumps(loaded))
     assert torch.equal(decoder.generate(question, past_key_values=twice, **GREEDY), expected)
 
 
@@ -102,7 +102,8 @@ def test_what_the_model_wrote_after_a_crop_is_not_taken_for_the_old_tokens() -> 
     torch.testing.assert_close(logits, expected)
     question = longer(text, 3)  # begins with the tokens that the crop has dropped
     assert torch.equal(
-        decoder.generate(question, past_key_values=cache, **GREEDY), SpecBoundDecoder(model).generate(question, **GREEDY)
+        decoder.generate(question, past_key_values=cache, **GREEDY),
+        SpecBoundDecoder(model).generate(question, **GREEDY),
     )
 
 
@@ -164,7 +165,10 @@ def test_a_cache_from_an_autocast_region_goes_on_within_one() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         first = decoder.decode(random_prompt(0, 9), **GREEDY)
         question = longer(first.sequences, 1)
-        assert decoder.generate(question, past_key_values=copy.deepcopy(first.past_key_values), **GREEDY).shape == (1, 38)
+        assert decoder.generate(question, past_key_values=copy.deepcopy(first.past_key_values), **GREEDY).shape == (
+            1,
+            38,
+        )
     with pytest.raises(InputError, match=r"got torch\.bfloat16"):
         decoder.generate(question, past_key_values=first.past_key_values, **GREEDY)
 

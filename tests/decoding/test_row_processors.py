@@ -1,4 +1,4 @@
-"""Logits processors of a batch, row by row: transformers' own tokens, from processors that hold something per row too."""
+"""Logits processors of a batch, row by row: transformers' own tokens, also where a processor holds numbers per row."""
 
 from typing import Any
 
@@ -59,7 +59,13 @@ def allowed(row: int, ids: Tensor) -> list[int]:
         {"watermarking_config": {"bias": 20.0}},
         {"watermarking_config": {"bias": 20.0, "seeding_scheme": "selfhash", "context_width": 3}},
         {"watermarking_config": SynthIDTextWatermarkingConfig(ngram_len=3, keys=[4, 5, 6, 7]), "do_sample": True},
-        {"max_length": 41, "max_new_tokens": None, "forced_eos_token_id": 9, "min_length": 38, "eos_token_id": [3, 9, 60]},
+        {
+            "max_length": 41,
+            "max_new_tokens": None,
+            "forced_eos_token_id": 9,
+            "min_length": 38,
+            "eos_token_id": [3, 9, 60],
+        },
         {"begin_suppress_tokens": list(range(3, 80)), "exponential_decay_length_penalty": (2, 2.0), "eos_token_id": 20},
         {"logits_processor": LogitsProcessorList([logits_process.RepetitionPenaltyLogitsProcessor(1.9, 5)])},
         {"logits_processor": LogitsProcessorList([logits_process.SequenceBiasLogitsProcessor([[[11], 9.0]])])},

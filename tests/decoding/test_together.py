@@ -1,4 +1,4 @@
-"""Criteria and processors that look at the whole batch: called as transformers calls them, with transformers' tokens."""
+"""Criteria and processors that look at the whole batch: they see what transformers shows them, call by call."""
 
 from typing import Any
 
@@ -141,7 +141,9 @@ def test_criteria_get_the_scores_where_they_were_asked_for() -> None:
     assert all(each == shown[0] for each in shown) and len(shown[0]) == 8
 
 
-@pytest.mark.parametrize("make", [lambda: [EachRowSays()], lambda: [AcrossRows(), EachRowSays()]], ids=["apart", "in step"])
+@pytest.mark.parametrize(
+    "make", [lambda: [EachRowSays()], lambda: [AcrossRows(), EachRowSays()]], ids=["apart", "in step"]
+)
 def test_tokens_that_criteria_cut_off_are_not_counted(make: Any) -> None:
     model = random_model("llama", dtype=torch.float64)
     for ends in ENDS:
