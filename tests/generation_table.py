@@ -208,10 +208,15 @@ class Line:
     setting: Setting
     cells: dict[tuple[str, str], tuple[str, str]]
     """Verdicts of the two entry points."""
+    theirs: dict[tuple[str, str], Outcome]
+    """What transformers gave."""
 
     def bugs(self) -> list[str]:
+        """What is neither as in transformers nor refused, and a value that says nothing."""
         known = {SAME, REFUSED, BOTH_FAIL}
-        return [f"{self.name} {key}: {cell}" for key, pair in self.cells.items() for cell in pair if cell not in known]
+        found = [f"{self.name} {key}: {cell}" for key, pair in self.cells.items() for cell in pair if cell not in known]
+        is_seen = any(self.theirs[each, "value"] != self.theirs[each, "left out"] for each in ("prompt", "batch"))
+        return found if is_seen or not self.setting.is_seen else [*found, f"{self.name}: the value makes no difference"]
 
     def to_markdown(self) -> str:
         cells = [f"`{self.name}`", f"`{shown(self.setting.value)}`"]
@@ -231,6 +236,7 @@ def line_of(name: str) -> Line:
     """Runs one field."""
     setting = FIELDS[name]
     cells: dict[tuple[str, str], tuple[str, str]] = {}
+    found: dict[tuple[str, str], Outcome] = {}
     beside = {key: tokenizer() if value is ... else value for key, value in setting.beside.items()}
     common = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, **beside}
     for inputs_name in ("prompt", "batch"):
@@ -243,12 +249,14 @@ def line_of(name: str) -> Line:
             own = {**arguments, **common} | ({} if value is ... else {name: value})
             if value is ...:
                 own.pop(name, None)
-            cells[inputs_name, how] = run(name, model, own, lengths)
-    return Line(name, setting, cells)
+            theirs, *ours = run(model, own, lengths)
+            found[inputs_name, how] = theirs
+            cells[inputs_name, how] = verdict(name, theirs, ours[0]), verdict(name, theirs, ours[1])
+    return Line(name, setting, cells, found)
 
 
-def run(name: str, model: PreTrainedModel, arguments: dict[str, Any], lengths: list[int]) -> tuple[str, str]:
-    """The verdicts of both entry points on one call."""
+def run(model: PreTrainedModel, arguments: dict[str, Any], lengths: list[int]) -> tuple[Outcome, Outcome, Outcome]:
+    """What transformers gives, and the two entry points."""
     decoder = SpecBoundDecoder(model, StaticPolicy((1,), 0.0, 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -256,7 +264,7 @@ def run(name: str, model: PreTrainedModel, arguments: dict[str, Any], lengths: l
             theirs = outcome(lambda: model.generate(**arguments))
         ours = outcome(lambda: decoder.generate(**arguments, seed=SEED))
         inside = outcome(lambda: model.generate(**arguments, seed=SEED, custom_generate=decoder))
-    return verdict(name, theirs, ours), verdict(name, theirs, inside)
+    return theirs, ours, inside
 
 
 def to_markdown(lines: list[Line]) -> str:

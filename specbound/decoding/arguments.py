@@ -23,7 +23,7 @@ from transformers import (
 from specbound.decoding.greedy_twin import with_generation_config
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.prepared import PADDING_TOKEN, batch_from_transformers, seeded
-from specbound.decoding.refusals import REFUSED_ARGUMENTS, refuse_healing, shown
+from specbound.decoding.refusals import REFUSED_ARGUMENTS, refuse_healing, refuse_no_cache, shown
 from specbound.decoding.request import Batch
 from specbound_controller.errors import InputError
 
@@ -49,6 +49,7 @@ def batch_from_arguments(
     for name in REFUSED_ARGUMENTS:
         if arguments.get(name) is not None and arguments[name] is not False:
             raise InputError(f"{name} is not supported by SpecBoundDecoder.generate, got {shown(arguments[name])}")
+    refuse_no_cache(arguments.get("past_key_values"))
     for source in (arguments, vars(generation_config or object), vars(model.generation_config)):
         refuse_healing(source.get("token_healing"))
     if inputs is not None and not isinstance(inputs, Tensor):

@@ -89,6 +89,12 @@ def refuse_healing(value: object) -> None:
         raise InputError("token_healing must be False for the SpecBound decoder: heal the prompt before the call")
 
 
+def refuse_no_cache(value: object) -> None:
+    """Raises where something else is given for a cache."""
+    if value is not None and not isinstance(value, Cache):
+        raise InputError(f"past_key_values must be a transformers Cache, got {type(value).__name__}")
+
+
 def checked_cache(adapter: ModelAdapter, cache: object, paddings: Sequence[int], most_tokens: int) -> Cache | None:
     """The caller's cache, to continue from and to be filled; None for one that transformers has made for this call.
 
@@ -99,12 +105,12 @@ def checked_cache(adapter: ModelAdapter, cache: object, paddings: Sequence[int],
     """
     if cache is None:
         return None
-    if not isinstance(cache, Cache):
-        raise InputError(f"past_key_values must be a transformers Cache, got {type(cache).__name__}")
+    refuse_no_cache(cache)
     if not isinstance(cache, DecodeCache) and not getattr(cache, "_is_user_defined", False):
         return None
     if len(paddings) > 1:
         raise InputError(f"past_key_values must belong to one sequence, got a batch of {len(paddings)}")
+    assert isinstance(cache, Cache)
     if isinstance(cache, DecodeCache):
         return cache
     if type(cache) not in (DynamicCache, StaticCache) or cache.offloading:
@@ -112,11 +118,13 @@ def checked_cache(adapter: ModelAdapter, cache: object, paddings: Sequence[int],
             f"past_key_values must be a DynamicCache, an empty StaticCache or this decoder's own, got "
             f"{type(cache).__name__}{', which offloads' if getattr(cache, 'offloading', False) else ''}"
         )
-    if type(cache) is StaticCache and (cache.get_seq_length() > 0 or cache.get_max_length() < most_tokens - 1):
-        raise InputError(
-            f"past_key_values must be empty with room for {most_tokens - 1} tokens where it is a StaticCache, got "
-            f"{cache.get_seq_length()} tokens in {cache.get_max_length()}"
-        )
+    if type(cache) is StaticCache:
+        room = min((layer.get_max_length() for layer in cache.layers if not layer.is_sliding), default=most_tokens)
+        if cache.get_seq_length() > 0 or room < most_tokens - 1:
+            raise InputError(
+                f"past_key_values must be empty with room for {most_tokens - 1} tokens where it is a StaticCache, got "
+                f"{cache.get_seq_length()} tokens in {room}"
+            )
     if paddings[0]:
         raise InputError(f"past_key_values must go without padding, got {paddings[0]} tokens of it: cut them off")
     return cache

@@ -264,18 +264,14 @@ class Sequence:
         row = scores[0]
         if not self.request.do_sample:
             return row, torch.arange(row.shape[0], device=row.device)
+        best = row.amax()
         if row.device.type != "cpu":
-            below = row.double()
-            below -= below.amax()
             token_ids = torch.arange(row.shape[0], device=row.device)
         else:
-            best = float(row.max())
-            token_ids = (row >= best - NOISE_RANGE).nonzero()[
-                :, 0
-            ]  # in 32 bits nothing lies between where best is huge
+            token_ids = (row >= float(best) - NOISE_RANGE).nonzero()[:, 0]
             if token_ids.shape[0] == 0:  # nan: the first one stands for all
                 token_ids = row.argmax(0, keepdim=True)
-            below = row[token_ids].double() - best
+        below = row[token_ids].double() - best.double()
         return below + gumbel_noise(self.request.seed, position, token_ids), token_ids
 
     def _append(self, token: int) -> None:

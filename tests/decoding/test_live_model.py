@@ -728,7 +728,11 @@ def test_every_family_is_cut_where_transformers_cuts_it(name: str) -> None:
             setattr(body, layers, getattr(body, layers)[:3])
         if cut != "layers":
             model.config.num_hidden_layers = 3
-        assert check(model, decoder) == "followed"
+        is_refused = cut == "config" and not decoder.adapter.family.is_cut_by_config
+        assert is_refused or check(model, decoder) == "followed"
+        if is_refused:  # transformers fails there, for want of a place in its cache
+            with pytest.raises(UnsupportedModelError, match="num_hidden_layers is 3"):
+                decoder.generate(PROMPT, **GREEDY)
 
 
 @pytest.mark.parametrize(("name", "place"), [("gpt2", "drop"), ("phi", "embed_dropout"), ("gpt_neox", "emb_dropout")])
@@ -815,7 +819,6 @@ def test_under_autocast_logits_are_those_of_transformers_under_the_same(name: st
             assert torch.equal(output.sequences, expected.sequences)
             torch.testing.assert_close(torch.stack(output.logits), torch.stack(expected.logits), rtol=0, atol=1e-5)
     assert torch.equal(outside.generate(PROMPT, **GREEDY), free)
-    assert not torch.equal(free, expected.sequences) or name != "llama"
 
 
 def test_under_autocast_drafts_batches_and_the_bitwise_level_run() -> None:

@@ -13,8 +13,10 @@ from specbound.decoding.noise import gumbel_noise
 from specbound.decoding.request import Request
 from specbound.decoding.sequence import Sequence
 from specbound.evaluation.verify import RandomPolicy
+from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from tests.decoding.families import VARIANTS, random_model, random_prompt
+from tests.generation_table import same_noise
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"top_k": 0},
@@ -182,6 +184,85 @@ def test_draft_signals_under_sampling_are_those_of_the_drafted_token() -> None:
     assert int(choice.token) == int(best.indices[0])
     assert float(choice.noised_margin) == pytest.approx(float(best.values[0] - best.values[1]))
     assert float(choice.probability) == pytest.approx(float(logits.softmax(-1)[0, best.indices[0]]))
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-10, 1e-8, 1e-6, 1e6, 1e30])
+def test_any_temperature_samples_as_transformers_does_with_the_same_noise(temperature: float) -> None:
+    model = random_model("llama")
+    prompt = random_prompt(7, 9)
+    settings = {"do_sample": True, "temperature": temperature, "top_k": 0, "max_new_tokens": 16}
+    with same_noise([9], seed=4):
+        expected = model.generate(prompt, **settings)
+    if temperature <= 1e-6:
+        assert torch.equal(expected, model.generate(prompt, do_sample=False, max_new_tokens=16))
+    for policy in (None, *policies()):
+        assert torch.equal(SpecBoundDecoder(model, policy).generate(prompt, seed=4, **settings), expected)
+
+
+def test_equal_scores_are_drawn_from_evenly_however_large_they_are() -> None:
+    scores = torch.full((1, 12), -torch.inf)
+    scores[0, [3, 5, 8]] = 2.5e38
+    request = Request(prompt=(1,), max_new_tokens=900, do_sample=True, seed=1)
+    sequence = Sequence(request, torch.device("cpu"))
+    drawn = [sequence.commit_token(scores) for _ in range(900)]
+    assert set(drawn) == {3, 5, 8}
+    assert stats.chisquare([drawn.count(token) for token in (3, 5, 8)]).pvalue > 0.01
+
+
+def with_head(bias: list[float]) -> PreTrainedModel:
+    """A model whose head adds to the first logits."""
+    model = random_model("llama")
+    head = torch.nn.Linear(32, 97)
+    head.weight.data.copy_(model.lm_head.weight.data)
+    head.bias.data.zero_()
+    head.bias.data[: len(bias)] = torch.tensor(bias)
+    model.lm_head = head
+    return model
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize("bias", [[0.0, INF], [0.0, INF, INF], [NAN, 0.0], [0.0, NAN, INF], [-INF, -INF], [-INF] * 97])
+@pytest.mark.parametrize("how", [{"do_sample": False}, {"do_sample": True}, {"do_sample": True, "temperature": 0.5}])
+@pytest.mark.parametrize("removes", [False, True])
+def test_infinite_logits_and_nan_are_what_they_are_in_transformers(bias: list[float], how: dict, removes: bool) -> None:
+    model = with_head(bias)
+    prompt = random_prompt(7, 9)
+    settings = {"remove_invalid_values": removes, "max_new_tokens": 6, "top_k": 0, **how}
+    try:
+        with same_noise([9], seed=4):
+            expected = model.generate(prompt, **settings)
+        if how["do_sample"]:
+            torch.manual_seed(0)
+            model.generate(prompt, **settings)  # what torch.multinomial refuses
+    except RuntimeError:
+        expected = None
+    for policy in (None, StaticPolicy((2,), 0.0, 4), StaticPolicy((1, 3), (0.05, 0.02), 5)):
+        decoder = SpecBoundDecoder(model, policy)
+        if expected is None:
+            with pytest.raises(InputError, match="scores must be numbers below infinity"):
+                decoder.generate(prompt, seed=4, **settings)
+        else:
+            assert torch.equal(decoder.generate(prompt, seed=4, **settings), expected)
+
+
+def test_exits_that_give_no_numbers_cost_drafts_and_nothing_else() -> None:
+    model = random_model("llama")
+    expected = {
+        sample: SpecBoundDecoder(model).generate(random_prompt(1, 9), max_new_tokens=16, do_sample=sample, seed=2)
+        for sample in (False, True)
+    }
+    for layer in (1, 2):
+        decoder = SpecBoundDecoder(model, StaticPolicy((1, 2, 3), (0.2, 0.1, 0.0), 4))
+        read = decoder.adapter.read_exit
+        calls = iter(range(10**6))
+        decoder.adapter.read_exit = lambda *i, read=read, calls=calls, layer=layer: (  # type: ignore[method-assign]
+            read(*i) * (NAN if next(calls) % 3 == layer else 1.0)
+        )
+        for sample in (False, True):
+            output = decoder.generate(random_prompt(1, 9), max_new_tokens=16, do_sample=sample, seed=2)
+            assert torch.equal(output, expected[sample])
 
 
 def test_a_processor_that_cannot_be_copied_sees_the_whole_batch_as_in_transformers() -> None:

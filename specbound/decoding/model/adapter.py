@@ -218,10 +218,8 @@ class ModelAdapter:
         """Raises where keys and values are not of this model as it is now."""
         name = name_of(self.model)
         if isinstance(past, DecodeCache):
-            is_ours = past.owner in (None, self.layers) and [layer.window for layer in past.layers] == [
-                self._window(kind) for kind in self.kinds
-            ]
-            if not is_ours:
+            windows = [self._window(kind) for kind in self.kinds]
+            if not past.is_of(self.layers) or [layer.window for layer in past.layers] != windows:
                 raise InputError(f"past_key_values must come from {name}, got another model's cache")
             if past.batch_size != 1:
                 raise InputError(f"past_key_values must hold one sequence, got {past.batch_size}")

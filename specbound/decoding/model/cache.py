@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from specbound.decoding.model.ragged import RaggedCall
 from specbound_controller.errors import InputError
 
 # B rows (sequences), H key-value heads, C capacity in tokens, D head width, n new tokens, K visible keys
+
+
+MARK_NUMBERS = 8
+"""Of a parameter, that a file remembers."""
 
 
 class KeyValueStore(Protocol):
@@ -189,6 +193,15 @@ class PreallocatedLayer(CacheLayerMixin):
         return -1
 
 
+def mark_of(owner: object) -> tuple[float, ...]:
+    """A few numbers of layers, by which a cache in a file knows them again; none of layers that are elsewhere."""
+    if not isinstance(owner, nn.Module):
+        return ()
+    parameters = [parameter for parameter in owner.parameters() if not parameter.is_meta]
+    ends = (parameter.detach().flatten()[:MARK_NUMBERS] for parameter in (parameters[:1] + parameters[-1:]))
+    return tuple(number for numbers in ends for number in numbers.double().tolist())
+
+
 def visible_keys(past: int, num_new: int, window: int | None) -> int:
     """Keys that any of `num_new` queries after `past` tokens may see, themselves included."""
     return past + num_new if window is None else min(past, window - 1) + num_new
@@ -211,6 +224,8 @@ class DecodeCache(Cache):
         super().__init__(layers=[PreallocatedLayer(capacity, batch_size, window) for window in windows])
         self.owner = owner
         """None where the cache comes out of a file."""
+        self.mark: tuple[float, ...] = ()
+        """What a file says of the owner."""
         self.call: RaggedCall | None = None
         """The rows that layers append to while a ragged call runs; None appends to all rows, of one length."""
         self.tokens: list[int] = []
@@ -247,7 +262,11 @@ class DecodeCache(Cache):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a file holds: not the model's layers."""
-        return {**vars(self), "owner": None}
+        return {**vars(self), "owner": None, "mark": mark_of(self.owner) or self.mark}
+
+    def is_of(self, owner: nn.Module) -> bool:
+        """Whether keys and values are those of some layers, as far as it can be told."""
+        return self.owner is owner if self.owner is not None else self.mark == mark_of(owner)
 
     def reset(self) -> None:
         super().reset()

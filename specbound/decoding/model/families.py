@@ -117,6 +117,11 @@ def _refuse_odd_layers(model: PreTrainedModel) -> None:
     """Refuses layers that were removed, moved, repeated or given other kernels without the rest of the model."""
     body, name = body_of(model), name_of(model)
     layers, num_layers = getattr(body, FAMILIES[body.config.model_type].layers), num_layers_of(model)
+    if body.config.num_hidden_layers < num_layers:
+        raise UnsupportedModelError(
+            f"{name}: config.num_hidden_layers is {body.config.num_hidden_layers}, and this family runs all "
+            f"{num_layers} layers: remove layers from the model too"
+        )
     if num_layers < 1 or len(layer_kinds(body.config, num_layers)) < num_layers:
         raise UnsupportedModelError(f"{name}: config.layer_types must name {num_layers} layers, at least one")
     for place in range(num_layers):

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from specbound.decoding.model.composition import Place, found, global_hooks
 from specbound.decoding.model.families import SLIDING, body_of, layer_kinds, name_of, num_layers_of
@@ -42,6 +43,8 @@ def left_out_places(model: PreTrainedModel, called_once: Iterable[nn.Module]) ->
     places: list[Place] = [(type(model), name) for name in LOOP_METHODS]
     places += [(type(body), name) for name in ("__call__", "_call_impl", "forward")]
     places += [(model.__dict__, name) for name in LOOP_METHODS]
+    kernel = body.config._attn_implementation
+    places += [(ALL_ATTENTION_FUNCTIONS, kernel), (ALL_MASK_ATTENTION_FUNCTIONS, kernel)]
     places += [(type(module), "forward") for module in called_once]
     for module in (model, body):
         places += helper_places(type(module).forward)

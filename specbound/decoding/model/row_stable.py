@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from specbound.decoding.model.families import name_of
 from specbound.decoding.model.lean import ROW_STABLE_ATTENTION
+from specbound.decoding.model.left_out import described, is_library
 from specbound.decoding.model.row_attention import row_stable_attention
 from specbound.decoding.model.row_blocks import RowBlocks, find_block_rows, is_kind
 from specbound_controller.errors import UnsupportedModelError
@@ -42,6 +43,11 @@ def row_stable_model(model: PreTrainedModel) -> PreTrainedModel:
     places = sorted({str(parameter.device) for parameter in model.parameters()})
     if len(places) > 1:
         raise UnsupportedModelError(f"{name_of(model)} is on {', '.join(places)}: bitwise exactness needs one device")
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    if not is_library(attend):
+        raise UnsupportedModelError(
+            f"{name_of(model)}: bitwise exactness cannot follow {described(attend)} under the name of sdpa attention"
+        )
     ALL_ATTENTION_FUNCTIONS.register(ROW_STABLE_ATTENTION, row_stable_attention)
     twin = _Twins(name_of(model)).of(model)
     assert isinstance(twin, PreTrainedModel)  # a copy is of the same class
