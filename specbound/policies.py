@@ -15,7 +15,7 @@ from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.fingerprint import same_model
-from specbound_controller.policy import Policy, StaticPolicy
+from specbound_controller.policy import AnnealedConfidence, FixedPolicy, Policy, StaticPolicy
 
 STATIC_NAMES = ("best_static", "best_static_annealed")
 CONTROLLER_NAMES = ("best_static_learned", "controller")
@@ -113,10 +113,9 @@ class TunedPolicies:
         return f"{constants}; the best of {tuned.num_candidates} settings on {self.file.num_prompts} prompts"
 
 
-def static_policy(action: Action, alpha: float) -> StaticPolicy:
-    """The policy that plays one action of the static grid at every step."""
-    exits = (action.exit_layer,) if action.width else ()
-    return StaticPolicy(exits, action.threshold, action.width, alpha=alpha, combine=action.combine)
+def static_policy(action: Action, alpha: float) -> FixedPolicy:
+    """The policy that plays one action of the static grid at every step, the lookup before its exit included."""
+    return FixedPolicy(action.decision({"annealed": AnnealedConfidence(alpha)}))
 
 
 def controller_policy(name: str, compression: str, costs: CostTable, controller: Controller | None) -> Policy:

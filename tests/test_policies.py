@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specbound.policies import POLICY_NAMES, TunedPolicies, learned_action
-from specbound_controller.actions import PLAIN, Action
+from specbound.policies import POLICY_NAMES, TunedPolicies, learned_action, static_policy
+from specbound_controller.actions import PLAIN, Action, static_grid
 from specbound_controller.baselines.fixed import LayerSkipSettings, StaticSettings
 from specbound_controller.baselines.lengths import HeuristicSettings
 from specbound_controller.baselines.logistic import LogisticSettings
@@ -148,3 +148,13 @@ def test_plain_decoding_may_be_the_best_static_action(tuned: TunedPolicies) -> N
     policies = TunedPolicies(replace(tuned.file, levels={"none": plain}), "here")
     assert policies.policy("best_static", "none", COSTS).decide(None).w_max == 0
     assert policies.describe("best_static", "none").startswith("plain, alpha 0;")
+
+
+def test_a_static_policy_plays_all_of_its_action() -> None:
+    """Also the lookup that comes before the exit."""
+    grid = static_grid((0, 2, 5))
+    assert any(action.lookup_threshold for action in grid)
+    for action in grid:
+        decision = static_policy(action, 0.25).decide(None)
+        asked = action.decision({"annealed": AnnealedConfidence(0.25)})
+        assert (decision.w_max, decision.thresholds, decision.combine) == (asked.w_max, asked.thresholds, asked.combine)

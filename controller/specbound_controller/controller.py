@@ -25,6 +25,7 @@ from specbound_controller.fingerprint import same_model
 from specbound_controller.mlp import Mlp
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore
 from specbound_controller.step_policy import StepPolicy, solve_rho
+from specbound_controller.text_files import decoded
 
 WEIGHTS_FILE = "controller.safetensors"
 CONFIG_FILE = "config.json"
@@ -208,7 +209,7 @@ class Controller:
         folder = Path(directory)
         weights, text = (_read(folder, name) for name in (WEIGHTS_FILE, CONFIG_FILE))
         try:
-            config, sha256 = ControllerConfig.from_json(text.decode())
+            config, sha256 = ControllerConfig.from_json(decoded(text, CONFIG_FILE))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"{folder / CONFIG_FILE} is not a controller's config: {_reason(error)}") from error
         try:

@@ -8,6 +8,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+class _Console(Console):
+    """Standard error; where nobody reads it any more, the work goes on (rich would end the process)."""
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True)
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class RecordingBar:
     """Advances by tokens; a prompt that ends early counts as done."""
 
@@ -20,7 +30,7 @@ class RecordingBar:
             TextColumn("{task.fields[prompts]} prompts, {task.fields[speed]:.0f} tokens/s,"),
             TimeRemainingColumn(),
             TextColumn("left"),
-            console=Console(stderr=True),
+            console=_Console(),
         )
         self._total = num_prompts
         self._task = self._progress.add_task(
@@ -53,5 +63,5 @@ class RecordingBar:
 @contextmanager
 def status(message: str) -> Iterator[None]:
     """Says on stderr what goes on while it goes on."""
-    with Console(stderr=True).status(message):
+    with _Console().status(message):
         yield

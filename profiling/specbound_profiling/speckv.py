@@ -7,6 +7,8 @@ draft length, and `phase2_experiment_results.csv`, one row for each run of such 
 # N steps, S signals, M runs
 
 import csv
+import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from specbound_controller.errors import InputError
+from specbound_controller.text_files import read_text
 
 LEVELS = ("fp16", "int8", "nf4")
 """Compression levels of its target model, in the order in which its predictor counts them."""
@@ -106,13 +109,13 @@ def read_steps(path: Path | str) -> SpecKVLog:
     """Reads `phase2_step_results.csv`. Raises InputError where a column is missing or a line is broken."""
     columns: Columns = {
         "compression": _level,
-        "gamma": int,
+        "gamma": _count,
         "task": str,
-        "step": int,
-        "accepted": int,
-        "acceptance_rate": float,
-        "tokens_produced": int,
-        **dict.fromkeys(SIGNALS, float),
+        "step": _count,
+        "accepted": _count,
+        "acceptance_rate": _number,
+        "tokens_produced": _count,
+        **dict.fromkeys(SIGNALS, _number),
     }
     level, length, task, step, accepted, acceptance, tokens, *signals = _read(Path(path).expanduser(), columns)
     if step[0] != 0:
@@ -124,13 +127,13 @@ def read_clock(path: Path | str, log: SpecKVLog) -> SpecKVClock:
     """Reads `phase2_experiment_results.csv`. Raises InputError where its runs are not those of the step log."""
     columns: Columns = {
         "compression": _level,
-        "gamma": int,
+        "gamma": _count,
         "task": str,
         "prompt": str,
-        "num_tokens": int,
-        "elapsed_sec": float,
-        "num_steps": int,
-        "tokens_per_sec": float,
+        "num_tokens": _count,
+        "elapsed_sec": _seconds,
+        "num_steps": _count,
+        "tokens_per_sec": _number,
     }
     level, length, task, texts, tokens, seconds, steps, speed = _read(Path(path).expanduser(), columns)
     prompt = np.unique(texts, return_inverse=True)[1]
@@ -150,11 +153,36 @@ def _level(name: str) -> int:
     return LEVELS.index(name)
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**31:
+        raise ValueError("a count must be in [0, 2147483647]")
+    return number
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number must be finite")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = _number(text)
+    if number <= 0:
+        raise ValueError("seconds must be above 0")
+    return number
+
+
 def _read(path: Path, columns: Columns) -> list[np.ndarray]:
     """The named columns of a CSV file."""
     values: list[list[object]] = [[] for _ in columns]
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        text = read_text(path)
+    except InputError as error:
+        raise InputError(f"speckv must name a readable CSV file: {error}") from None
+    try:
+        with io.StringIO(text, newline="") as file:
             reader = csv.DictReader(file)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
@@ -165,9 +193,7 @@ def _read(path: Path, columns: Columns) -> list[np.ndarray]:
                         column.append(parse(row[name]))
                     except (TypeError, ValueError) as error:
                         raise InputError(f"{path}:{reader.line_num}: {name} is {row[name]!r}: {error}") from None
-    except OSError as error:
-        raise InputError(f"speckv must name a readable CSV file, got {path} ({error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise InputError(f"speckv must name a CSV file, got {path} ({error})") from None
     if not values[0]:
         raise InputError(f"{path} must hold at least one row, got none")

@@ -18,3 +18,8 @@ def demo_controller_dir() -> Path:
 def demo_prompts_path(split: str) -> Path:
     """Prompts from held-out documents. split: `profile` (profiling and training) or `evaluate`."""
     return _HERE / f"demo_prompts_{split}.jsonl"
+
+
+def training_prompts_path() -> Path:
+    """Six hundred prompts of ten kinds, by `specbound prompts`; source and licence stand on each line."""
+    return _HERE / "training_prompts.jsonl"

@@ -8,6 +8,7 @@ from specbound.decoding.sampling_config import SamplingConfig
 from specbound.models.names import chosen_controller
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
+from specbound_profiling.prompts.files import other_prompts
 
 METHODS = (
     "transformers",
@@ -44,8 +45,9 @@ class BenchConfig(SamplingConfig):
     """Hand prompts over as they stand. Otherwise they go through the chat template, where the tokenizer has one."""
     num_prompts: int = 24
     """Prompts to time, spread over the kinds of content, at least 1."""
-    tuning_prompts: str = "demo:profile"
-    """Other prompts, on which grids are searched, the same forms."""
+    tuning_prompts: str | None = None
+    """Other prompts, on which grids are searched, the same forms. By default FILE:tuning for FILE:evaluation, the
+    demonstration's other set for demo, else training."""
     num_tuning_prompts: int = 6
     """Of these, at least 1."""
     tuning_tokens: int = 48
@@ -152,6 +154,8 @@ class BenchConfig(SamplingConfig):
     @property
     def tuning_source(self) -> str:
         """The prompts to tune on, `demo` resolved."""
+        if self.tuning_prompts is None:
+            return other_prompts(self.prompt_source)
         return "demo:profile" if self.tuning_prompts == "demo" else self.tuning_prompts
 
     @property

@@ -1,6 +1,7 @@
 """The side-by-side run on a real model: tune on prompts of their own, time every method interleaved, make rows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from specbound.bench.compare import Comparison, Group, conditions
@@ -9,23 +10,23 @@ from specbound.bench.methods import OurMethod, new_decoder
 from specbound.bench.result import BenchResult, Say, breakdowns_by_label
 from specbound.bench.specbench import Item, Question, items_of, load_questions
 from specbound.bench.transformers_methods import TransformersMethod
-from specbound.bench.tuning import GRID_KINDS, record_tuning, speedup_map, tune_transformers
+from specbound.bench.tuning import GRID_KINDS, speedup_map, tune_transformers
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.model.adapter import ModelAdapter
+<<<<<<< HEAD
 from specbound.decoding.model.segments import CALLS_BEFORE_CAPTURE
+=======
+from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static, record_exits
+>>>>>>> main
 from specbound.evaluation.timing import ContentionProbe, TimedPrompt
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
-from specbound.policies import static_policy
 from specbound.pricing.local import given_costs, required_costs
 from specbound.results.report import model_info
 from specbound_controller.costs import CostTable
+from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.recording.config import auto_exit_layers
-from specbound_profiling.replay.best_static import best_static_action
-
-STATIC_ALPHA = 0.5
-"""Annealing of the best static setting where no controller brings one."""
 
 
 class Bench:
@@ -81,20 +82,35 @@ class Bench:
         controller, asked = self.controller, self.config.chosen_methods
         exits = auto_exit_layers(self.adapter.num_layers) if controller is None else controller.config.exit_layers
         costs = self._costs(exactness, exits)
-        alpha = STATIC_ALPHA if controller is None else controller.config.alpha
         decoder = self._decoder(exactness)
         methods = [OurMethod("plain", decoder)]
         if "best_static" in asked:
-            self.say(f"{exactness}: recording the tuning prompts")
-            ids = [prompt.input_ids for prompt in tuning]
-            traces = record_tuning(self.adapter, ids, exits, self.config, exactness)
-            action = best_static_action(traces, costs, self.adapter.num_layers, alpha)
-            methods.append(OurMethod("best_static", decoder, static_policy(action, alpha), action.name))
+            static, traces = self._static(exactness, exits, costs, tuning)
+            methods.append(OurMethod("best_static", decoder, static.policy(), static.action().name))
             self.speedup_map = self.speedup_map or speedup_map(traces, costs, self.adapter.num_layers)
-            self.notes.append(f"best_static, {exactness}: {action.name}, by replay of the tuning prompts")
+            self.notes.append(f"best_static, {exactness}: {static.describe()}")
         if controller is not None and "controller" in asked:
             methods.append(OurMethod("controller", decoder, controller.policy(costs, self.loaded.compression)))
         return Group(methods, costs)
+
+    def _static(
+        self, exactness: str, exits: Sequence[int], costs: CostTable, tuning: Sequence[TimedPrompt]
+    ) -> tuple[StaticChoice, list[PromptTrace]]:
+        """The best fixed setting at one level, raced on the tuning prompts, and what their exits drafted."""
+        alpha = None if self.controller is None else self.controller.config.alpha
+        search = StaticSearch(
+            self.loaded,
+            tuning,
+            self.config.tuning_source,
+            costs,
+            tuple(exits),
+            exactness,
+            alpha,
+            is_compiled=self.config.compile,
+        )
+        self.say(f"{exactness}: recording the tuning prompts")
+        traces = record_exits(self.adapter, search)
+        return choose_static(replace(search, traces=traces), self.say), traces
 
     def _decoder(self, exactness: str) -> SpecBoundDecoder:
         return new_decoder(self.loaded, exactness, self.config.compile)

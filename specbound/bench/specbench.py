@@ -6,6 +6,7 @@ prompts. Knows no method but the plain one that it is given.
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,19 +57,28 @@ def load_questions(source: str, num_prompts: int | None) -> list[Question]:
 
     num_prompts: questions to take, spread over the kinds of content; None takes all.
     """
-    found: dict[str, list[Prompt]] = {}
+    found: list[list[Prompt]] = []
     for prompt in load_prompts(source):
-        found.setdefault(question_id(prompt.prompt_id), []).append(prompt)
-    questions = [_question(name, turns) for name, turns in found.items()]
+        if prompt.earlier:  # by what was said before, not by its id: HumanEval/0 and HumanEval/1 are two questions
+            found[-1].append(prompt)
+        else:
+            found.append([prompt])
+    questions = [_question(turns) for turns in found]
     if num_prompts is None:
         return questions
     return [questions[i] for i in spread([question.task for question in questions], num_prompts)]
 
 
-def _question(name: str, turns: Sequence[Prompt]) -> Question:
+def _question(turns: Sequence[Prompt]) -> Question:
     """Spec-Bench's ids are numbers."""
-    number = int(name) if name.isdecimal() else name
-    return Question(number, turns[0].category or turns[0].task, tuple(turn.text for turn in turns), turns[0].task)
+    name = turns[0].prompt_id if len(turns) == 1 else question_id(turns[0].prompt_id)
+    is_number = re.fullmatch("0|[1-9][0-9]{0,17}", name) is not None  # not 007
+    return Question(
+        int(name) if is_number else name,
+        turns[0].category or turns[0].task,
+        tuple(turn.text for turn in turns),
+        turns[0].task,
+    )
 
 
 def items_of(

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from specbound.bench.config import BenchConfig
 from specbound.bench.transformers_methods import (
     DEFAULT_THRESHOLD,
@@ -19,9 +17,6 @@ from specbound_controller.costs import CostTable
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.log.trace import PromptTrace
-from specbound_profiling.recording.record import Recorder
-from specbound_profiling.recording.rollout import RolloutSettings
-from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.best_static import static_seconds
 
 GRID_KINDS = {
@@ -35,7 +30,7 @@ GRID_KINDS = {
 ANY_LOOKUP = 1e-6
 """Threshold that every lookup clears that finds something."""
 MAX_WIDTH = 8
-"""Longest draft that the tuning prompts' roll-outs and the map of exits and widths know."""
+"""Longest draft that the map of exits and widths knows."""
 
 
 @dataclass(slots=True)
@@ -100,24 +95,6 @@ def _fastest(methods: Sequence[TransformersMethod], prompts: Sequence[TimedPromp
         return sum(timing.seconds for timing in of_method) / sum(len(timing.tokens) for timing in of_method)
 
     return named[min(named, key=seconds_per_token)]
-
-
-def record_tuning(
-    adapter: ModelAdapter,
-    prompt_ids: Sequence[Tensor],
-    exit_layers: Sequence[int],
-    config: BenchConfig,
-    exactness: str,
-) -> list[PromptTrace]:
-    """What every exit would have drafted on the tuning prompts, every wrong draft followed."""
-    settings = RecordSettings(
-        tuple(exit_layers),
-        config.tuning_tokens,
-        sampling=config.generate_arguments(),
-        rollouts=RolloutSettings(1.0, MAX_WIDTH, config.seed),
-    )
-    recorder = Recorder(adapter, settings, exactness)
-    return [recorder.record(ids, index) for index, ids in enumerate(prompt_ids)]
 
 
 def speedup_map(

@@ -1,13 +1,17 @@
 """What every command does at the edge of the process: set it up once, say how far it is, hand over what it found."""
 
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from specbound.cli.streams import tell
+
 if TYPE_CHECKING:
     from specbound.results.rows import Row
+
+MAX_WIDTH = 100_000
+"""Columns of the widest table that is measured."""
 
 
 def set_up(config: Any = None) -> None:
@@ -32,36 +36,47 @@ def set_up(config: Any = None) -> None:
 
 def say(line: str) -> None:
     """How far the command is, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    tell(line)
 
 
 def show(*parts: Any, notes: Iterable[str] = (), width: int = 0) -> None:
     """Tables and texts for people, an empty line before each table but the first, then notes, one line each.
 
+    A table that is wider than the terminal is shown whole all the same.
+
     width: columns that they take at least, wherever they go.
     """
-    from rich.console import Console
-
-    console = Console()
-    console = Console(width=width) if console.width < width else console
     for index, part in enumerate(parts):
         if isinstance(part, str):
             print(part)
             continue
         if index:
             print()
-        console.print(part)
+        _show_whole(part, width)
     for note in notes:
         print(note)
+
+
+def _show_whole(table: Any, width: int) -> None:
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # a task may be called [b] or :cat:
+    console = Console(**plain)
+    whole = Measurement.get(console, console.options.update(max_width=MAX_WIDTH), table).maximum
+    console = Console(width=max(width, whole, console.width), **plain)
+    with console.capture() as captured:  # rich ends the process where standard output is closed
+        console.print(table)
+    print(captured.get(), end="")
 
 
 def hand_over(
     json: str | None, show_people: Callable[[], None], rows: Sequence["Row"], model: Mapping[str, Any], **extra: Any
 ) -> None:
-    """Shows a result, and writes its report; where that goes to standard output (`-`), nothing else does."""
+    """Writes a result's report, and shows it; where the report goes to standard output (`-`), nothing else does."""
     from specbound.results.report import build_report, write_report
 
+    if json is not None:
+        write_report(build_report(rows, model, **extra), json)  # first: whoever was to read the rest may be gone
     if json != "-":
         show_people()
-    if json is not None:
-        write_report(build_report(rows, model, **extra), json)

@@ -22,16 +22,16 @@ def run(argv: Sequence[str]) -> int:
     finished: list[EvaluationResult] = []
 
     def keep(result: "EvaluationResult") -> None:
-        """A level is done: prints it, and writes the files again."""
+        """A level is done: writes the files again, and prints it."""
         finished[:] = [result]
-        if config.json != "-":
-            _print_level(result)
         if folder is not None:
             from specbound.evaluation.report import write_files
 
             write_files(result, folder)
         if config.json not in (None, "-"):
             write_report(to_report(result), str(config.json))
+        if config.json != "-":
+            _print_level(result)
 
     try:
         result = evaluate(config, say, keep)

@@ -1,12 +1,12 @@
 """`specbound generate`: parse, decode, print the text and one line of figures."""
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from specbound.cli.edge import hand_over, say, set_up, show
 from specbound.cli.parsing import parse_config
+from specbound.cli.streams import input_lines, input_text, unicode_text
 from specbound.generation.config import GenerateConfig
 from specbound_controller.errors import InputError
 
@@ -57,10 +57,10 @@ def gathered(argv: Sequence[str], flag: str) -> list[str]:
 
 
 def _prompt(config: GenerateConfig) -> str:
-    prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
+    prompt = input_text() if config.prompt == "-" else config.prompt
     if prompt is None or not prompt.strip():
         raise InputError("--prompt must hold text, got none" + (" on standard input" if config.prompt == "-" else ""))
-    return prompt
+    return unicode_text(prompt, "--prompt")
 
 
 def _converse(config: GenerateConfig) -> int:
@@ -69,11 +69,9 @@ def _converse(config: GenerateConfig) -> int:
 
     conversation = Conversation(prepare(config))
     say(conversation.prepared.costs or "plain decoding")
-    for line in sys.stdin:
-        if not line.strip():
-            continue
+    for message in input_lines():
         streamer = text_streamer(conversation.prepared.loaded) if config.stream else None
-        text, stats = conversation.reply(line.strip(), streamer)
+        text, stats = conversation.reply(message, streamer)
         if not config.stream:
             print(text, flush=True)
         say(f"{stats.num_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s")

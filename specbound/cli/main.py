@@ -3,14 +3,18 @@
 Knows no model and no config; a command's module is imported when the command runs, so that `--help` loads no torch.
 """
 
+import contextlib
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from specbound import __version__
+from specbound.cli.streams import drop_output, flush, prepare_streams, tell
 from specbound_controller.errors import InputError, MissingExtraError
 
 COMMANDS = {
+    "prompts": ("specbound.cli.prompts:run", "make training prompts of many kinds from free texts"),
     "profile": ("specbound.cli.profile:run", "record how every exit layer agrees with the full model"),
     "train-controller": ("specbound.cli.train_controller:run", "fit a controller on a log that profile wrote"),
     "tune": ("specbound.cli.tune:run", "choose the constants of the baselines' policies on a log that profile wrote"),
@@ -43,6 +47,14 @@ EXTRA_OF_MODULE = {
 }
 """Optional package -> the extra that brings it."""
 
+BAD_PATHS = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP),
+        *(errno.EACCES, errno.EPERM, errno.EROFS),
+    }
+)
+"""What is wrong with a path that a user gave, where no command found out before."""
+
 EXIT_OK, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -51,14 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    prepare_streams()
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        flush()
+        return code
     except KeyboardInterrupt:
         if is_debug:
             raise
         return _report("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        sys.stdout = None  # the reader went away: nothing is left to flush at exit
+        drop_output()  # its reader went away, as head does
         return EXIT_OK
     except Exception as error:
         if is_debug:
@@ -113,11 +128,17 @@ def _report_error(error: Exception) -> int:
         extra = EXTRA_OF_MODULE.get((error.name or "").split(".")[0])
         if extra is not None:
             return _report(str(MissingExtraError(f"the package {error.name}", extra)), EXIT_BAD_INPUT)
+    if isinstance(error, OSError):
+        where = "" if error.filename is None else f"{error.filename}: "
+        exit_code = EXIT_BAD_INPUT if where and error.errno in BAD_PATHS else EXIT_FAILURE
+        return _report(f"{where}{error.strerror or error} (--debug shows the traceback)", exit_code)
     return _report(f"{type(error).__name__}: {error} (--debug shows the traceback)", EXIT_FAILURE)
 
 
 def _report(message: str, exit_code: int) -> int:
-    print(f"specbound: error: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        flush()
+    tell(f"specbound: error: {' '.join(message.split())}")
     return exit_code
 
 

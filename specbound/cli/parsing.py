@@ -22,6 +22,7 @@ from jsonargparse import ActionYesNo, ArgumentParser
 
 from specbound.models.names import joined_name
 from specbound_controller.errors import InputError
+from specbound_controller.text_files import read_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -112,10 +113,15 @@ def field_docs(config_class: type) -> dict[str, str]:
 def load_yaml(path: Path, config_class: type) -> dict[str, Any]:
     """The keys and values of a YAML file, each key a field of the config. Raises InputError."""
     try:
-        values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config must name a readable file, got {path} ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = read_text(path.expanduser())
+    except InputError as error:
+        raise InputError(f"--config must name a readable file: {error}") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise InputError(f"{path}{line} must be valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         raise InputError(f"{path} must be valid YAML: {error}") from None
     values = {} if values is None else values
     if not isinstance(values, dict):

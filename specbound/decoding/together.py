@@ -1,4 +1,4 @@
-"""What the rows of a batch share: criteria, and sometimes processors, that look at all rows at once, as in transformers.
+"""What the rows of a batch share: criteria, and sometimes processors, that look at all rows, as in transformers.
 
 Criteria are called once for every length, as soon as all rows have reached it; rows that drafted further are cut where
 the criteria end them. Processors that cannot be told apart by rows are given all of them, so that rows then go in step.

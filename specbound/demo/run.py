@@ -8,21 +8,20 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from specbound import __version__
 from specbound.demo.config import DemoConfig
+from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static
 from specbound.evaluation.level import Protocol, evaluate_level, timed_prompts
 from specbound.evaluation.rows import EvaluatedRow
 from specbound.evaluation.timing import TimedPrompt
 from specbound.models.fingerprint import model_fingerprint
-from specbound.models.loading import load_model
-from specbound.policies import static_policy
+from specbound.models.loading import LoadedModel, load_model
 from specbound.results.report import machine_info, model_info
 from specbound.results.rows import Row
-from specbound_controller.actions import Action
 from specbound_controller.controller import Controller
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
@@ -31,12 +30,13 @@ from specbound_profiling.progress import status
 from specbound_profiling.prompts.files import load_prompts
 from specbound_profiling.recording.config import ProfileConfig
 from specbound_profiling.recording.profile import profile
-from specbound_profiling.replay.best_static import best_static_action
 from specbound_train.config import TrainConfig
 from specbound_train.train import train_controller
 
 COMPRESSION = "none"
 """The demonstration runs in fp32, where outputs are equal token by token."""
+TUNING_TOKENS = 32
+"""Tokens of each profiling prompt in the race of the static settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoResult:
         with status("fitting"):
             train_controller(TrainConfig(log=str(log_dir), out=str(controller_dir), seed=config.seed))
         say(f"[3/3] decoding {config.num_evaluation_prompts} other prompts with every method, interleaved")
-        result = evaluate(config, prompts, open_log(log_dir), Controller.load(controller_dir))
+        result = evaluate(config, prompts, open_log(log_dir), Controller.load(controller_dir), say)
     machine = machine_info()
     result.notes.append(f"measured on {machine['name']}, {machine['num_cores']} cores, specbound {__version__}")
     result.notes.append(f"the whole chain took {time.perf_counter() - started:.0f} s")
@@ -99,15 +99,33 @@ def evaluation_prompts(config: DemoConfig) -> list[TimedPrompt]:
     return timed_prompts(prompts, load_model(config.model, COMPRESSION), config.max_new_tokens)
 
 
-def evaluate(config: DemoConfig, prompts: Sequence[TimedPrompt], log: StepLog, controller: Controller) -> DemoResult:
+def _tuning_prompts(config: DemoConfig, loaded: LoadedModel) -> list[TimedPrompt]:
+    """The profiling prompts, short: what static settings race on."""
+    prompts = load_prompts(config.profile_prompts, config.num_profile_prompts)
+    timed = timed_prompts(prompts, loaded, config.max_new_tokens)
+    return [replace(prompt, max_new_tokens=min(TUNING_TOKENS, prompt.max_new_tokens)) for prompt in timed]
+
+
+def evaluate(
+    config: DemoConfig, prompts: Sequence[TimedPrompt], log: StepLog, controller: Controller, say: Callable[[str], None]
+) -> DemoResult:
     """Measures the controller beside the best static setting, as `specbound evaluate` does."""
     loaded = load_model(config.model, COMPRESSION)
     num_layers, alpha = log.manifest.num_layers, controller.config.alpha
     controller.check_model(model_fingerprint(loaded.model), num_layers)
     costs = log.costs[COMPRESSION]
-    static = best_static_action(log.traces(COMPRESSION), costs, num_layers, alpha)
+    search = StaticSearch(
+        loaded,
+        _tuning_prompts(config, loaded),
+        "the profiling prompts",
+        costs,
+        controller.config.exit_layers,
+        alpha=alpha,
+        traces=log.traces(COMPRESSION),
+    )
+    static = choose_static(search, say)
     policies: dict[str, Policy] = {
-        "best_static": static_policy(static, alpha),
+        "best_static": static.policy(),
         "controller": controller.policy(costs, COMPRESSION),
     }
     protocol = Protocol(config.num_rounds, config.w_max, config.seed, config.allow_noise)
@@ -120,9 +138,9 @@ def _say_nothing(line: str) -> None:
     """The demo says what its stages are itself."""
 
 
-def _choices(static: Action, controller: Controller) -> list[str]:
+def _choices(static: StaticChoice, controller: Controller) -> list[str]:
     played = controller.config.static_actions.get(COMPRESSION)
-    lines = [f"best static, chosen on the profiling prompts: {static.name}"]
+    lines = [f"best static: {static.describe()}"]
     if played is not None:
         lines.append(f"the controller found nothing faster on its validation prompts than {played.name} at every step")
     return lines

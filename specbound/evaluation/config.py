@@ -9,9 +9,12 @@ from specbound.models.names import chosen_controller
 from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
+from specbound_profiling.prompts.files import other_prompts
 
-FIXED_POLICIES = ("best_static", "best_static_annealed", "best_static_learned")
-"""One action at every step, chosen on training prompts."""
+RACED_POLICIES = ("best_static", "best_static_annealed")
+"""One action at every step, chosen by a race on tuning prompts."""
+FIXED_POLICIES = (*RACED_POLICIES, "best_static_learned")
+"""One action at every step."""
 EVALUATED_POLICIES = (*FIXED_POLICIES, "controller", *BASELINES)
 """Policies that `specbound evaluate` knows besides plain decoding, in the order of its tables."""
 
@@ -39,13 +42,17 @@ class EvaluateConfig(SamplingConfig):
     """Kernels of plain decoding and of all policies: token (the model's own), bitwise (row-stable: equal outputs at any
     compression), or auto: token for none, bitwise for all other levels."""
     policies: str | None = None
-    """File with the constants of the fixed settings and of other systems' rules, tuned on training prompts."""
+    """File with the constants of other systems' rules, tuned on training prompts."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
     """One or several of best_static, best_static_annealed, best_static_learned, controller and, from the file,
     {BASELINES}. auto: all that there are."""
-    log: str | None = None
-    """Log that specbound profile wrote, to choose the fixed settings on; by default those that the controller's
-    training chose. The file of policies comes first."""
+    tuning_prompts: str | None = None
+    """Other prompts, the same forms, on which the best fixed setting is chosen: the best 16 by replay race each other.
+    By default FILE:tuning for FILE:evaluation, the demonstration's other set for demo, else training."""
+    num_tuning_prompts: int = 24
+    """Of these, spread over the kinds of content, at least 1."""
+    tuning_tokens: int = 48
+    """Most tokens for each tuning prompt, at least 8."""
     costs: str = "auto"
     """What work costs here: auto (the controller's table if it is from this machine, else measured once, about 30 s),
     or a log's costs.json."""
@@ -68,7 +75,9 @@ class EvaluateConfig(SamplingConfig):
     def __post_init__(self) -> None:
         SamplingConfig.__post_init__(self)
         require_at_least(2, max_new_tokens=self.max_new_tokens)
+        require_at_least(8, tuning_tokens=self.tuning_tokens)
         require_at_least(1, rounds=self.rounds, w_max=self.w_max, threads=self.threads)
+        require_at_least(1, num_tuning_prompts=self.num_tuning_prompts)
         require_at_least(0, decision_prompts=self.decision_prompts)
         if self.num_prompts is not None:
             require_at_least(1, num_prompts=self.num_prompts)
@@ -83,6 +92,8 @@ class EvaluateConfig(SamplingConfig):
             require_one_of(EVALUATED_POLICIES, policy=policy)
             if policy in BASELINES and self.policies is None:
                 raise InputError(f"policy {policy} needs --policies, a file with its constants")
+        if self.tuning_source == self.prompts:
+            raise InputError(f"tuning_prompts must be other prompts than prompts, got {self.prompts} for both")
         if "controller" in self.asked and self.controller_name == "none":
             raise InputError("policy controller needs a controller, got controller none")
 
@@ -90,6 +101,11 @@ class EvaluateConfig(SamplingConfig):
     def asked(self) -> tuple[str, ...]:
         """The policies that were named; none where all are wanted that there are."""
         return () if self.policy == "auto" else tuple(dict.fromkeys(self.policy))
+
+    @property
+    def tuning_source(self) -> str:
+        """The tuning prompts, the default resolved."""
+        return other_prompts(self.prompts) if self.tuning_prompts is None else self.tuning_prompts
 
     @property
     def controller_name(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static
 from specbound.evaluation.config import EvaluateConfig
 from specbound.evaluation.level import LevelEvaluation, Protocol, Say, evaluate_level, timed_prompts
 from specbound.evaluation.policies import Sources
@@ -101,12 +102,15 @@ def _level(
 ) -> LevelEvaluation:
     exactness, controller = config.exactness_of(loaded.compression), sources.controller
     exit_layers = auto_exit_layers(loaded.model.config.num_hidden_layers)
-    alpha = 0.0
     if controller is not None:
-        exit_layers, alpha = controller.config.exit_layers, controller.config.alpha
+        exit_layers = controller.config.exit_layers
     costs, costs_used = _costs(config, loaded, controller, exit_layers, exactness)
-    choice = sources.choose(loaded.compression, costs)
     sampling = config.generate_arguments()
+    static = _static(config, loaded, controller, exit_layers, costs, say) if sources.needs_race else None
+    choice = sources.choose(loaded.compression, costs, static)
+    alpha = 0.0 if static is None else static.alpha
+    if controller is not None:
+        alpha = controller.config.alpha
     timed = timed_prompts(prompts, loaded, config.max_new_tokens, sampling, config.raw, exactness)
     protocol = Protocol(
         num_rounds=config.rounds,
@@ -122,6 +126,30 @@ def _level(
     error = f"; {costs.held_out_error:.0%} off on steps held out"
     level.notes.extend([costs_used + error, *choice.notes])
     return level
+
+
+def _static(
+    config: EvaluateConfig,
+    loaded: LoadedModel,
+    controller: Controller | None,
+    exit_layers: tuple[int, ...],
+    costs: CostTable,
+    say: Say,
+) -> StaticChoice:
+    """The best fixed setting of a level, raced on the tuning prompts here."""
+    exactness, sampling = config.exactness_of(loaded.compression), config.generate_arguments()
+    prompts = load_prompts(config.tuning_source, config.num_tuning_prompts)
+    search = StaticSearch(
+        loaded,
+        timed_prompts(prompts, loaded, config.tuning_tokens, sampling, config.raw, exactness),
+        config.tuning_source,
+        costs,
+        exit_layers,
+        exactness,
+        None if controller is None else controller.config.alpha,
+        None if controller is None else controller.draft_vocabulary,
+    )
+    return choose_static(search, say)
 
 
 def _grid(exit_layers: tuple[int, ...], alpha: float, w_max: int) -> tuple[Decision, ...]:

@@ -6,6 +6,7 @@ from specbound.decoding.exactness import require_exactness
 from specbound.decoding.sampling_config import SamplingConfig
 from specbound.models.names import chosen_controller
 from specbound_controller.errors import InputError, require_at_least, require_one_of
+from specbound_controller.text_files import is_unicode
 from specbound_controller.trees.names import TREE_NAMES
 
 
@@ -66,6 +67,8 @@ class GenerateConfig(SamplingConfig):
             raise InputError("compare and json need a single message: give --prompt")
         if "" in self.stop:
             raise InputError("stop must hold text, got none")
+        if not is_unicode("".join(self.stop)):
+            raise InputError("stop must be text in the terminal's encoding, got half of a character")
         if self.stream and self.json == "-":
             raise InputError("stream must be off where json is -: both write to standard output")
         require_one_of(("auto", "plain", *TREE_NAMES), policy=self.policy)

@@ -1,11 +1,12 @@
 """One prompt, one model, perhaps a controller: what `specbound generate` does. Knows no command line."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
-from transformers import TextStreamer
+from transformers import StopStringCriteria, TextStreamer
 from transformers.cache_utils import Cache
 
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
@@ -20,7 +21,8 @@ from specbound.pricing.local import choose_costs
 from specbound.results.report import model_info
 from specbound.results.rows import Row
 from specbound.stores.auto import auto_policy
-from specbound_controller.errors import MissingExtraError
+from specbound_controller.errors import InputError, MissingExtraError
+from specbound_profiling.prompts.tokenization import known_ids, text_ids
 
 WARM_UP_TOKENS = 8
 
@@ -84,9 +86,9 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
     prepared = prepare(config)
     loaded, plain, decoder, arguments = prepared.loaded, prepared.plain, prepared.decoder, prepared.arguments
     if config.chat or (has_chat_template(loaded) and not config.raw):
-        input_ids = chat_ids(loaded, [{"role": "user", "content": prompt}])
+        input_ids = known_ids(chat_ids(loaded, [{"role": "user", "content": prompt}]), loaded, "the message")
     else:
-        input_ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        input_ids = text_ids(prompt, loaded, "the prompt")
     if config.compare:
         for each in (plain, decoder):
             _decode(each, input_ids, {**arguments, "max_new_tokens": min(WARM_UP_TOKENS, config.max_new_tokens)})
@@ -108,6 +110,7 @@ def prepare(config: GenerateConfig) -> Prepared:
     loaded = load_model(config.model, config.compression)
     arguments = {"max_new_tokens": config.max_new_tokens, **config.generate_arguments()}
     if config.stop:
+        _refuse_unsayable(config.stop, loaded)
         arguments |= {"stop_strings": list(config.stop), "tokenizer": loaded.tokenizer}
     twin = greedy_twin(loaded.model)
     settings: dict[str, Any] = {"record_steps": False, "exactness": config.exactness, "compile": config.compile}
@@ -121,6 +124,17 @@ def prepare(config: GenerateConfig) -> Prepared:
     policy = controller.policy(costs, loaded.compression)
     decoder = SpecBoundDecoder(twin, policy, loaded.compression, **settings)
     return Prepared(loaded, plain, decoder, "controller", arguments, costs_used)
+
+
+def _refuse_unsayable(stop: Sequence[str], loaded: LoadedModel) -> None:
+    """Raises InputError, before any work, where transformers cannot look for a stop text with this tokenizer."""
+    try:
+        StopStringCriteria(loaded.tokenizer, list(stop))
+    except ValueError as error:
+        raise InputError(
+            f"stop cannot be looked for by transformers with the tokenizer of model {loaded.name!r}, got "
+            f"{', '.join(map(repr, stop))}: {str(error).partition('. ')[0]}"
+        ) from error
 
 
 def _with_tree(
@@ -193,7 +207,7 @@ class Conversation:
         """The model's answer to one more message. Raises InputError where the conversation outgrows the model."""
         prepared, tokenizer = self.prepared, self.prepared.loaded.tokenizer
         self.messages.append({"role": "user", "content": message})
-        ids = chat_ids(prepared.loaded, self.messages)
+        ids = known_ids(chat_ids(prepared.loaded, self.messages), prepared.loaded, "the message")
         output = prepared.decoder.decode([ids], streamer=streamer, past_key_values=self.cache, **prepared.arguments)
         self.cache = output.past_key_values
         text = tokenizer.decode(output.sequences[0, ids.shape[1] :], skip_special_tokens=True)

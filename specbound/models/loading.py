@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -239,5 +240,10 @@ def chat_ids(loaded: LoadedModel, messages: Sequence[Mapping[str, str]]) -> Tens
     """Token ids (1, T) of a conversation that the model is to continue, by its chat template."""
     if loaded.tokenizer.chat_template is None:
         raise InputError(f"chat needs a tokenizer with a chat template, but that of model {loaded.name!r} has none")
-    ids = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    try:
+        ids = loaded.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+    except TemplateError as error:
+        raise InputError(f"the chat template of model {loaded.name!r} does not take this chat: {error}") from error
     return torch.tensor([ids["input_ids"]])

@@ -7,7 +7,6 @@ methods that `LABELS` does not name. Needs the extra `[report]`. Measures nothin
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from specbound.results.files import write_whole
 from specbound.results.report import SCHEMA
 from specbound_controller.errors import InputError, MissingExtraError
+from specbound_controller.text_files import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,9 +65,9 @@ class Panel:
 def panel_of(path: Path) -> Panel:
     """What a report says of the methods that the picture shows. Raises InputError, one line, where it is none."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"report {path} cannot be read: {' '.join(str(error).split())}") from None
+        report = read_json(path)
+    except InputError as error:
+        raise InputError(f"report {error}") from None
     if not isinstance(report, dict) or report.get("schema") != SCHEMA or not isinstance(report.get("rows"), list):
         raise InputError(f"{path} must be a report that --json of a command wrote (schema {SCHEMA})")
     try:

@@ -92,7 +92,7 @@ def markdown(cells: Cells) -> str:
 
 
 def _line(values: Iterable[str]) -> str:
-    return f"| {' | '.join(values)} |"
+    return f"| {' | '.join(value.replace('|', chr(92) + '|') for value in values)} |"
 
 
 def page_table(cells: Cells) -> str:

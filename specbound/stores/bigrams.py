@@ -1,6 +1,7 @@
 """The model's best tokens after each single token: made once per model, kept for this user like cost tables."""
 
 import contextlib
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from specbound.models.fingerprint import model_fingerprint
 from specbound.stores.folder import read_store, write_store
@@ -43,11 +45,12 @@ def make_bigrams(
     best = np.full((vocabulary, count), -1, dtype=np.int32)
     started = time.perf_counter()
     with _fastest_products(model, device):
+        begin = _beginning(model, device)
         for first in range(0, vocabulary, BATCH):
             if time.perf_counter() - started > most_seconds:
                 break
             tokens = torch.arange(first, min(first + BATCH, vocabulary), device=device)
-            best[first : first + len(tokens)] = _best_after(model, tokens, count).cpu().numpy()
+            best[first : first + len(tokens)] = _best_after(model, tokens, count, begin).cpu().numpy()
             if say is not None:
                 say(first + len(tokens), vocabulary)
     return BigramTable(best)
@@ -73,13 +76,20 @@ def kept_folder(fingerprint: str) -> Path:
     return Path("~/.cache/specbound").expanduser() / f"bigrams-{name}"
 
 
-def _best_after(model: PreTrainedModel, tokens: Tensor, count: int) -> Tensor:
-    """(B,) -> (B, K)"""
+def _beginning(model: PreTrainedModel, device: torch.device) -> Cache | None:
+    """Keys and values of the token that begins texts, of one row; None where there is none."""
     begin = model.config.bos_token_id
-    ids = tokens[:, None]
-    if isinstance(begin, int):
-        ids = torch.cat((torch.full_like(ids, begin), ids), dim=1)
-    logits = model(ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+    if not isinstance(begin, int):
+        return None
+    return model(torch.tensor([[begin]], device=device), use_cache=True, logits_to_keep=1).past_key_values
+
+
+def _best_after(model: PreTrainedModel, tokens: Tensor, count: int, begin: Cache | None) -> Tensor:
+    """(B,) -> (B, K)"""
+    cache = copy.deepcopy(begin)
+    if cache is not None:
+        cache.batch_repeat_interleave(len(tokens))
+    logits = model(tokens[:, None], past_key_values=cache, use_cache=cache is not None, logits_to_keep=1).logits[:, -1]
     return logits.topk(count).indices
 
 
@@ -93,9 +103,9 @@ def _fastest_products(model: PreTrainedModel, device: torch.device) -> Iterator[
     seconds = []
     for is_short in (True, False):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_short):
-            _best_after(model, tokens, 1)  # the first call packs weights
+            _best_after(model, tokens, 1, None)  # the first call packs weights
             started = time.perf_counter()
-            _best_after(model, tokens, 1)
+            _best_after(model, tokens, 1, None)
             seconds.append(time.perf_counter() - started)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=seconds[0] < seconds[1]):
         yield

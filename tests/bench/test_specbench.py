@@ -38,8 +38,29 @@ def test_prompts_of_other_forms_are_questions_of_one_turn() -> None:
 def test_turns_that_are_no_texts_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "question.jsonl"
     path.write_text(json.dumps({"question_id": 1, "category": "qa", "turns": ["a", 2]}))
-    with pytest.raises(InputError, match=r"question\.jsonl:1: a line must hold a non-empty"):
+    with pytest.raises(InputError, match=r'question\.jsonl:1: "turns" must hold .*\[.a., 2\]'):
         load_questions(str(path), None)
+
+
+def test_a_question_without_turns_is_its_prompt_and_ids_are_numbers_where_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "question.jsonl"
+    rows = [
+        {"question_id": 1, "turns": [], "prompt": "one"},
+        {"question_id": "007", "turns": ["two", None, "three"]},
+        {"turns": ["four"], "question_id": None},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second, third = load_questions(str(path), None)
+    assert (first.question_id, first.turns) == (1, ("one",))
+    assert (second.question_id, second.turns) == ("007", ("two", "three"))
+    assert third.question_id == "question-3"
+
+
+def test_ids_with_a_slash_are_questions_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "humaneval.jsonl"
+    path.write_text("".join(json.dumps({"prompt_id": f"HumanEval/{n}", "prompt": f"def {n}"}) + "\n" for n in (0, 1)))
+    found = [(question.question_id, question.turns) for question in load_questions(str(path), None)]
+    assert found == [("HumanEval/0", ("def 0",)), ("HumanEval/1", ("def 1",))]
 
 
 def test_a_later_turn_continues_plain_decodings_answer(question_file: Path, tiny_model_dir: Path) -> None:

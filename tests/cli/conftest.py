@@ -13,6 +13,13 @@ from specbound_controller.costs import WORK_NAMES, CostTable
 if TYPE_CHECKING:
     from specbound.models.loading import LoadedModel
 
+
+@pytest.fixture(autouse=True)
+def own_static_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a race finds is kept in the test's own folder."""
+    monkeypatch.setattr("specbound.evaluation.best_static.kept_path", lambda search: tmp_path / "static.json")
+
+
 STARTS = ("the cat sat on", "a dog ran under the", "one two and then", "def return ( )", "it was that")
 
 

@@ -20,7 +20,7 @@ GRID = ("--tuned-lengths", "2", "--tuned-exit-layers", "1")
 def bench(run: Run, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Benches a random Llama on two questions, at made-up prices."""
     monkeypatch.setattr(
-        "specbound.bench.run.local_costs", lambda loaded, *_, is_compiled: (made_up_costs(loaded), "costs: made up")
+        "specbound.bench.run.required_costs", lambda loaded, *_, is_compiled: (made_up_costs(loaded), "costs: made up")
     )
     monkeypatch.setattr("specbound.bench.shape_run.measure_costs", made_up_costs)
     for name, texts in (("question", ("the cat", "a dog")), ("tuning", ("one two and then",))):

@@ -15,6 +15,7 @@ from specbound.cli.main import main
 from specbound.decoding.sequence import Sequence
 from specbound.decoding.step import Draft
 from specbound.demo.config import DemoConfig
+from specbound.evaluation.best_static import Ranked, StaticChoice
 from specbound.evaluation.timing import ContentionProbe
 from specbound.generation.generate import generate as generation
 from specbound_controller.actions import Action
@@ -180,7 +181,9 @@ def run_evaluation(config: DemoConfig, chain: dict[str, Path]) -> Any:
     from specbound_controller.controller import Controller
     from specbound_profiling.log.store import open_log
 
-    return evaluate(config, evaluation_prompts(config), open_log(chain["log"]), Controller.load(chain["controller"]))
+    log, controller = open_log(chain["log"]), Controller.load(chain["controller"])
+    config = replace(config, profile_prompts=log.manifest.prompts, num_profile_prompts=log.manifest.num_prompts)
+    return evaluate(config, evaluation_prompts(config), log, controller, lambda line: None)
 
 
 def test_wrong_outputs_take_the_speedup_away_and_are_reported(
@@ -192,7 +195,9 @@ def test_wrong_outputs_take_the_speedup_away_and_are_reported(
         return commit(sequence, draft, logits.flip(-1) if draft.num_drafted else logits)
 
     monkeypatch.setattr(Sequence, "commit", commit_wrongly)
-    monkeypatch.setattr("specbound.demo.run.best_static_action", lambda *arguments: Action(2, 2))
+    fixed = (Ranked(Action(2, 2).name, 2.0, 2.0, 1), Ranked("plain", 1.0, 1.0, 1))
+    choice = StaticChoice(0.0, fixed, 2, 1, "prompts", 0.0, "today", (1, 2))
+    monkeypatch.setattr("specbound.demo.run.choose_static", lambda *arguments: choice)
     result = run_evaluation(replace(demo_config, allow_noise=True), chain)
     static = [row for row in result.rows if row.method == "best_static"]
     assert not result.is_trustworthy

@@ -13,10 +13,13 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def argv(tiny_log: Path, tiny_model_dir: Path) -> tuple[str, ...]:
-    """Two prompts, a fixed setting that is searched on the log."""
+def argv(tiny_log: Path, tiny_model_dir: Path, tmp_path: Path) -> tuple[str, ...]:
+    """Two prompts, a fixed setting that is raced on others."""
     prompts = ("--prompts", str(tiny_log.parent / "prompts.jsonl"), "--num-prompts", "2", "--max-new-tokens", "10")
-    policies = ("--log", str(tiny_log), "--policy", "best_static,best_static_annealed", "--costs", str(tiny_log))
+    others = tmp_path / "others.jsonl"
+    others.write_text('{"prompt": "the cat and a dog"}\n{"prompt": "one tree was"}\n')
+    tuning = ("--tuning-prompts", str(others), "--num-tuning-prompts", "2", "--tuning-tokens", "8")
+    policies = (*tuning, "--policy", "best_static,best_static_annealed", "--costs", str(tiny_log))
     speed = ("--rounds", "1", "--allow-noise", "--w-max", "3")
     return ("evaluate", "--model", str(tiny_model_dir), *prompts, *policies, *speed)
 
@@ -28,7 +31,8 @@ def test_every_level_has_its_tables_and_the_files_hold_them_all(
     code, text, err = run(*argv, "--compression", "none,bf16", "--out", str(out), "--json", str(report_file))
     assert code == 0, err
     assert "none, exactness token, greedy: 2 prompts" in text and "bf16, exactness bitwise, greedy" in text
-    assert "best_static: " in text and "chosen on 10 prompts of a log at compression bf16" in text
+    assert text.count("the fastest of 16 raced on 2 prompts of") == 2 and "of 385 by replay" in text
+    assert "2 static settings race on 2 tuning prompts" in err
     report = json.loads(report_file.read_text())
     totals = [(r["compression"], r["method"], r["exactness"]) for r in report["rows"] if r["task"] == "all"]
     limits = ["best_static", "best_static_annealed", "oracle_grid", "oracle"]
@@ -109,7 +113,8 @@ def test_the_training_prompts_are_named_as_such(argv: tuple[str, ...]) -> None:
     ("options", "message"),
     [
         (("--policy", "svip"), "policy svip needs --policies"),
-        (("--policy", "best_static", "--controller", "none"), "best_static needs --policies"),
+        (("--policy", "best_static_learned", "--controller", "none"), "best_static_learned needs --policies"),
+        (("--tuning-prompts", "demo:evaluate"), "tuning_prompts must be other prompts than prompts"),
         (("--json", "/no/such/folder/x.json"), "--json must name a file in a folder that exists"),
         (("--compression", "int3"), "compression must be one of"),
         (("--controller", "none", "--policies", "nowhere.json"), "nowhere.json"),

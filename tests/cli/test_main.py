@@ -128,7 +128,7 @@ GENERATE = ("generate", "--prompt", "the cat", "--controller", "none")
         ((*GENERATE, "--model", "/no/such/model"), "'/no/such/model' does not exist"),
         ((*GENERATE, "--compression", "int3"), "compression must be one of none, bf16, fp16, int8, nf4, got 'int3'"),
         ((*GENERATE, "--max-new-tokens", "0"), "max_new_tokens must be >= 1, got 0"),
-        ((*GENERATE, "--compare"), "compare needs a controller"),
+        ((*GENERATE, "--compare"), "compare needs drafts"),
         ((*GENERATE, "--stream", "--json", "-"), "stream must be off"),
         ((*GENERATE, "--json", "/no/such/folder/x.json"), "--json must name a file in a folder that exists"),
         ((*GENERATE, "--json", "/"), "--json must name a file in a folder that exists"),
@@ -212,6 +212,7 @@ def test_generate_prints_text_on_stdout_and_figures_on_stderr(
 ) -> None:
     report = tmp_path / "report.json"
     argv = ("generate", "--model", str(tiny_model_dir), "--prompt", "the cat sat on", "--max-new-tokens", "8")
+    argv += ("--policy", "plain")
     code, out, err = run(*argv, "--json", str(report))
     assert code == 0 and out.strip()
     assert "tokens/s" in err and err.count("\n") == 1

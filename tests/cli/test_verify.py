@@ -114,7 +114,7 @@ def test_a_planted_bug_is_found_and_is_no_near_tie(
 @pytest.mark.parametrize("compression", ["none", "bf16", "fp16"])
 def test_bitwise_exactness_is_verified_at_every_level(run: Run, compression: str) -> None:
     code, out, _ = run("--exactness", "bitwise", "--compression", compression)
-    assert code == 0 and out.count("bitwise") == 2 and "differs" not in out
+    assert code == 0 and out.count("bitwise") == 3 and "differs" not in out
 
 
 def test_a_planted_bug_at_bitwise_exactness(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_json_on_standard_output_leaves_the_table_out(run: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--policy", "greedy"), "policy must be one of controller, static, layerskip, random, got 'greedy'"),
+        (("--policy", "greedy"), "policy must be one of controller, static, layerskip, random, trees, got 'greedy'"),
         (("--policy", "controller"), "policy controller needs a controller, got controller none"),
         (("--compression", "none,int3"), "compression must be one of none, bf16, fp16, int8, nf4, got 'int3'"),
         (("--exactness", "exact"), "exactness must be one of token, bitwise, got 'exact'"),

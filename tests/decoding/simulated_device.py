@@ -26,9 +26,10 @@ class OnDevice(Tensor):
 
     @staticmethod
     def __new__(cls: type, host: Tensor) -> "OnDevice":
-        made: OnDevice = Tensor._make_wrapper_subclass(
-            cls, host.shape, strides=host.stride(), dtype=host.dtype, device=DEVICE
-        )
+        with torch.inference_mode(False):  # a view must share its version with what it is of
+            made: OnDevice = Tensor._make_wrapper_subclass(
+                cls, host.shape, strides=host.stride(), dtype=host.dtype, device=DEVICE
+            )
         made.host = host
         return made
 

@@ -7,8 +7,10 @@ is transformers' own generate on the changed model.
 import copy
 import functools
 import re
+import threading
 import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,15 +23,24 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
 
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.evaluation.verify import RandomPolicy
 from specbound_controller.errors import InputError, UnsupportedModelError
 from specbound_controller.policy import Policy, StaticPolicy
-from tests.decoding.families import random_model, random_prompt
+from tests.decoding.families import VARIANTS, random_model, random_prompt
 
 PROMPT = random_prompt(2, 9)
 GREEDY = {"max_new_tokens": 16, "do_sample": False, "pad_token_id": 0}
 Change = Callable[[PreTrainedModel, pytest.MonkeyPatch], object]
 CHANGES: dict[str, Change] = {}
-UNSEEN = {"the same names anew", "training containers", "a forward that is the class's own", "a layer's cache place"}
+UNSEEN = {
+    "the same names anew",
+    "training containers",
+    "a forward that is the class's own",
+    "a layer's cache place",
+    "eager attention",
+    "a compiled forward",
+    "in 64 bits",
+}
 """Changes that the output does not show."""
 
 
@@ -42,8 +53,7 @@ def change(name: str) -> Callable[[Change], Change]:
     return register
 
 
-def policies(num_layers: int = 4) -> list[Policy | None]:
-    return [None, StaticPolicy((1, num_layers - 1) if num_layers > 2 else (1,), 0.02, 4)]
+POLICIES: list[Policy | None] = [None, StaticPolicy((1,), 0.02, 4)]
 
 
 def redrawn(module: nn.Module, seed: int = 5, scale: float = 0.3) -> nn.Module:
@@ -319,7 +329,7 @@ HOOKED: dict[str, Callable[[Any], nn.Module]] = {
 def doubled(output: Any) -> Any:
     """Some other output of the same shape."""
     if isinstance(output, Tensor):
-        return output * 2 + 0.1
+        return output.roll(1, -1) * 2
     if isinstance(output, tuple):
         return tuple(doubled(part) if isinstance(part, Tensor) else part for part in output)
     for name in ("logits", "last_hidden_state"):
@@ -334,9 +344,13 @@ def hooked(place: Callable[[Any], nn.Module]) -> Change:
 
 def pre_hooked(place: Callable[[Any], nn.Module]) -> Change:
     def hook(module: nn.Module, inputs: Any, others: Any) -> Any:
-        first = [value * 2 if isinstance(value, Tensor) and value.is_floating_point() else value for value in inputs]
-        ids = others.get("input_ids")
-        return tuple(first), others if ids is None else {**others, "input_ids": (ids + 1) % 97}
+        others = {**others, **{name: other(others[name]) for name in ("input_ids", "hidden_states") if name in others}}
+        return tuple(map(other, inputs)), others
+
+    def other(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return doubled(value) if value.is_floating_point() else (value + 1) % 97
 
     return lambda model, patch: place(model).register_forward_pre_hook(hook, with_kwargs=True)
 
@@ -484,7 +498,7 @@ def _(model: Any, patch: pytest.MonkeyPatch) -> None:
 
 class Halved(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * 0.5 - 0.1
+        return weight.flip(0) * 0.5
 
 
 @change("a parametrized head")
@@ -634,30 +648,65 @@ FOLLOWED = (
 """Changes that must not be refused."""
 
 
+COMPILED = {"a compiled forward", "a compiled layer", "a compiled body", "compiled in place"}
+"""Changes that take seconds: tried with drafts, after the decoder."""
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_is_followed_or_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for policy in policies():
-        for is_made_before in (True, False):
-            with monkeypatch.context() as patch, no_global_hooks():
-                model = random_model("llama")
-                unchanged = model.generate(PROMPT, **GREEDY)
-                decoder = None
-                if is_made_before:
-                    decoder = SpecBoundDecoder(model, policy)
-                    assert torch.equal(decoder.generate(PROMPT, **GREEDY), unchanged)
-                CHANGES[name](model, patch)
-                try:
-                    decoder = decoder or SpecBoundDecoder(model, policy)
-                except UnsupportedModelError as error:
-                    verdict = str(error)
-                else:
-                    verdict = check(model, decoder)
-                if verdict == "followed" and name not in UNSEEN:
-                    assert not torch.equal(model.generate(PROMPT, **GREEDY), unchanged), "the change does not show"
-            if name in REFUSED:
-                assert re.search(REFUSED[name], verdict), verdict
-            if name in FOLLOWED:
-                assert verdict == "followed"
+    tries = [(POLICIES[1], True)] if name in COMPILED else [(policy, made) for policy in POLICIES for made in (0, 1)]
+    for policy, is_made_before in tries:
+        with monkeypatch.context() as patch, no_global_hooks():
+            model = random_model("llama")
+            unchanged = model.generate(PROMPT, **GREEDY)
+            decoder = None
+            if is_made_before:
+                decoder = SpecBoundDecoder(model, policy)
+                assert torch.equal(decoder.generate(PROMPT, **GREEDY), unchanged)
+            CHANGES[name](model, patch)
+            try:
+                decoder = decoder or SpecBoundDecoder(model, policy)
+            except UnsupportedModelError as error:
+                verdict = str(error)
+            else:
+                verdict = check(model, decoder)
+            if verdict == "followed" and name not in UNSEEN:
+                assert not torch.equal(model.generate(PROMPT, **GREEDY), unchanged), "the change does not show"
+        if name in REFUSED:
+            assert re.search(REFUSED[name], verdict), verdict
+        if name in FOLLOWED:
+            assert verdict == "followed", verdict
+
+
+AT_BITWISE = (
+    "another head",
+    "a layer with other weights",
+    "an mlp of another class",
+    "norms written through .data",
+    "a norm's epsilon",
+    "a loaded state dict",
+    "fewer layers by the config",
+    "eager attention",
+    "a rotary scaling",
+    "a hook on the mlp",
+    "a hook on the model",
+    "the projection's class patched",
+    "another attention function of torch",
+    "another attention function under the same name",
+    "a pruned projection",
+    "one layer in training mode with dropout",
+    "in 64 bits",
+)
+
+
+@pytest.mark.parametrize("name", AT_BITWISE)
+def test_the_row_stable_twin_follows_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("llama")
+    decoder = SpecBoundDecoder(model, POLICIES[1], exactness="bitwise")
+    decoder.generate(PROMPT, **GREEDY)
+    CHANGES[name](model, monkeypatch)
+    verdict = check(model, decoder)
+    assert name not in REFUSED or re.search(REFUSED[name], verdict), verdict
 
 
 @contextmanager
@@ -665,3 +714,203 @@ def no_global_hooks() -> Iterator[None]:
     yield
     nn.modules.module._global_forward_hooks.clear()
     nn.modules.module._global_forward_pre_hooks.clear()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_family_is_cut_where_transformers_cuts_it(name: str) -> None:
+    for cut in ("config", "layers", "both"):
+        model = random_model(name, dtype=torch.float64)
+        decoder = SpecBoundDecoder(model, StaticPolicy((1,), 0.02, 4))
+        decoder.generate(PROMPT, **GREEDY)
+        body = model.get_decoder()
+        if cut != "config":
+            layers = decoder.adapter.family.layers
+            setattr(body, layers, getattr(body, layers)[:3])
+        if cut != "layers":
+            model.config.num_hidden_layers = 3
+        assert check(model, decoder) == "followed"
+
+
+@pytest.mark.parametrize(("name", "place"), [("gpt2", "drop"), ("phi", "embed_dropout"), ("gpt_neox", "emb_dropout")])
+def test_what_stands_in_the_place_of_dropout_is_refused(name: str, place: str) -> None:
+    class Shift(nn.Module):
+        def forward(self, hidden: Tensor) -> Tensor:
+            return hidden + 1.0
+
+    model = random_model(name)
+    decoder = SpecBoundDecoder(model)
+    setattr(model.get_decoder(), place, Shift().eval())
+    with pytest.raises(UnsupportedModelError, match=f"{place} is a Shift"):
+        decoder.generate(PROMPT, **GREEDY)
+    setattr(model.get_decoder(), place, nn.Dropout(0.1).eval())
+    handle = getattr(model.get_decoder(), place).register_forward_hook(lambda module, inputs, output: output + 1)
+    with pytest.raises(UnsupportedModelError, match=place):
+        decoder.generate(PROMPT, **GREEDY)
+    handle.remove()
+    assert check(model, decoder) == "followed"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_position_tables_are_followed_or_refused(name: str) -> None:
+    model = random_model(name)
+    decoder = SpecBoundDecoder(model, StaticPolicy((1,), 0.02, 4))
+    table = decoder.adapter.position_table
+    assert table is not None
+    table.weight.data.normal_(generator=torch.Generator().manual_seed(3))
+    assert check(model, decoder) == "followed"
+    table.register_forward_hook(lambda module, inputs, output: output * 2)
+    assert check(model, decoder) == "followed" if name == "gpt2" else "position table"
+    own_forward(lambda _: table)(model, None)
+    verdict = check(model, decoder)
+    assert verdict == "followed" if name == "gpt2" else "position table" in verdict
+
+
+def test_an_unchanged_model_is_not_looked_at_again() -> None:
+    for exactness in ("token", "bitwise"):
+        model = random_model("llama")
+        decoder = SpecBoundDecoder(model, POLICIES[1], exactness=exactness)
+        composition, twin = decoder.adapter.composition, decoder.step_adapter
+        for _ in range(2):
+            decoder.generate(PROMPT, **GREEDY)
+            model.generate(PROMPT, **GREEDY)
+            model.generate(PROMPT, custom_generate=decoder, **GREEDY)
+            model(PROMPT, use_cache=True).logits.sum().backward()
+            model.eval().requires_grad_(True)
+        assert decoder.adapter.composition is composition and decoder.step_adapter is twin
+
+
+def test_what_transformers_itself_attaches_to_record_hidden_states_is_no_obstacle() -> None:
+    model = random_model("llama")
+    decoder = SpecBoundDecoder(model, POLICIES[1])
+    expected = model.generate(PROMPT, **GREEDY)
+    model(PROMPT, output_hidden_states=True, output_attentions=False)
+    assert torch.equal(decoder.generate(PROMPT, **GREEDY), expected)
+
+
+def test_a_refused_model_is_decoded_again_once_it_is_as_before() -> None:
+    model = random_model("llama")
+    decoder = SpecBoundDecoder(model, POLICIES[1])
+    expected = decoder.generate(PROMPT, **GREEDY)
+    handle = model.register_forward_hook(lambda *_: None)
+    for _ in range(2):
+        with pytest.raises(UnsupportedModelError, match="has a hook on the model"):
+            decoder.generate(PROMPT, **GREEDY)
+    handle.remove()
+    assert torch.equal(decoder.generate(PROMPT, **GREEDY), expected)
+
+
+# --- autocast and threads ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gpt2"])
+def test_under_autocast_logits_are_those_of_transformers_under_the_same(name: str) -> None:
+    model = random_model(name)
+    outside = SpecBoundDecoder(model)
+    free = outside.generate(PROMPT, **GREEDY)
+    settings = {**GREEDY, "return_dict_in_generate": True, "output_logits": True}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model.generate(PROMPT, **settings)
+        for decoder in (outside, SpecBoundDecoder(model)):
+            output = decoder.generate(PROMPT, **settings)
+            assert torch.equal(output.sequences, expected.sequences)
+            torch.testing.assert_close(torch.stack(output.logits), torch.stack(expected.logits), rtol=0, atol=1e-5)
+    assert torch.equal(outside.generate(PROMPT, **GREEDY), free)
+    assert not torch.equal(free, expected.sequences) or name != "llama"
+
+
+def test_under_autocast_drafts_batches_and_the_bitwise_level_run() -> None:
+    model = random_model("llama")
+    rows = torch.cat([PROMPT, random_prompt(3, 9)])
+    plain, drafting = (SpecBoundDecoder(model, policy, exactness="bitwise") for policy in POLICIES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert SpecBoundDecoder(model, POLICIES[1]).generate(rows, **GREEDY).shape == (2, 25)
+        assert torch.equal(drafting.generate(rows, **GREEDY), plain.generate(rows, **GREEDY))
+
+
+def test_a_model_can_be_trained_in_the_autocast_region_that_it_was_decoded_in() -> None:
+    model = random_model("llama")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        SpecBoundDecoder(model, POLICIES[1]).generate(PROMPT, **GREEDY)
+        model(PROMPT, labels=PROMPT).loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and bool(gradient.any()) for gradient in gradients)
+
+
+@pytest.mark.parametrize("exactness", ["token", "bitwise"])
+def test_one_decoder_in_several_threads_gives_every_call_its_own_tokens(exactness: str) -> None:
+    model = random_model("llama", dtype=torch.float64 if exactness == "token" else torch.float32)
+    prompts = [random_prompt(seed, 3 + 60 * (seed % 5)) for seed in range(8)]
+    decoder = SpecBoundDecoder(model, RandomPolicy(4, 0), exactness=exactness)
+    plain = SpecBoundDecoder(model, exactness=exactness)
+    alone = [plain.generate(ids, max_new_tokens=12) for ids in prompts]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = [plain.generate(ids, max_new_tokens=12) for ids in prompts]
+    barrier = threading.Barrier(4)
+
+    def work(first: int) -> list[bool]:
+        barrier.wait()
+        is_rounded, found = exactness == "bitwise" and first % 2 == 0, []
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_rounded):
+            for index in range(first, 8, 4):
+                output = decoder.generate(prompts[index], max_new_tokens=12)
+                found.append(torch.equal(output, (rounded if is_rounded else alone)[index]))
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(all(found) for found in pool.map(work, range(4)))
+
+
+def test_a_policy_that_another_call_has_is_copied_for_this_one() -> None:
+    model = random_model("llama")
+    decoder = SpecBoundDecoder(model, RandomPolicy(4, 0))
+    expected = decoder.generate(PROMPT, **GREEDY)
+    inner: list[Tensor] = []
+
+    def within(record: object, row: int) -> None:
+        if not inner:
+            inner.append(decoder.generate(PROMPT, **GREEDY))
+
+    assert torch.equal(decoder.generate(PROMPT, **GREEDY, on_step=within), expected)
+    assert torch.equal(inner[0], expected)
+
+
+# --- adapters ----------------------------------------------------------------------------------------------------
+
+
+def lora(**settings: Any) -> Any:
+    peft = pytest.importorskip("peft")
+    own = {"r": 4, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
+    return peft.LoraConfig(**{**own, **settings})
+
+
+def test_adapters_that_come_change_and_go_are_followed() -> None:
+    peft = pytest.importorskip("peft")
+    model = random_model("llama")
+    decoder = SpecBoundDecoder(model, POLICIES[1])
+    outputs = [decoder.generate(PROMPT, **GREEDY)]
+    torch.manual_seed(0)
+    wrapped = peft.get_peft_model(model, lora())
+    wrapped.add_adapter("other", lora(target_modules=["v_proj", "lm_head"]))
+    for name in ("default", "other"):
+        wrapped.set_adapter(name)
+        assert check(model, decoder) == "followed"
+        outputs.append(decoder.generate(PROMPT, **GREEDY))
+    with wrapped.disable_adapter():
+        assert torch.equal(decoder.generate(PROMPT, **GREEDY), outputs[0])
+    assert not torch.equal(outputs[1], outputs[2]) and not torch.equal(outputs[0], outputs[1])
+    merged = wrapped.merge_and_unload()
+    assert merged is model and check(model, decoder) == "followed"
+
+
+def test_dropout_that_peft_leaves_on_is_refused_by_name() -> None:
+    peft = pytest.importorskip("peft")
+    for add in (peft.get_peft_model, lambda model, config: model.add_adapter(config)):
+        model = random_model("llama")
+        decoder = SpecBoundDecoder(model, POLICIES[1])
+        add(model, lora(lora_dropout=0.5))
+        with pytest.raises(UnsupportedModelError, match=r"lora_dropout.* in training mode"):
+            decoder.generate(PROMPT, **GREEDY)
+        assert check(model.eval(), decoder) == "followed"
+        without = random_model("llama")
+        add(without, lora())  # nothing in it is random
+        assert check(without, SpecBoundDecoder(without, POLICIES[1])) == "followed"

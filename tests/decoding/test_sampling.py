@@ -13,7 +13,6 @@ from specbound.decoding.noise import gumbel_noise
 from specbound.decoding.request import Request
 from specbound.decoding.sequence import Sequence
 from specbound.evaluation.verify import RandomPolicy
-from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from tests.decoding.families import VARIANTS, random_model, random_prompt
 
@@ -185,11 +184,13 @@ def test_draft_signals_under_sampling_are_those_of_the_drafted_token() -> None:
     assert float(choice.probability) == pytest.approx(float(logits.softmax(-1)[0, best.indices[0]]))
 
 
-def test_a_processor_that_cannot_be_copied_for_the_rows_of_a_batch_is_refused() -> None:
+def test_a_processor_that_cannot_be_copied_sees_the_whole_batch_as_in_transformers() -> None:
     class Stuck(Counting):
         def __deepcopy__(self, memo: dict) -> "Stuck":
             raise TypeError("no")
 
-    decoder = SpecBoundDecoder(random_model("llama"))
-    with pytest.raises(InputError, match=r"logits_processor .* copied"):
-        decoder.generate([[1, 2], [3]], max_new_tokens=4, logits_processor=LogitsProcessorList([Stuck()]))
+    model, ids, mask = random_model("llama"), torch.tensor([[1, 2], [0, 3]]), torch.tensor([[1, 1], [0, 1]])
+    arguments = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(ids, logits_processor=LogitsProcessorList([Stuck()]), **arguments)
+    decoder = SpecBoundDecoder(model)
+    assert torch.equal(decoder.generate(ids, logits_processor=LogitsProcessorList([Stuck()]), **arguments), expected)

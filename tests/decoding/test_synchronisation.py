@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from specbound.decoding import decoder as module
+from specbound.decoding import live_model as module
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.model.segments import StaticSegments
 from specbound.decoding.step import read_signals

@@ -1,14 +1,14 @@
 """Where the policies of an evaluation come from."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from specbound.evaluation.best_static import Ranked, StaticChoice
 from specbound.evaluation.config import EVALUATED_POLICIES, FIXED_POLICIES, EvaluateConfig
-from specbound.evaluation.policies import Sources, stored_static
+from specbound.evaluation.policies import Sources
 from specbound.policies import POLICY_NAMES
 from specbound_controller.actions import Action, action_grid
 from specbound_controller.costs import WORK_NAMES, CostTable
@@ -40,8 +40,10 @@ def with_summary(summary: Mapping[str, Any], static_actions: Mapping[str, Action
     )
 
 
-def summary(**actions: str) -> dict[str, Any]:
-    return {"levels": [{"compression": level, "best_static": name} for level, name in actions.items()]}
+def raced(*names: str) -> StaticChoice:
+    """What a race found, the fastest first."""
+    ranking = tuple(Ranked(name, 9.0 - place, 1.5, 3) for place, name in enumerate((*names, "plain")))
+    return StaticChoice(0.25, ranking, 99, 3, "others", 0.0, "2026-01-01", (0, 1, 2, 3))
 
 
 def test_every_policy_but_plain_decoding_can_be_asked_for() -> None:
@@ -49,52 +51,30 @@ def test_every_policy_but_plain_decoding_can_be_asked_for() -> None:
     assert EVALUATED_POLICIES[: len(FIXED_POLICIES)] == FIXED_POLICIES
 
 
-def test_the_setting_of_training_is_found_by_its_name() -> None:
-    stored, wanted = (
-        with_summary(summary(none="exit3_width6_annealed0.2_token")),
-        Action(3, 6, 0.2, "annealed", "token"),
-    )
-    assert stored_static(stored, "none") == wanted
-    assert stored_static(stored, "int8") == wanted  # the level that stands in
-    assert stored_static(with_summary({}), "none") is None
-    assert stored_static(with_summary(summary(none="exit99_width1")), "none") is None
-
-
-def test_the_setting_of_training_is_that_of_the_nearest_temperature() -> None:
-    found = [
-        {"compression": "none", "sampling_temperature": temperature, "best_static": name}
-        for temperature, name in ((0.0, "exit3_width6"), (0.7, "exit2_width1"))
-    ]
-    stored = with_summary({"levels": found})
-    actions = [stored_static(stored, "none", temperature) for temperature in (0.0, 0.3, 0.6, 1.0)]
-    assert actions == [Action(3, 6), Action(3, 6), Action(2, 1), Action(2, 1)]
-    config = EvaluateConfig(policy=("best_static",), sample=True, temperature=0.8)
-    choice = Sources.open(config, stored).choose("none", COSTS)
-    assert choice.policies["best_static"].decide(None).exits() == ((2, 0.0),)
-
-
 @pytest.mark.usefixtures("controller")
 def test_without_a_file_there_are_the_policies_of_the_controller() -> None:
-    stored = with_summary(summary(none="exit2_width4"), static_actions={"none": Action(3, 1)})
+    stored = with_summary({}, static_actions={"none": Action(3, 1)})
     sources = Sources.open(EvaluateConfig(), stored)
-    choice = sources.choose("none", COSTS)
-    assert list(choice.policies) == ["best_static", "best_static_learned", "controller"]
-    static = choice.policies["best_static"]
-    assert isinstance(static, StaticPolicy)
-    assert static.decide(None).exits() == ((2, 0.0),) and static.decide(None).w_max == 4
+    choice = sources.choose("none", COSTS, raced("exit2_width4", "exit2_width4_annealed0.2"))
+    assert list(choice.policies) == ["best_static", "best_static_annealed", "best_static_learned", "controller"]
     assert "controller: found nothing faster in training than exit3_width1 at every step" in choice.notes
-    assert not set(choice.policies) - set(sources.available("none"))
+    assert not set(choice.policies) - set(sources.available)
 
 
-def test_without_anything_there_is_nothing() -> None:
-    assert Sources.open(EvaluateConfig(controller="none"), None).choose("none", COSTS).policies == {}
+def test_without_anything_there_are_fixed_settings_and_no_race_where_none_is_asked_for() -> None:
+    sources = Sources.open(EvaluateConfig(controller="none"), None)
+    assert sources.needs_race
+    assert list(sources.choose("none", COSTS, raced("plain", "exit1_width1_annealed0.1")).policies) == [
+        "best_static",
+        "best_static_annealed",
+    ]
+    assert not Sources(("controller",), None, None).needs_race
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"policy": ("best_static",), "controller": "none"}, "best_static needs --policies"),
-        ({"policy": ("best_static_annealed",)}, "best_static_annealed needs --policies"),
+        ({"policy": ("best_static_learned",), "controller": "none"}, "best_static_learned needs --policies"),
         ({"policies": "nowhere.json"}, "nowhere.json"),
     ],
 )
@@ -123,38 +103,29 @@ def test_bad_options_are_refused_in_one_line(arguments: dict[str, Any], message:
         EvaluateConfig(**arguments)
 
 
-def test_the_fixed_settings_of_a_log_are_the_fastest_on_it(
-    controller: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Seconds are made up: the grid's seventh action is fastest, its last annealed one among those that test."""
+@pytest.mark.usefixtures("controller")
+def test_the_fixed_settings_are_those_that_won_the_race() -> None:
+    both = ("best_static", "best_static_annealed")
+    lookup = "lookup0.5_exit2_width3_annealed0.55_token"
+    choice = Sources.open(EvaluateConfig(policy=both), with_summary({})).choose(
+        "none", COSTS, raced("exit2_width4", lookup)
+    )
+    best, annealed = (choice.policies[name].decide(None) for name in both)
+    assert best.exits() == ((2, 0.0),) and best.w_max == 4
+    assert annealed.exits() == ((0, 0.5), (2, 0.55)) and annealed.w_max == 3
+    assert (
+        "exit2_width4, the fastest of 2 raced on 3 prompts of others" in choice.notes[0] and lookup in choice.notes[1]
+    )
 
-    class Log:
-        root = tmp_path
 
-        class manifest:
-            exit_layers, num_layers, compressions, num_prompts = (1, 2), 4, ("bf16",), 5
-
-            @staticmethod
-            def drafted_tokens() -> None:
-                return None
-
-        def iter_shards(self, level: str) -> list[list[str]]:
-            assert level == "bf16"
-            return [["one"], ["two"]]
-
-    def seconds(shard: list[str], costs: CostTable, decisions: list[Any], num_layers: int) -> Any:
-        import numpy as np
-
-        found = np.arange(len(decisions), dtype=float)[::-1].copy()
-        found[6] = -9.0 if len(decisions) > 30 and decisions[0].w_max == 0 else 0.0
-        return found
-
-    find: Callable[..., Any] = seconds
-    monkeypatch.setattr("specbound.evaluation.policies.static_seconds", find)
-    monkeypatch.setattr("specbound.evaluation.policies.open_log", lambda path: Log())
-    config = EvaluateConfig(log="log", policy=("best_static", "best_static_annealed"), compression=("int8",))
-    choice = Sources.open(config, controller).choose("int8", COSTS)
-    best, annealed = (choice.policies[name].decide(None) for name in ("best_static", "best_static_annealed"))
-    assert best.score is None or best.exits()[0][1] == 0.0  # the seventh: a fixed draft
-    assert annealed.exits()[0][1] > 0
-    assert "chosen on 5 prompts of a log at compression bf16" in choice.notes[0]
+@pytest.mark.usefixtures("controller")
+def test_one_setting_is_not_measured_twice_unless_asked_for() -> None:
+    static = raced("exit2_width4_annealed0.2", "exit2_width4")
+    assert (
+        "best_static_annealed"
+        not in Sources.open(EvaluateConfig(), with_summary({})).choose("none", COSTS, static).policies
+    )
+    asked = EvaluateConfig(policy=("best_static_annealed",))
+    assert list(Sources.open(asked, with_summary({})).choose("none", COSTS, static).policies) == [
+        "best_static_annealed"
+    ]

@@ -71,7 +71,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path, suffix: str) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read"),
+        ("{", "damaged JSON"),
         ('{"schema": 2, "rows": []}', "must be a report"),
         ('{"schema": 1, "command": ["a", "b"], "rows": [{"method": "plain"}]}', "cannot be drawn"),
         (json.dumps({"schema": 1, "command": [], "rows": [row("controller", 1.4)]}), "plain decoding with a speedup"),

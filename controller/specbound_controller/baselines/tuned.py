@@ -17,6 +17,7 @@ from specbound_controller.baselines.fixed import StaticSettings
 from specbound_controller.baselines.situation import Settings
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError
+from specbound_controller.text_files import parse_json, read_text
 
 SCHEMA = 1
 
@@ -93,13 +94,12 @@ class TunedFile:
     def load(path: Path) -> "TunedFile":
         """Reads what `save` wrote. Raises InputError, one line, where it is missing, damaged or something else."""
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise InputError(f"tuned policies {path} cannot be read: {reason}") from None
+            text = read_text(path)
+        except InputError as error:
+            raise InputError(f"tuned policies {error}") from None
         try:
-            return _tuned_file(json.loads(text))
-        except (ValueError, RecursionError) as error:
+            return _tuned_file(parse_json(text, path.name))
+        except ValueError as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{path} holds no tuned policies: {reason}; write it with specbound tune") from None
 

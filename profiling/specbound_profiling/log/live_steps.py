@@ -34,6 +34,9 @@ STEPS_SCHEMA = pa.schema(
         ("full_margin", pa.float64()),
         ("seconds", pa.float64()),
         ("num_learned_scores", pa.int32()),
+        ("sources", pa.list_(pa.string())),
+        ("parents", pa.list_(pa.int32())),
+        ("path", pa.list_(pa.int32())),
     ]
 )
 """One row per prompt and step, in that order: `step` counts from 0 within a prompt, and from `context_length` on the

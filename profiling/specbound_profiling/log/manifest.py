@@ -17,6 +17,7 @@ import numpy as np
 from specbound_controller.costs import CostTable, with_wider_calls
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
+from specbound_controller.text_files import read_json
 
 SCHEMA_VERSION = 2
 _NOT_IDENTITY = frozenset({"model", "prompts", "versions", "counts"})
@@ -192,10 +193,7 @@ def _is_a(value: object, kind: type) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+    values = read_json(path)
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold a JSON object, got {type(values).__name__}")
     return values

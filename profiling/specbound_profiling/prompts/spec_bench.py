@@ -26,5 +26,5 @@ def ids_of(split: str) -> frozenset[str]:
 
 
 def question_id(prompt_id: str) -> str:
-    """The question that a turn belongs to."""
-    return prompt_id.partition("/")[0]
+    """The question that a turn of a conversation belongs to."""
+    return prompt_id.rpartition("/")[0] or prompt_id

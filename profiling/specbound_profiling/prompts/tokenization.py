@@ -15,6 +15,37 @@ from specbound_profiling.prompts.loops import loop_cut
 
 logger = logging.getLogger(__name__)
 
+MANY_CHARACTERS = 2**20
+"""Longer texts are cut before they are tokenised where the model reads only their end: millions of tokens take minutes
+and gigabytes."""
+CHARACTERS_PER_TOKEN = 64
+"""No text has so many, on average over as many tokens as a model has positions."""
+
+
+def text_ids(text: str, loaded: LoadedModel, what: str) -> Tensor:
+    """Token ids of a text, (1, T) int64.
+
+    what: whose text it is, for errors.
+
+    Raises:
+        InputError: it has no tokens, or one that the model's embedding has no row for.
+    """
+    return known_ids(loaded.tokenizer(text, return_tensors="pt")["input_ids"], loaded, what)
+
+
+def known_ids(ids: Tensor, loaded: LoadedModel, what: str) -> Tensor:
+    """The same ids, (1, T). Raises as `text_ids` does."""
+    if ids.shape[1] == 0:
+        raise InputError(f"{what} must have at least one token, got none")
+    num_rows = loaded.model.get_input_embeddings().num_embeddings
+    largest = int(ids.max())
+    if largest >= num_rows:
+        raise InputError(
+            f"{what} has the token {loaded.tokenizer.convert_ids_to_tokens(largest)!r}, number {largest}, but the "
+            f"embedding of model {loaded.name!r} has {num_rows}: tokenizer and model do not belong together"
+        )
+    return ids
+
 
 def tokenize_prompts(
     prompts: Sequence[Prompt],
@@ -34,7 +65,8 @@ def tokenize_prompts(
             `max_new_tokens` tokens, cut where they begin to loop.
 
     Raises:
-        InputError: a prompt without tokens, or a model without room for one token of a prompt.
+        InputError: a prompt without tokens, or with one that the model does not know, or a model without room for one
+            token of a prompt.
     """
     longest = None if adapter.max_positions is None else adapter.max_positions - max_new_tokens
     if longest is not None and longest < 1:
@@ -63,13 +95,20 @@ class _Reader:
 
     def ids(self, prompt: Prompt) -> Tensor:
         """(1, T)"""
-        ids = self._conversation((*prompt.earlier, prompt.text))
-        if ids.shape[1] == 0:
-            raise InputError(f"a prompt must have at least one token, got none for {prompt.prompt_id}")
+        text = self._shortened(prompt)
+        ids = self._conversation((*prompt.earlier, text))
+        known_ids(ids, self.loaded, f"prompt {prompt.prompt_id}")
         if self.longest is None or ids.shape[1] <= self.longest:
             return ids
         self.cut.add(prompt.prompt_id)
         return ids[:, -self.longest :]
+
+    def _shortened(self, prompt: Prompt) -> str:
+        """The end of a text that is far too long, all of it otherwise."""
+        if self.longest is None or len(prompt.text) <= max(MANY_CHARACTERS, self.longest * CHARACTERS_PER_TOKEN):
+            return prompt.text
+        self.cut.add(prompt.prompt_id)
+        return prompt.text[-self.longest * CHARACTERS_PER_TOKEN :]
 
     def _conversation(self, turns: tuple[str, ...]) -> Tensor:
         """What the user and the model said in turn, the user last. (1, T)"""

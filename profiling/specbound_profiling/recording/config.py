@@ -22,7 +22,8 @@ class ProfileConfig(SamplingConfig):
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     prompts: str = "demo"
-    """demo, FILE.jsonl (Spec-Bench's form or {"prompt", "task"}), or hf:NAME[:split[:column]]."""
+    """demo, training (600 of many kinds), FILE.jsonl (Spec-Bench's form or {"prompt", "task"}), Spec-Bench's
+    FILE.jsonl:tuning, or hf:NAME[:split[:column]]."""
     raw: bool = False
     """Hand prompts over as they stand. Otherwise they go through the chat template, where the tokenizer has one."""
     compression: tuple[str, ...] = ("none",)

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import get_head_shapes
 
 from specbound.decoding.model.cache import DecodeCache, KeyValueStore, causal_mask, visible_keys
-from specbound.decoding.model.composition import Composition
+from specbound.decoding.model.composition import Composition, Place, found
 from specbound.decoding.model.draft_head import DraftHead
 from specbound.decoding.model.families import (
     FAMILIES,
@@ -40,9 +40,14 @@ from specbound.decoding.model.lean import (
     pack_mask,
     signed,
 )
+<<<<<<< HEAD
 from specbound.decoding.model.left_out import left_out_places, refuse_changed_parts, refuse_left_out
 from specbound.decoding.model.ragged import RaggedCall, sent
 from specbound.decoding.model.row_attention import causal_ranges
+=======
+from specbound.decoding.model.left_out import is_library, left_out_places, refuse_changed_parts, refuse_left_out
+from specbound.decoding.model.ragged import RaggedCall
+>>>>>>> main
 from specbound.decoding.model.static_cache import StaticView
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
@@ -128,9 +133,12 @@ class ModelAdapter:
         self._choose_layers()
         is_table = type(self.embedding) is nn.Embedding and self.embedding.max_norm is None and is_bare(self.embedding)
         is_table = is_table and type(self.embedding.weight.data) is Tensor
+        is_table = is_table and all(is_library(found(place)) for place in table_places())
         self._embedding_rows: Any = self.embedding.weight if is_table and self.position_table is None else None
-        places = left_out_places(model) + [place for layer in self._lean[:1] for place in lean_places(layer.layer)]
-        self.composition = Composition(model, places, self.rotary.buffers() if self.rotary is not None else ())
+        called_once = [part for part in (self.rotary, self.position_table) if part is not None]
+        places = left_out_places(model, called_once) + table_places()
+        places += [place for layer in self._lean[:1] for place in lean_places(layer.layer)]
+        self.composition = Composition(model, places, () if self.rotary is None else (self.rotary,))
         """What all this was read from."""
 
     def _choose_layers(self) -> None:
@@ -203,7 +211,7 @@ class ModelAdapter:
             return past
         cache = self.new_cache(capacity)
         held = past.get_seq_length() if past is not None else 0
-        if held:
+        if past is not None and held:
             if held >= len(prompt) or len(past.layers) != self.num_layers:
                 raise InputError(
                     f"past_key_values must hold fewer than the {len(prompt)} tokens of the prompt in each of "
@@ -467,7 +475,15 @@ class ModelAdapter:
         return mask
 
 
+def table_places() -> list[Place]:
+    """The functions whose work is left out where a row of the embedding is read from its table."""
+    return [(nn.Embedding, name) for name in ("__call__", "_call_impl", "forward")] + [
+        (vars(nn.functional), "embedding")
+    ]
+
+
 def autocast_dtype(model: PreTrainedModel) -> torch.dtype | None:
     """The number format of the autocast region that the caller is in; None outside of any."""
     kind = model.get_input_embeddings().weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    has_regions = torch.amp.is_autocast_available(kind)
+    return torch.get_autocast_dtype(kind) if has_regions and torch.is_autocast_enabled(kind) else None

@@ -25,20 +25,20 @@ PARTS = ("_modules", "_parameters", "_forward_hooks", "_forward_pre_hooks")
 class Composition:
     """A model's modules, parameters, hooks, training flags, configs and functions at one moment."""
 
-    def __init__(self, model: nn.Module, places: Iterable[Place] = (), buffers: Iterable[Tensor] = ()) -> None:
+    def __init__(self, model: nn.Module, places: Iterable[Place] = (), copied: Iterable[nn.Module] = ()) -> None:
         """Remembers what the model is made of.
 
         Args:
             model: the root of the modules.
             places: functions that are relied on.
-            buffers: small tensors whose numbers are relied on, and not only their memory.
+            copied: small modules of whose buffers the numbers are relied on, and not only the memory.
         """
         self._modules = _Modules(model)
         self._facts = list(self._modules.facts())
         configs = {id(config): config for own in self._modules.own if (config := own.get("config")) is not None}
         self._configs = [(config, _settings(config)) for config in configs.values()]
         self._functions = [(*place, found(place)) for place in places]
-        self._buffers = [(buffer, buffer.detach().clone()) for buffer in buffers]
+        self._copied = [(module, [buffer.detach().clone() for buffer in module.buffers()]) for module in copied]
         self._global_hooks = global_hooks()
 
     def is_current(self) -> bool:
@@ -51,7 +51,7 @@ class Composition:
             is_same
             and all(_settings(config) == settings for config, settings in self._configs)
             and all(found((namespace, name)) is function for namespace, name, function in self._functions)
-            and all(torch.equal(buffer, numbers) for buffer, numbers in self._buffers)
+            and all(_are_equal(module.buffers(), numbers) for module, numbers in self._copied)
             and global_hooks() == self._global_hooks
         )
 
@@ -68,8 +68,9 @@ class _Modules:
 
     def facts(self) -> Iterator[list[Any]]:
         """What is compared, the most likely changes first. Tensors by identity: numbers would take a pass's time."""
-        yield [own["training"] for own in self.own]
+        yield [own.get("training") for own in self.own]
         yield list(map(type, self.all))
+        yield [id(own.get("config")) for own in self.own]
         for parts in self.parts.values():
             yield list(map(len, parts))
         yield list(chain.from_iterable(map(dict.values, self.parts["_modules"])))
@@ -81,6 +82,13 @@ class _Modules:
         yield [own.get("forward") for own in self.own]
         yield [own.get("_compiled_call_impl") for own in self.own]
         yield [get(own) for get, own in self.settings]
+
+
+def _are_equal(buffers: Iterable[Tensor], numbers: list[Tensor]) -> bool:
+    now = list(buffers)
+    return len(now) == len(numbers) and all(
+        a.dtype == b.dtype and a.device == b.device and torch.equal(a, b) for a, b in zip(now, numbers, strict=True)
+    )
 
 
 def found(place: Place) -> Any:

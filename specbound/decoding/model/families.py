@@ -3,7 +3,10 @@
 A new family is one entry of `FAMILIES`. Knows configs and the names of modules; runs nothing.
 """
 
+import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -66,7 +69,7 @@ def name_of(model: nn.Module) -> str:
     return f"{type(model).__name__} ({path})" if path else type(model).__name__
 
 
-def body_of(model: PreTrainedModel) -> nn.Module:
+def body_of(model: PreTrainedModel) -> Any:
     """The module that holds the layers, out of what `torch.compile` wraps around it."""
     body = model.get_decoder()
     while hasattr(body, "_orig_mod"):
@@ -122,7 +125,7 @@ def _refuse_odd_layers(model: PreTrainedModel) -> None:
             if number != place:
                 raise UnsupportedModelError(
                     f"{name}: layer {place} writes to place {number} of the cache, because layers were removed or "
-                    "moved: give every part of a layer its place as layer_idx, and config.num_hidden_layers their number"
+                    "moved: give every part of a layer its place as layer_idx, and config.num_hidden_layers the number"
                 )
             config = part.__dict__.get("own_config", part.__dict__.get("config", body.config))
             if config._attn_implementation != body.config._attn_implementation:
@@ -143,13 +146,24 @@ def _refuse_randomness(model: PreTrainedModel) -> None:
 
 
 def _can_be_random(module: nn.Module) -> bool:
-    """Whether a module may draw random numbers in training mode; whose class nobody knows may."""
+    """Whether a module may draw random numbers in training mode, by its settings or by the code of its class."""
     package = type(module).__module__
     if package.startswith("torch.nn."):
         return isinstance(module, RANDOM_MODULES) and getattr(module, "p", 1) != 0
     if package.startswith("peft."):
         return any("dropout" in name and _is_on(value) for name, value in vars(module).items())
-    return True
+    own = (kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.nn."))
+    functions = (value for kind in own for value in vars(kind).values() if hasattr(value, "__code__"))
+    return any("training" in code.co_names for function in functions for code in _codes(inspect.unwrap(function)))
+
+
+def _codes(function: Any) -> Iterator[Any]:
+    """The code of a function, and of those within it."""
+    pending = [function.__code__]
+    while pending:
+        code = pending.pop()
+        yield code
+        pending += [constant for constant in code.co_consts if hasattr(constant, "co_names")]
 
 
 def _is_on(value: object) -> bool:

@@ -6,7 +6,7 @@ subclass, a patch, a hook, another mask) would be left out with them, and the ou
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from specbound.decoding.model.composition import Place, found, global_hooks
-from specbound.decoding.model.families import body_of, name_of
+from specbound.decoding.model.families import SLIDING, body_of, layer_kinds, name_of, num_layers_of
 from specbound_controller.errors import UnsupportedModelError
 
 LIBRARIES = frozenset({"transformers", "torch", "functools", "contextlib"})
@@ -33,12 +33,16 @@ MOVING_HOOKS = frozenset({"AlignDevicesHook", "CpuOffload", "UserCpuOffloadHook"
 """Hooks of accelerate that move tensors between devices and change nothing else."""
 
 
-def left_out_places(model: PreTrainedModel) -> list[Place]:
-    """Every function that is left out, by the place where transformers would find it: what `Composition` compares."""
+def left_out_places(model: PreTrainedModel, called_once: Iterable[nn.Module]) -> list[Place]:
+    """Every function that is left out, by the place where transformers would find it: what `Composition` compares.
+
+    called_once: modules that transformers calls at every token.
+    """
     body = body_of(model)
     places: list[Place] = [(type(model), name) for name in LOOP_METHODS]
     places += [(type(body), name) for name in ("__call__", "_call_impl", "forward")]
     places += [(model.__dict__, name) for name in LOOP_METHODS]
+    places += [(type(module), "forward") for module in called_once]
     for module in (model, body):
         places += helper_places(type(module).forward)
     return places
@@ -68,6 +72,11 @@ def refuse_left_out(model: PreTrainedModel) -> None:
                     f"{name}: {helper} in {namespace['__name__']} is {described(namespace[helper])}, which the decoder "
                     "would leave out: restore transformers' own"
                 )
+    knows_windows = "create_sliding_window_causal_mask" in referenced(type(body).forward)
+    if SLIDING in layer_kinds(body.config, num_layers_of(model)) and not knows_windows:
+        raise UnsupportedModelError(
+            f"{name}: config.sliding_window is set, and {type(body).__name__} knows no windows: set it to None"
+        )
     mask = ALL_MASK_ATTENTION_FUNCTIONS[body.config._attn_implementation]
     if not is_library(mask):
         raise UnsupportedModelError(

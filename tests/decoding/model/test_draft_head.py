@@ -50,9 +50,9 @@ class Watched(StepRunner):
 
     drafts: ClassVar[list[Draft]]
 
-    def run(self, drafts: list[Draft]) -> list[Tensor]:
-        Watched.drafts += drafts
-        return super().run(drafts)
+    def run(self, draft: Draft) -> Tensor:
+        Watched.drafts.append(draft)
+        return super().run(draft)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, row_shares
 from specbound_profiling.costs.fit import fit_costs
 from specbound_profiling.replay.oracle import fixed_draft_work
 
-PRICES = np.array([1.0, 1.1, 1.3, 1.7, 2.5, 4.0, 0.2, 0.6, 0.05, 0.4, 0.1, 0.3, 0.8]) * 1e-3
+PRICES = np.array([1.0, 1.1, 1.3, 1.7, 2.5, 4.0, 7.0, 0.2, 0.6, 0.05, 0.4, 0.1, 0.3, 0.8]) * 1e-3
 
 
 def steps(rng: np.random.Generator, count: int, widest: int = 31) -> np.ndarray:
@@ -70,14 +70,16 @@ def test_noise_does_not_make_steps_seem_cheaper() -> None:
 
 def test_calls_between_two_knots_are_shared_between_them() -> None:
     np.testing.assert_array_equal(
-        row_shares(np.array([1, 3, 6, 8, 28, 32, 64])),
+        row_shares(np.array([1, 3, 6, 8, 28, 32, 48, 64, 99])),
         [
-            [1, 0, 0, 0, 0, 0],
-            [0, 0.5, 0.5, 0, 0, 0],
-            [0, 0, 0.5, 0.5, 0, 0],
-            [0, 0, 0, 1, 0, 0],
-            [0, 0, 0, 0, 0.25, 0.75],
-            [0, 0, 0, 0, 0, 1],
-            [0, 0, 0, 0, 0, 1],
+            [1, 0, 0, 0, 0, 0, 0],
+            [0, 0.5, 0.5, 0, 0, 0, 0],
+            [0, 0, 0.5, 0.5, 0, 0, 0],
+            [0, 0, 0, 1, 0, 0, 0],
+            [0, 0, 0, 0, 0.25, 0.75, 0],
+            [0, 0, 0, 0, 0, 1, 0],
+            [0, 0, 0, 0, 0, 0.5, 0.5],
+            [0, 0, 0, 0, 0, 0, 1],
+            [0, 0, 0, 0, 0, 0, 1],
         ],
     )

@@ -35,6 +35,9 @@ DRAFTED = StepRecord(
     full_margin=2.5,
     seconds=0.0125,
     num_learned_scores=2,
+    sources=("context", "context", "bigrams"),
+    parents=(0, 1, 0),
+    path=(3,),
 )
 PLAIN = StepRecord(14, 0, 0, 1, (), (), (), (), "off", {1: 6}, {1: 1}, 0)
 

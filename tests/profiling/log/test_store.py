@@ -12,9 +12,10 @@ import pytest
 
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
+from specbound_profiling.log import manifest
 from specbound_profiling.log import store as log
 from specbound_profiling.log.manifest import Manifest, read_costs, read_manifest
-from specbound_profiling.log.store import LogWriter, manifest, open_log
+from specbound_profiling.log.store import LogWriter, open_log
 from specbound_profiling.log.trace import Branches, PromptTrace
 from tests.profiling.manifests import MANIFEST
 
