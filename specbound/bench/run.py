@@ -13,11 +13,8 @@ from specbound.bench.transformers_methods import TransformersMethod
 from specbound.bench.tuning import GRID_KINDS, speedup_map, tune_transformers
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.model.adapter import ModelAdapter
-<<<<<<< HEAD
 from specbound.decoding.model.segments import CALLS_BEFORE_CAPTURE
-=======
 from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static, record_exits
->>>>>>> main
 from specbound.evaluation.timing import ContentionProbe, TimedPrompt
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint

@@ -40,14 +40,9 @@ from specbound.decoding.model.lean import (
     pack_mask,
     signed,
 )
-<<<<<<< HEAD
-from specbound.decoding.model.left_out import left_out_places, refuse_changed_parts, refuse_left_out
+from specbound.decoding.model.left_out import is_library, left_out_places, refuse_changed_parts, refuse_left_out
 from specbound.decoding.model.ragged import RaggedCall, sent
 from specbound.decoding.model.row_attention import causal_ranges
-=======
-from specbound.decoding.model.left_out import is_library, left_out_places, refuse_changed_parts, refuse_left_out
-from specbound.decoding.model.ragged import RaggedCall
->>>>>>> main
 from specbound.decoding.model.static_cache import StaticView
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
