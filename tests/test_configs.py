@@ -28,6 +28,7 @@ CONFIG_CLASSES = {
     "verify.yaml": "specbound.evaluation.verify_config:VerifyConfig",
     "evaluate.yaml": "specbound.evaluation.config:EvaluateConfig",
     "bench.yaml": "specbound.bench.config:BenchConfig",
+    "results.yaml": "specbound.bench.suite.config:SuiteConfig",
     "demo.yaml": "specbound.demo.config:DemoConfig",
     "demo_quick.yaml": "specbound.demo.config:DemoConfig",
     "demo_full.yaml": "specbound.demo.config:DemoConfig",

@@ -17,6 +17,8 @@ THRESHOLDS = (0.1, 0.2, 0.35, 0.55)
 LOOKUP_FIRST = ((0.35, 0.35), (0.5, 0.55), (0.65, 0.55))
 """Threshold pairs of the default grid (of the lookup, of the exit), each token by itself, where the context is looked
 up before an exit is run."""
+STATIC_LOOKUP_FIRST = (*LOOKUP_FIRST, (0.35, 0.01), (0.65, 0.01))
+"""The same in the static grid, which also knows exits that nearly always draft where the lookup is not sure."""
 MAX_PROFILES = 12
 """Kinds of action, widths aside, that a controller keeps by default; the more, the longer a decision takes."""
 SCORES = ("fixed", "annealed", "learned")
@@ -121,7 +123,7 @@ def static_grid(
     exit_layers: Sequence[int],
     widths: Sequence[int] = WIDTHS,
     thresholds: Sequence[float] = THRESHOLDS,
-    lookup_first: Sequence[tuple[float, float]] = LOOKUP_FIRST,
+    lookup_first: Sequence[tuple[float, float]] = STATIC_LOOKUP_FIRST,
 ) -> tuple[Action, ...]:
     """The settings that a user could choose by hand: fixed drafts, and annealed confidence by token or product."""
     by_product = action_grid(exit_layers, widths, thresholds, "annealed", "product", lookup_first)

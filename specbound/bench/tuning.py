@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
-from specbound.bench.config import BenchConfig
 from specbound.bench.transformers_methods import (
     DEFAULT_THRESHOLD,
     DOCUMENTED_EXIT,
@@ -33,6 +33,16 @@ MAX_WIDTH = 8
 """Longest draft that the map of exits and widths knows."""
 
 
+class Grid(Protocol):
+    """What bounds the grids of transformers' methods."""
+
+    @property
+    def tuned_exit_layers(self) -> Literal["auto"] | tuple[int, ...]: ...
+
+    @property
+    def tuned_lengths(self) -> tuple[int, ...]: ...
+
+
 @dataclass(slots=True)
 class Tuned:
     """What was chosen."""
@@ -42,7 +52,7 @@ class Tuned:
     """What was searched, and what the model does not allow, one line each."""
 
 
-def candidates(name: str, config: BenchConfig, num_layers: int) -> list[Assistance]:
+def candidates(name: str, config: Grid, num_layers: int) -> list[Assistance]:
     """Settings of one of transformers' methods among which the tuning prompts decide."""
     kind = GRID_KINDS[name]
     exits = shallow_exits(num_layers) if config.tuned_exit_layers == "auto" else config.tuned_exit_layers
@@ -66,9 +76,7 @@ def shallow_exits(num_layers: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(num_layers * share)) for share in (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8)}))
 
 
-def tune_transformers(
-    names: Sequence[str], config: BenchConfig, loaded: LoadedModel, prompts: Sequence[TimedPrompt]
-) -> Tuned:
+def tune_transformers(names: Sequence[str], config: Grid, loaded: LoadedModel, prompts: Sequence[TimedPrompt]) -> Tuned:
     """The fastest setting of each method on the tuning prompts, by tokens per second of one interleaved round."""
     tuned, num_layers = Tuned(), ModelAdapter(loaded.model).num_layers
     for name in names:

@@ -76,7 +76,9 @@ def hand_over(
     """Writes a result's report, and shows it; where the report goes to standard output (`-`), nothing else does."""
     from specbound.results.report import build_report, write_report
 
-    if json is not None:
-        write_report(build_report(rows, model, **extra), json)  # first: whoever was to read the rest may be gone
-    if json != "-":
-        show_people()
+    try:
+        if json is not None:
+            write_report(build_report(rows, model, **extra), json)  # first: whoever was to read the rest may be gone
+    finally:
+        if json != "-":
+            show_people()  # also where the report could not be written

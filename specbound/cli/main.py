@@ -29,6 +29,10 @@ COMMANDS = {
     "verify": ("specbound.cli.verify:run", "check that outputs equal plain decoding's, token by token"),
     "evaluate": ("specbound.cli.evaluate:run", "measure what a controller is worth, against every other policy"),
     "bench": ("specbound.cli.bench:run", "time every method side by side, transformers' own included; shapes; scaling"),
+    "results": (
+        "specbound.cli.results:run",
+        "one table over compression levels, greedy and sampled; goes on after a kill",
+    ),
     "demo": ("specbound.cli.demo:run", "the whole chain on the demonstration model, with one table at the end"),
 }
 """Command -> (function that takes the rest of the command line, help)."""

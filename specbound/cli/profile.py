@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> None:
     summary = profile(config)
     rows = []
     for verdict in summary.verdicts:
-        speedups = {"best_static": verdict.best_static_speedup, "oracle": verdict.oracle_speedup}
+        speedups = {"best_static": verdict.static.value, "oracle": verdict.oracle.value}
         num_tokens = verdict.num_positions - verdict.num_prompts  # prefill yields the first token of each
         plain = verdict.plain_tokens_per_second
         rows += modelled_rows(verdict.compression, verdict.num_prompts, num_tokens, plain, speedups)

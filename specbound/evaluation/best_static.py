@@ -100,6 +100,12 @@ class StaticChoice:
     """When the race was held, YYYY-MM-DD"""
     exit_layers: tuple[int, ...]
 
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "StaticChoice":
+        """What `asdict` made of one, also through JSON."""
+        ranking = tuple(Ranked(**each) for each in values["ranking"])
+        return StaticChoice(**{**values, "ranking": ranking, "exit_layers": tuple(values["exit_layers"])})
+
     def action(self, is_annealed: bool = False) -> Action:
         """The fastest setting; is_annealed: of those that test a confidence (at least one does)."""
         actions = {action.name: action for action in static_grid(self.exit_layers)}
@@ -238,8 +244,7 @@ def _read_kept(path: Path) -> StaticChoice | None:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("schema") != SCHEMA:
             return None
-        ranking = tuple(Ranked(**each) for each in values.pop("ranking"))
-        choice = StaticChoice(ranking=ranking, exit_layers=tuple(values.pop("exit_layers")), **values)
+        choice = StaticChoice.from_dict(values)
         choice.action(is_annealed=True)
         return choice
     except (OSError, ValueError, TypeError, KeyError, AttributeError, StopIteration):

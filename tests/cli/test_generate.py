@@ -105,7 +105,7 @@ def test_a_conversation_continues_as_a_fresh_run_on_the_whole_text_would(
         text += f"assistant : {reply} . "
     for options in ((), ("--prompt", "-"), ("--stream",)):
         monkeypatch.setattr("sys.stdin", io.StringIO("the cat\n\n  a dog \n"))
-        code, out, err = run("--chat", *options, model=chat_model)
+        code, out, err = run("--chat", "--policy", "plain", *options, model=chat_model)
         assert code == 0, err
         assert out.split("\n")[:2] == replies
         assert err.count("tokens/s") == 2 and "plain decoding" in err

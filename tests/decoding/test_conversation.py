@@ -1,5 +1,7 @@
 """Continuing from a cache: equal to a fresh run on the whole text, without running the history again."""
 
+import copy
+
 import pytest
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -89,17 +91,19 @@ def test_an_interrupted_turn_leaves_the_cache_usable() -> None:
         assert torch.equal(output.sequences, expected)
 
 
-def test_transformers_own_cache_is_continued_from_and_left_as_it_is() -> None:
+def test_transformers_own_cache_is_continued_and_holds_what_transformers_would_leave_in_it() -> None:
     model = random_model("llama", dtype=torch.float64)
     text = random_prompt(0, 24)
     cache = DynamicCache(config=model.config)
     model(text[:, :15], past_key_values=cache)
     expected = model.generate(text, max_new_tokens=20, do_sample=False)
     decoder = SpecBoundDecoder(model, StaticPolicy((2,), 0.0, 4))
+    again, theirs = copy.deepcopy(cache), copy.deepcopy(cache)
     assert torch.equal(decoder.generate(text, max_new_tokens=20, past_key_values=cache), expected)
-    assert cache.get_seq_length() == 15
+    model.generate(text, max_new_tokens=20, do_sample=False, past_key_values=theirs)
+    assert cache.get_seq_length() == theirs.get_seq_length() == 43
     assert torch.equal(
-        model.generate(text, max_new_tokens=20, do_sample=False, past_key_values=cache, custom_generate=decoder),
+        model.generate(text, max_new_tokens=20, do_sample=False, past_key_values=again, custom_generate=decoder),
         expected,
     )
 

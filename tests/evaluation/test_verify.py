@@ -46,9 +46,9 @@ def test_a_random_policy_tries_everything_and_repeats_with_its_seed() -> None:
 
 
 def test_the_policy_is_the_controller_where_there_is_one() -> None:
-    assert VerifyConfig().policies == ("controller", "random")
-    assert VerifyConfig(controller="none").policies == ("layerskip", "random")
-    assert VerifyConfig(model="mine").policies == ("layerskip", "random")
+    assert VerifyConfig().policies == ("controller", "random", "trees")
+    assert VerifyConfig(controller="none").policies == ("layerskip", "random", "trees")
+    assert VerifyConfig(model="mine").policies == ("layerskip", "random", "trees")
     assert VerifyConfig(model="mine", controller="mine", policy=("static",)).policies == ("static",)
     with pytest.raises(InputError, match="policy must name"):
         VerifyConfig(policy=())

@@ -17,9 +17,16 @@ def static_seconds(
     traces: Sequence[PromptTrace] | TraceBatch, costs: CostTable, grid: Sequence[Decision], num_layers: int
 ) -> np.ndarray:
     """Modelled seconds of each decision over all traces; adds up over shards of a log. (A,)"""
+    return np.asarray(static_prompt_seconds(traces, costs, grid, num_layers).sum(axis=0))
+
+
+def static_prompt_seconds(
+    traces: Sequence[PromptTrace] | TraceBatch, costs: CostTable, grid: Sequence[Decision], num_layers: int
+) -> np.ndarray:
+    """Modelled seconds of each decision on each trace. (B, A)"""
     all_traces = traces.traces if isinstance(traces, TraceBatch) else traces
-    parts = [Grid(TraceBatch(part), costs, num_layers, grid).total_seconds() for part in chunks(all_traces)]
-    return np.asarray(np.sum(parts, axis=0))
+    parts = [Grid(TraceBatch(part), costs, num_layers, grid).prompt_seconds() for part in chunks(all_traces)]
+    return np.concatenate(parts)
 
 
 def best_static_action(

@@ -62,19 +62,20 @@ class Grid:
                     emitted[:, action], seconds[:, action] = tokens, price
         return emitted, seconds
 
-    def total_seconds(self) -> np.ndarray:
-        """Seconds of each decision taken at every step of every trace. (A,)"""
+    def prompt_seconds(self) -> np.ndarray:
+        """Seconds of each decision taken at every step of a trace. (B, A)"""
         emitted, seconds = self.outcomes()
         num_traces, num_decisions = len(self.batch.traces), len(self.decisions)
-        action = np.tile(np.arange(num_decisions), num_traces)
+        place = np.arange(num_traces * num_decisions)  # each once in a pass
         row, end = np.repeat(self.batch.first_row + 1, num_decisions), np.repeat(self.batch.end_row, num_decisions)
-        totals = np.zeros(num_decisions)
+        totals = np.zeros(num_traces * num_decisions)
         while True:
             runs = row < end
-            row, end, action = row[runs], end[runs], action[runs]
+            row, end, place = row[runs], end[runs], place[runs]
             if not len(row):
-                return totals
-            totals += np.bincount(action, seconds[row, action], minlength=num_decisions)
+                return totals.reshape(num_traces, num_decisions)
+            action = place % num_decisions
+            totals[place] += seconds[row, action]
             row = row + emitted[row, action]
 
     def _profiles(self) -> list[list[int]]:

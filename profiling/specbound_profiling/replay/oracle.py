@@ -57,10 +57,19 @@ def _actions(exit_layers: tuple[int, ...], num_layers: int, w_max: int) -> _Acti
     return _Actions(choices, base, slope)
 
 
-def oracle(traces: Sequence[PromptTrace] | TraceBatch, costs: CostTable, num_layers: int, w_max: int) -> ReplayResult:
-    """Least modelled seconds over one exit layer and one width <= min(run of correct drafts, w_max) per step."""
+def oracle(
+    traces: Sequence[PromptTrace] | TraceBatch,
+    costs: CostTable,
+    num_layers: int,
+    w_max: int,
+    exit_layers: Sequence[int] | None = None,
+) -> ReplayResult:
+    """Least modelled seconds over one exit layer and one width <= min(run of correct drafts, w_max) per step.
+
+    exit_layers: those of the recorded ones that may draft; None is all.
+    """
     batch = traces if isinstance(traces, TraceBatch) else TraceBatch(traces)
-    actions = _actions(batch.exit_layers, num_layers, w_max)
+    actions = _actions(batch.exit_layers if exit_layers is None else tuple(exit_layers), num_layers, w_max)
     base, slope = costs.seconds(actions.base_work), costs.seconds(actions.context_work)
     widths = np.array([w for _, w in actions.choices])
     exit_index = np.array([batch.exit_layers.index(e) if w else 0 for e, w in actions.choices])

@@ -25,7 +25,6 @@ from specbound_profiling.recording import profile as stage
 from specbound_profiling.recording.config import ProfileConfig
 from specbound_profiling.recording.profile import ProfileSummary, profile
 from specbound_profiling.recording.record import Recorder
-from specbound_profiling.replay.verdict import verdict
 
 SENTENCES = (
     "the cat sat on the mat",
@@ -114,18 +113,9 @@ def test_summary_names_speeds_and_ends_with_a_conclusion(finished: tuple[Profile
     summary, _ = finished
     text = str(summary)
     assert "agreement with the full model by exit layer: 1: " in text
-    assert "chosen on these same prompts" in text and "oracle" in text and "worth a controller" in text
+    assert "chosen on the other prompts" in text and "oracle" in text and "worth a controller" in text
     found = summary.verdicts[0]
-    assert found.oracle_speedup >= 1 and found.best_static_speedup >= 1 and found.plain_tokens_per_second > 0
-
-
-def test_verdict_is_no_where_even_the_oracle_gains_less_than_a_tenth(
-    trace_of: Callable[..., PromptTrace], costs: CostTable
-) -> None:
-    assert "not worth a controller here" in str(verdict([[trace_of([[0]] * 9)]], costs, 8))
-    good = verdict([[trace_of([[1]] * 9)], [trace_of([[1]] * 9)]], costs, 8)
-    assert good.oracle_speedup > 1.5 and good.best_static == "exit2_width8"
-    assert "not worth" not in str(good) and good.agreement == {2: 1.0} and good.num_positions == 18
+    assert found.oracle.value >= 1 and found.static.value > 0 and found.plain_tokens_per_second > 0
 
 
 def test_interrupted_run_resumes_to_the_same_shards(
