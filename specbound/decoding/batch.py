@@ -13,7 +13,7 @@ from torch import Tensor
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.model.draft_head import DraftHead
-from specbound.decoding.model.ragged import RaggedCall
+from specbound.decoding.model.ragged import RaggedCall, sent
 from specbound.decoding.step import Draft
 from specbound_controller.lookup import LOOKUP_EXIT
 
@@ -83,7 +83,7 @@ class BatchRunner:
 
     def _start_tokens(self, rows: Sequence[Row]) -> None:
         """Embeds the newest pending token of each row; its layers have not run yet."""
-        tokens = torch.tensor([row.draft.tokens[-1] for row in rows], device=self.adapter.device)
+        tokens = sent([row.draft.tokens[-1] for row in rows], self.adapter.device)
         positions = [row.draft.position + row.draft.num_drafted for row in rows]
         for row, hidden in zip(rows, self.adapter.embed_rows(tokens, positions).split(1), strict=True):
             row.draft.hidden.append(hidden)

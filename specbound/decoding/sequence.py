@@ -252,7 +252,8 @@ class Sequence:
             return scores
         end = self._first + len(self.tokens)
         if drafted:
-            self._ids[0, end : end + len(drafted)] = torch.tensor(drafted)
+            for place, token in enumerate(drafted, end):
+                self._ids[0, place] = token  # filled there: a copy to a device would wait for it
         return processors(self._ids[:, : end + len(drafted)], scores)
 
     def _noised(self, scores: Tensor, position: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
+from specbound.decoding.model.ragged import sent
 from specbound.decoding.model.tree_call import NodeRows, TreeCall
 from specbound.decoding.step import Work
 from specbound_controller.lookup import LOOKUP_EXIT
@@ -80,7 +81,7 @@ class TreeRunner:
         counts = [len(draft.tree.tokens) for draft in drafts]
         starts = [draft.position for draft in drafts]
         call = TreeCall(slots, starts, nodes, [(0, count) for count in counts], self.adapter.device)
-        tokens = torch.tensor([token for draft in drafts for token in draft.tree.tokens], device=self.adapter.device)
+        tokens = sent([token for draft in drafts for token in draft.tree.tokens], self.adapter.device)
         positions = [start + depth for start, tree in zip(starts, nodes, strict=True) for depth in tree.depths]
         embedded = self.adapter.embed_rows(tokens, positions).transpose(0, 1)
         hidden = self.adapter.run_rows(
@@ -96,7 +97,7 @@ class TreeRunner:
     def _run_chain(self, draft: TreeDraft) -> Tensor:
         """The same for one token after another: what the chain's verification calls, with the same bits."""
         tokens, position = draft.tree.tokens, draft.position
-        ids = torch.tensor([tokens], device=self.adapter.device)
+        ids = sent([tokens], self.adapter.device)
         hidden = self.adapter.embed(ids, position)
         hidden = self.adapter.run_layers(hidden, 0, self.adapter.num_layers, self.cache, position)
         draft.work.add_layers(len(tokens), self.adapter.num_layers)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.greedy_twin import greedy_twin
+from specbound.decoding.model.segments import CALLS_BEFORE_CAPTURE
 from specbound.models.loading import LoadedModel
 from specbound_controller.actions import THRESHOLDS, WIDTHS
 from specbound_controller.costs import CostTable
@@ -77,6 +78,10 @@ class RandomPolicy:
     def restart(self) -> None:
         """Begins with the first prompt's decisions again."""
         self._num_prompts = 0
+
+    def repeat(self) -> None:
+        """The last prompt's decisions come once more."""
+        self._num_prompts -= 1
 
     def reset(self) -> None:
         """The next prompt's decisions."""
@@ -183,6 +188,9 @@ def cost_measurement(
     first, taken = list[TimedSteps](), list[Tensor]()
     policy.restart()
     for ids in itertools.cycle(prompt_ids):
+        for _ in range(CALLS_BEFORE_CAPTURE if is_compiled else 0):  # no price may hold the seconds of a capture
+            watch.decode(ids, TOKENS_PER_PROMPT)
+            policy.repeat()
         first.append(watch.decode(ids, TOKENS_PER_PROMPT))
         taken.append(ids)
         num_taken = sum(len(part.seconds) for part in first)

@@ -25,12 +25,12 @@ MOST_TEXT = 20_000
 
 def parts(settings: Settings) -> Iterator[Part]:
     """One for each file; in a dry run, where all tests are skipped, only the first."""
-    files = test_files()
+    files = files_with_gpu_tests()
     for path in files[:1] if settings.is_dry else files:
         yield Part(path, partial(run_tests, path, settings), SECONDS)
 
 
-def test_files() -> list[str]:
+def files_with_gpu_tests() -> list[str]:
     """Files with tests for a GPU, relative to the checkout. Raises InputError where there is no checkout."""
     folder = ROOT / "tests"
     if not folder.is_dir():

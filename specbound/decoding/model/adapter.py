@@ -41,7 +41,8 @@ from specbound.decoding.model.lean import (
     signed,
 )
 from specbound.decoding.model.left_out import is_library, left_out_places, refuse_changed_parts, refuse_left_out
-from specbound.decoding.model.ragged import RaggedCall
+from specbound.decoding.model.ragged import RaggedCall, sent
+from specbound.decoding.model.row_attention import causal_ranges
 from specbound.decoding.model.static_cache import StaticView
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
@@ -256,7 +257,7 @@ class ModelAdapter:
         self._extend_positions(max(positions) + 1)
         ids = None
         if self.position_table is not None:
-            ids = torch.tensor(positions, device=self.device).unsqueeze(1)
+            ids = sent(list(positions), self.device).unsqueeze(1)
         return self._embed(token_ids.unsqueeze(1), ids)
 
     def _embed(self, token_ids: Tensor, ids: Tensor | None) -> Tensor:
@@ -405,7 +406,7 @@ class ModelAdapter:
         logits = project(hidden)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits
+        return logits.to(self.device)  # the head of a model on several devices may be elsewhere
 
     def position_tables(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Cosine and sine of all positions so far, by kind of layer, as its layers take them."""
@@ -461,7 +462,10 @@ class ModelAdapter:
         if table is None or table.shape[-1] < keys:
             table = causal_mask(num_new, max(256, 2 * keys), window, self.dtype, self.device)[None, None]
             self._masks[kind, num_new, group] = table = pack_mask(table, group)
-        return table[..., table.shape[-1] - keys :]
+        mask = table[..., table.shape[-1] - keys :]
+        if self.device.type != "cpu":
+            mask.visible_ranges = causal_ranges(num_new, keys, window)  # type: ignore[attr-defined]
+        return mask
 
 
 def table_places() -> list[Place]:

@@ -11,6 +11,14 @@ from torch import Tensor
 # B rows of the call, n most new tokens of a row, H key-value heads, C capacity in tokens, D width, K visible keys
 
 
+def sent(values: object, device: torch.device | str) -> Tensor:
+    """Numbers of the host as a tensor on a device, which the host does not wait for: by way of pinned memory."""
+    tensor = torch.as_tensor(values)
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class RaggedCall:
     """Rows of a cache that run together, each from its own position on and with its own number of new tokens.
 
@@ -27,18 +35,17 @@ class RaggedCall:
         self.end = max(start + count for start, count in zip(starts, counts, strict=True))
         """Tokens of the longest row after the call."""
         columns = range(self.num_new)
-        self.places = torch.tensor(
-            [[start + min(i, count - 1) for i in columns] for start, count in zip(starts, counts, strict=True)],
-            device=device,
+        self.places = sent(
+            [[start + min(i, count - 1) for i in columns] for start, count in zip(starts, counts, strict=True)], device
         )
         """Where each token of the call stands in its row of the cache. (B, n)"""
         self.positions = self.places
         """Position of each token of the call. (B, n)"""
-        self._slots = torch.tensor(self.slots, device=device).unsqueeze(1)
+        self._slots = sent(self.slots, device).unsqueeze(1)
         self._new: Sequence[Tensor] = ()
         if min(counts) < self.num_new:  # found on the host: on a GPU a mask as index would wait for the device
             new = [(row, i, slots[row], starts[row] + i) for row, count in enumerate(counts) for i in range(count)]
-            self._new = torch.tensor(new, device=device).unbind(1)
+            self._new = sent(new, device).unbind(1)
 
     @property
     def is_level(self) -> bool:

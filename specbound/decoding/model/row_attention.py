@@ -22,7 +22,8 @@ def row_stable_attention(
 ) -> tuple[Tensor, None]:
     """One attention call per query row, on exactly the keys it sees, as plain decoding makes it.
 
-    query: (B, H, n, D); key, value: (B, key-value heads, K, D). Returns (B, n, H, D).
+    On a GPU one call for each sequence as well: kernels there divide the keys among processors by the number of
+    sequences. query: (B, H, n, D); key, value: (B, key-value heads, K, D). Returns (B, n, H, D).
     """
     attend = _sdpa_row if module.own_config._attn_implementation == "sdpa" else _eager_row
     sights = getattr(attention_mask, "tree_sights", None)
@@ -38,12 +39,12 @@ def row_stable_attention(
     rows = []
     for index, spans in enumerate(ranges):
         one = query[:, :, index : index + 1]
-        if len(spans) == 1:
+        if len(spans) == 1 and (query.shape[0] == 1 or query.device.type == "cpu"):
             keys = slice(*spans[0])
             rows.append(attend(module, one, key[:, :, keys], value[:, :, keys], options))
             continue
         sequences = []
-        for b, span in enumerate(spans):
+        for b, span in enumerate(spans * (query.shape[0] // len(spans))):
             keys, own = slice(*span), slice(b, b + 1)
             sequences.append(attend(module, one[own], key[own, :, keys], value[own, :, keys], options))
         rows.append(torch.cat(sequences))
@@ -99,6 +100,12 @@ def _sdpa_row(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, opti
 def _eager_row(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
     family = sys.modules[type(module).__module__]
     return family.eager_attention_forward(module, query.contiguous(), key, value, None, **options)[0]
+
+
+def causal_ranges(num_queries: int, num_keys: int, window: int | None) -> list[list[tuple[int, int]]]:
+    """What `visible_ranges` finds in the mask of the last queries of a text, without reading it from a device."""
+    ends = range(num_keys - num_queries + 1, num_keys + 1)
+    return [[(0 if window is None else max(0, end - window), end)] for end in ends]
 
 
 def visible_ranges(mask: Tensor | None, num_queries: int, num_keys: int) -> list[list[tuple[int, int]]]:

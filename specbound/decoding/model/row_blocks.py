@@ -117,8 +117,36 @@ def find_block_rows(product: MatrixProduct) -> tuple[int, int]:
         elif found is not None:
             runs.append([count])
         previous = found
-    longest = max(runs, key=len)
+    return longest_run(runs, prefers_many=product.device.type != "cpu")
+
+
+def longest_run(runs: list[list[int]], prefers_many: bool) -> tuple[int, int]:
+    """First and last row count of the longest run; of equally long ones the first, or the one with the most rows,
+    which on a GPU cost what one row costs."""
+    longest = max(reversed(runs) if prefers_many else runs, key=len)
     return longest[0], longest[-1]
+
+
+class RowNorm:
+    """A norm in calls of a constant number of tokens: on a GPU sums over a row are divided among threads by the number
+    of rows of the call."""
+
+    def __init__(self, normalise: Callable[[Tensor], Tensor]) -> None:
+        self.normalise = normalise
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, n, ..., K) -> (B, n, ..., K)"""
+        if x.device.type == "cpu":
+            return self.normalise(x)
+        return self.in_blocks(x)
+
+    def in_blocks(self, x: Tensor) -> Tensor:
+        """The same, in blocks. Copies of a token fill the last one."""
+        tokens = x.flatten(0, 1)
+        missing = -tokens.shape[0] % MAX_BLOCK_ROWS
+        filled = torch.cat((tokens, tokens[:1].expand(missing, *tokens.shape[1:]))) if missing else tokens
+        blocks = [self.normalise(block) for block in filled.split(MAX_BLOCK_ROWS)]
+        return (torch.cat(blocks) if len(blocks) > 1 else blocks[0])[: tokens.shape[0]].view(x.shape)
 
 
 def cancelling_factors(product: MatrixProduct) -> tuple[Tensor, Tensor]:

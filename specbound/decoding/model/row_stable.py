@@ -20,7 +20,7 @@ from specbound.decoding.model.families import name_of
 from specbound.decoding.model.lean import ROW_STABLE_ATTENTION
 from specbound.decoding.model.left_out import described, is_library
 from specbound.decoding.model.row_attention import row_stable_attention
-from specbound.decoding.model.row_blocks import RowBlocks, find_block_rows, is_kind
+from specbound.decoding.model.row_blocks import RowBlocks, RowNorm, find_block_rows, is_kind
 from specbound_controller.errors import UnsupportedModelError
 
 # K inputs, N outputs of a projection
@@ -34,8 +34,8 @@ PARALLEL_ELEMENTS = 32768
 def row_stable_model(model: PreTrainedModel) -> PreTrainedModel:
     """A twin of `model` that gives a token bitwise the same logits in a call of one row and in a call of many.
 
-    The twin shares parameters, buffers, embeddings and norms with `model`, which is not changed. Whether its rows
-    are really equal depends on the device and its libraries, so `check_row_stable` must follow.
+    The twin shares parameters, buffers, embeddings and, on a CPU, norms with `model`, which is not changed. Whether its
+    rows are really equal depends on the device and its libraries, so `check_row_stable` must follow.
 
     Raises:
         UnsupportedModelError: the model is spread over devices, or one of its modules cannot be copied.
@@ -90,15 +90,22 @@ class _Twins:
         return twin
 
     def _forward_of(self, module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-        """What replaces the forward of a projection or an activation; None for all other modules."""
+        """What replaces the forward of a projection, an activation, on a GPU a norm; None for all other modules."""
         own = functools.partial(type(module).forward, module)
         if is_kind(module, "Linear8bitLt"):
             return functools.partial(int8_projection, module)
         if isinstance(module, (nn.Linear, Conv1D)):
             return RowBlocks(module, own, self.find_block_rows)
+        if type(module).__name__.endswith("Norm") and is_on_gpu(module):
+            return RowNorm(own)
         if type(module).__module__ in ("transformers.activations", "torch.nn.modules.activation"):
             return functools.partial(activate_rows, own)
         return None
+
+
+def is_on_gpu(module: nn.Module) -> bool:
+    """Whether a module's parameters are on another device than the CPU."""
+    return any(parameter.device.type not in ("cpu", "meta") for parameter in module.parameters())
 
 
 def int8_projection(module: Any, x: Tensor) -> Tensor:

@@ -237,7 +237,7 @@ def refuse_uncapturable(adapter: ModelAdapter) -> None:
     name = name_of(adapter.model)
     if adapter.autocast is not None:
         raise UnsupportedModelError(
-            f"{name} runs in an autocast region, which frees the weights it has cast at its end, under the graphs: "
+            f"{name} runs in an autocast region, at whose end the weights that it has cast are gone under the graphs: "
             f"cast the model itself for compile=True"
         )
     modules: list[nn.Module] = list(adapter.layers.modules())

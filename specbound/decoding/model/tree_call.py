@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specbound.decoding.model.ragged import RaggedCall
+from specbound.decoding.model.ragged import RaggedCall, sent
 from specbound.decoding.model.row_attention import TreeSight
 
 # B rows of the call, n most new nodes of a row, K visible keys
@@ -55,7 +55,7 @@ class TreeCall(RaggedCall):
             depths = tree.depths[first:last]
             positions.append([start + depths[min(i, len(depths) - 1)] for i in columns])
         self._host_positions = np.array(positions)
-        self.positions = torch.from_numpy(self._host_positions).to(device)
+        self.positions = sent(self._host_positions, device)
         """Position of each node of the call. (B, n)"""
         self._trees, self._spans = trees, spans
         self._device = device
@@ -83,7 +83,7 @@ class TreeCall(RaggedCall):
             seen[row, count:] = seen[row, count - 1]
         mask = torch.zeros(seen.shape, dtype=dtype)
         mask.masked_fill_(torch.from_numpy(~seen), torch.finfo(dtype).min)
-        mask = mask.unsqueeze(1).to(self._device)
+        mask = sent(mask.unsqueeze(1), self._device)
         mask.tree_sights = self._sights(window)  # type: ignore[attr-defined]
         return mask
 

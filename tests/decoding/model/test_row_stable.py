@@ -19,6 +19,7 @@ from transformers import (
 
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.model.adapter import ModelAdapter
+from specbound.decoding.model.row_blocks import MAX_BLOCK_ROWS, RowNorm, longest_run
 from specbound.decoding.model.row_stable import activate_rows, int8_projection, row_stable_model
 from specbound.decoding.model.row_stable_check import check_row_stable
 from specbound_controller.errors import UnsupportedModelError
@@ -238,3 +239,33 @@ def test_activations_do_not_depend_on_the_rows_beside(width: int) -> None:
         alone = torch.cat([activate_rows(activation, rows[:, i : i + 1]) for i in range(40)], dim=1)
         together = torch.cat([activate_rows(activation, block) for block in rows.split(7, dim=1)], dim=1)
         assert torch.equal(alone, together)
+
+
+@pytest.mark.parametrize(("batch_size", "num_tokens"), [(1, 1), (1, 8), (1, 11), (3, 5)])
+def test_a_norm_in_blocks_is_the_norm_of_every_token(batch_size: int, num_tokens: int) -> None:
+    norm, heads = nn.LayerNorm(6), torch.randn(batch_size, num_tokens, 2, 6)
+    counts: list[int] = []
+
+    def counted(x: Tensor) -> Tensor:
+        counts.append(x.shape[0])
+        return norm(x)
+
+    torch.testing.assert_close(RowNorm(counted).in_blocks(heads), norm(heads))
+    assert set(counts) == {MAX_BLOCK_ROWS}
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+def test_a_twin_for_a_gpu_with_norms_in_blocks_decodes_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompt = random_model(name), random_prompt(0, 9)
+    expected = SpecBoundDecoder(model, exactness="bitwise").generate(prompt, max_new_tokens=20)
+    monkeypatch.setattr("specbound.decoding.model.row_stable.is_on_gpu", lambda module: True)
+    monkeypatch.setattr(RowNorm, "__call__", RowNorm.in_blocks)
+    decoder = SpecBoundDecoder(model, StaticPolicy((2,), 0.0, 3), exactness="bitwise")
+    norms = [m for m in decoder.step_adapter.model.modules() if isinstance(m.__dict__.get("forward"), RowNorm)]
+    assert len(norms) >= 2 * decoder.adapter.num_layers + 1
+    assert torch.equal(decoder.generate(prompt, max_new_tokens=20), expected)
+
+
+def test_of_equally_long_runs_a_gpu_takes_the_most_rows() -> None:
+    runs = [[1], [2, 3], [4], [5, 6], [8]]
+    assert longest_run(runs, prefers_many=False) == (2, 3) and longest_run(runs, prefers_many=True) == (5, 6)

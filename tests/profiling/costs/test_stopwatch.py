@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from specbound.decoding import decoder as decoder_module
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
+from specbound.decoding.model.segments import StaticSegments
 from specbound.decoding.sequence import Sequence
 from specbound.models.loading import LoadedModel, load_model
 from specbound_controller.policy import StaticPolicy
 from specbound_profiling.costs.measure import RandomPolicy, cost_measurement
 from specbound_profiling.costs.overheads import MIN_TIMINGS, bookkeeping_seconds, overhead_seconds
 from specbound_profiling.costs.stopwatch import Stopwatch, TimedSteps, step_clock
+from tests.decoding.families import random_model, random_prompt
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +134,24 @@ def test_the_books_of_a_step_are_what_is_neither_layers_nor_head(
         monkeypatch.setattr(ModelAdapter, name, taking(seconds, getattr(ModelAdapter, name)))
     assert bookkeeping_seconds(watch, torch.tensor([[5, 6, 7]])) == 0.25
     assert decoder.policy is policy and "_run_lean" not in vars(decoder.step_adapter)
+
+
+def test_no_price_holds_the_seconds_of_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    captures, by_decode, decode = list[object](), list[int](), Stopwatch.decode
+
+    def capture(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        captures.append(compute)
+        return compute
+
+    def watched(watch: Stopwatch, ids: Tensor, max_new_tokens: int) -> TimedSteps:
+        before = len(captures)
+        timed = decode(watch, ids, max_new_tokens)
+        by_decode.append(len(captures) - before)
+        return timed
+
+    monkeypatch.setattr(Stopwatch, "decode", watched)
+    monkeypatch.setattr(decoder_module, "compiled_segments", lambda adapter, _: StaticSegments(adapter, capture))
+    loaded = LoadedModel(random_model("llama"), None, "random", "none")
+    measured = cost_measurement(loaded, [random_prompt(0, 9)], 60, 0, 0.5, exit_layers=(1, 2), is_compiled=True)
+    first_round = by_decode[1 : 1 + 3 * (len(by_decode[1:]) // 3)]  # after the warm-up
+    assert sum(first_round) > 3 and not any(first_round[2::3]) and len(measured.seconds) >= 30
