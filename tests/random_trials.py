@@ -118,9 +118,9 @@ def to_markdown(lines: Sequence[dict[str, Any]]) -> str:
     variants = len({line["variant"] for line in lines})
     seeds = sorted(line["seed"] for line in lines)
     paragraph = (
-        f"{total['trials']:,} trials (seeds {seeds[0]} to {seeds[-1]:,}), {total['tokens']:,} tokens over {variants} variants "
-        f"of {len(FAMILIES)} families; {total['near-ties']} outputs first differ at a near-tie, {total['bugs']} at a bug. "
-        f"Measured with {used}, one thread, on {machine_info()['name']}."
+        f"{total['trials']:,} trials (seeds {seeds[0]} to {seeds[-1]:,}), {total['tokens']:,} tokens over "
+        f"{variants} variants of {len(FAMILIES)} families; {total['near-ties']} outputs first differ at a near-tie, "
+        f"{total['bugs']} at a bug. Measured with {used}, one thread, on {machine_info()['name']}."
     )
     table = ["| " + " | ".join(("of the trials", *COUNTS)) + " |", "| --- |" + " ---: |" * len(COUNTS)]
     for name, of_group in groups(lines):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import specbound
+from specbound.bench.gpu.__main__ import parser as gpu_parser
 from specbound.cli.main import COMMANDS
 from specbound.cli.parsing import build_parser, parse_config
 from tests.test_imports import source_environment
@@ -26,8 +27,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CURRENT = [page for page in PAGES if page.name not in ("history.md", "CHANGELOG.md")]
 """Pages whose commands have to exist; the two others tell of what was."""
 
-OTHER_PROGRAMS = {"--num-processes", "--stages"}
-"""Options that sentences name and no command has: those of `python -m specbound_train.demo`."""
+OTHER_PROGRAMS = {"--num-processes", *(name for action in gpu_parser()._actions for name in action.option_strings)}
+"""Options that sentences name and no command has: those of `python -m specbound_train.demo` and `make gpu`."""
 
 
 def page_id(page: Path) -> str:

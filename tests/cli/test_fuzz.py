@@ -11,7 +11,6 @@ import importlib
 import itertools
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ import pytest
 from specbound.cli import parsing
 from specbound.cli.demo import with_sizes
 from specbound.cli.generate import gathered, with_message
-from specbound.cli.main import COMMANDS, main
+from specbound.cli.main import COMMANDS
 from specbound.cli.parsing import parse_config
 from specbound_controller.errors import InputError
 

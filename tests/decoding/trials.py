@@ -159,7 +159,9 @@ def random_call(seed: int) -> Trial:
     """A trial of any kind of call, at any level and in any number format."""
     rng = random.Random(f"call {seed}")
     exactness, dtype = rng.choice(
-        [("token", "fp64")] * 6 + [("token", "fp32")] * 6 + [("token", "bf16"), ("token", "fp16")]
+        [("token", "fp64")] * 6
+        + [("token", "fp32")] * 6
+        + [("token", "bf16"), ("token", "fp16")]
         + [("bitwise", each) for each in ("fp32", "bf16", "fp16")]
     )
     trial = random_trial(seed, (dtype,))
@@ -254,11 +256,15 @@ def judged(
             rows = [prompt[0].tolist() for prompt in prompts]
             batch = batch_from_arguments(plain.model, plain.adapter, rows, None, None, settings.get("seed"), others)
             request, method = batch.requests[row], type(drafting.policy).__name__
-            found = find_difference(method, f"row {row} of {label}", plain.model, request, first, second, plain.exactness)
+            found = find_difference(
+                method, f"row {row} of {label}", plain.model, request, first, second, plain.exactness
+            )
             differences.append(found)
             num_differing += num_differing_tokens(first, second)
     stats = outputs[1].stats
-    worst = next((d for d in differences if d is not None and not d.is_near_tie), differences[0] if differences else None)
+    worst = next(
+        (d for d in differences if d is not None and not d.is_near_tie), differences[0] if differences else None
+    )
     return Outcome(sum(map(len, expected)), stats.num_drafted, stats.num_accepted, num_differing, worst)
 
 

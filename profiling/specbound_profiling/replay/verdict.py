@@ -77,8 +77,8 @@ class Verdict:
             f"  agreement with the full model by exit layer: {agreement}",
             f"  by replay, cost table within {share(self.cost_error)} of a step, in brackets 95 % over "
             f"{self.num_prompts} prompts:",
-            f"  plain {number(self.plain_tokens_per_second, 1)} tokens/s, best static {self.static} (chosen on the other "
-            f"prompts; on all it is {self.best_static}), oracle {self.oracle}",
+            f"  plain {number(self.plain_tokens_per_second, 1)} tokens/s, best static {self.static} "
+            f"(chosen on the other prompts; on all it is {self.best_static}), oracle {self.oracle}",
         ]
         if self.oracle_of_lookups is not None and self.oracle_of_exits is not None:
             lines.append(
@@ -115,8 +115,8 @@ class Verdict:
         if not exits:
             return ""
         return (
-            f"; exits of this model agree at most {share(max(exits.values()))} up to layer {max(exits)}: train exits, or "
-            f"leave them out (--exit-layers {LOOKUP_EXIT})"
+            f"; exits of this model agree at most {share(max(exits.values()))} up to layer {max(exits)}: train exits, "
+            f"or leave them out (--exit-layers {LOOKUP_EXIT})"
         )
 
 

@@ -43,9 +43,7 @@ def test_a_split_takes_all_turns_of_its_questions(tmp_path: Path) -> None:
 
 def test_questions_are_not_for_training_and_those_for_evaluation_not_for_tuning() -> None:
     for split in SPLITS:
-        with pytest.raises(
-            InputError, match=f"training needs other prompts than Spec-Bench's for {split}"
-        ):
+        with pytest.raises(InputError, match=f"training needs other prompts than Spec-Bench's for {split}"):
             refuse_split(f"question.jsonl:{split}", SPLITS, "training")
     refuse_split("question.jsonl:tuning", ("evaluation",), "tuning")
     refuse_split("own.jsonl", SPLITS, "training")
