@@ -21,6 +21,7 @@ from specbound_controller.errors import InputError
 from specbound_controller.lookup import ContextLookup, Lookup
 from specbound_controller.sources.recycled import RecycledSource
 from specbound_controller.sources.source import MOST_CANDIDATES, DraftSource
+from specbound_controller.trees.exit_growth import ExitGrowth
 from specbound_controller.trees.growth import grow
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.tree import ROOT, DraftTree
@@ -111,8 +112,14 @@ class Sequence:
 
     def grow_tree(self, plan: TreePlan, most_depth: int) -> DraftTree:
         """The draft tree after the tokens so far, by the plan's sources, at most so deep."""
-        sources = [self._source(name, plan) for name in plan.rates]
-        return grow(self.tokens, sources, plan, most_depth, self.eos_token_ids)
+        return grow(self.tokens, self._sources_of(plan), plan, most_depth, self.eos_token_ids)
+
+    def begin_tree(self, plan: TreePlan, most_depth: int) -> ExitGrowth:
+        """The same where an exit drafts too: a tree that grows while nodes run to the exit."""
+        return ExitGrowth(self.tokens, self._sources_of(plan), plan, most_depth, self.eos_token_ids)
+
+    def _sources_of(self, plan: TreePlan) -> list[DraftSource]:
+        return [self._source(name, plan) for name in plan.rates]
 
     def _source(self, name: str, plan: TreePlan) -> DraftSource:
         """A source that has seen every committed token."""
@@ -175,6 +182,25 @@ class Sequence:
             return None
         scores, noised, token_ids = self._draft_scores(logits, drafted, head)
         return draft_choice(scores, noised[None], token_ids)
+
+    def exit_candidates(
+        self, logits: Tensor, paths: SequenceOf[list[int]], temperature: float, count: int, head: DraftHead | None
+    ) -> list[list[tuple[int, float]]]:
+        """An exit's best tokens after each drafted path with their chances, the best first.
+
+        Chances are those of the softmax at a temperature. Stateless processors are called, and under sampling the noise
+        of the position is added before: what the noise favours here it favours at verification too.
+
+        logits: (k, V) of the exit, or (k, N) of a draft head.
+        """
+        if self._drafts_most_probable:
+            chances, token_ids = (logits.float() / temperature).softmax(-1), None if head is None else head.ids
+            return _best_of(chances, token_ids, count)
+        found = []
+        for row, drafted in zip(logits.split(1), paths, strict=True):
+            _, noised, tokens = self._draft_scores(row, drafted, head)
+            found += _best_of((noised[None] / temperature).softmax(-1), tokens, count)
+        return found
 
     def look_up(self, drafted: list[int]) -> Lookup:
         """What the context says comes after `drafted`."""
@@ -285,6 +311,14 @@ class Sequence:
         if self.request.criteria:
             scores = tuple(self.scores) if self.request.output_scores else None
             self.is_finished |= bool(self.request.criteria(self._ids[:, :end], scores)[0])
+
+
+def _best_of(chances: Tensor, token_ids: Tensor | None, count: int) -> list[list[tuple[int, float]]]:
+    """The largest chances of each row (k, V) with their tokens, in one transfer to the host. token_ids: (V,)"""
+    best, places = chances.topk(min(count, chances.shape[1]))
+    tokens = places if token_ids is None else token_ids[places]
+    rows = torch.stack((tokens.double(), best.double()), -1).tolist()
+    return [[(int(token), chance) for token, chance in row] for row in rows]
 
 
 def draft_choice(scores: Tensor, noised: Tensor, token_ids: Tensor) -> DraftChoice:
