@@ -61,9 +61,10 @@ class StudyConfig:
         for value in (*self.alphas, *([] if self.alpha is None else [self.alpha])):
             if not value >= 0:
                 raise InputError(f"alpha must be >= 0, got {value}")
-        for value in (*self.thresholds, *([] if self.threshold is None else [self.threshold])):
+        named = [("thresholds", value) for value in self.thresholds]
+        for name, value in (*named, *([] if self.threshold is None else [("threshold", self.threshold)])):
             if not 0 <= value <= 1:
-                raise InputError(f"threshold must be in [0, 1], got {value}")
+                raise InputError(f"{name} must be in [0, 1], got {value}")
         if min(self.widths) < 1:
             raise InputError(f"widths must be >= 1, got {min(self.widths)}")
 
