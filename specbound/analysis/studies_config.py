@@ -58,9 +58,8 @@ class StudyConfig:
             require_one_of(COMPRESSIONS, compression=self.compression)
         if not (self.exit_layers and self.alphas and self.thresholds and self.widths):
             raise InputError("exit_layers, alphas, thresholds and widths must hold at least one value, got none")
-        for value in (*self.alphas, *([] if self.alpha is None else [self.alpha])):
-            if not value >= 0:
-                raise InputError(f"alpha must be >= 0, got {value}")
+        require_at_least(0, alpha=self.alpha)
+        require_at_least(0, alphas=min(self.alphas))
         named = [("thresholds", value) for value in self.thresholds]
         for name, value in (*named, *([] if self.threshold is None else [("threshold", self.threshold)])):
             if not 0 <= value <= 1:
