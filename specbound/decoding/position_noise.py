@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specbound.decoding.noise import GOLDEN, MASK64, MULTIPLIERS, NOISE_RANGE, gumbel_noise, position_key
+from specbound.decoding.noise import GOLDEN, MULTIPLIERS, NOISE_RANGE, gumbel_noise, position_key
 
 # V vocabulary, k tokens that can win, n rows
 
@@ -49,9 +49,12 @@ class PositionNoise:
         if row.device.type != "cpu":
             noise = self._noise(position, row.shape[0], row.device)
             return row.double().sub_(row.amax().double()).add_(noise), torch.arange(row.shape[0], device=row.device)
-        token_ids = self._contenders(row, position)
-        below = row[token_ids].double() - row.amax().double()
-        return below + gumbel_noise(self.seed, position, token_ids), token_ids
+        scores = row.detach()
+        values = (scores if scores.dtype in (torch.float32, torch.float64) else scores.float()).numpy()
+        tokens = self._contenders(values, position)
+        with np.errstate(invalid="ignore"):
+            below = values[tokens].astype(np.float64) - np.float64(values.max())
+        return torch.from_numpy(below + host_noise(self.seed, position, tokens)), torch.from_numpy(tokens)
 
     def noised_rows(self, rows: Tensor, position: int) -> Tensor:
         """The same for rows of the positions from `position` on, with all tokens. (n, V) -> (n, V) float64"""
@@ -67,18 +70,17 @@ class PositionNoise:
             self._whole[position] = noise
         return noise
 
-    def _contenders(self, row: Tensor, position: int) -> Tensor:
+    def _contenders(self, scores: np.ndarray, position: int) -> np.ndarray:
         """Tokens that can be one of the two best. (V,) -> (k,) int64"""
-        scores = row.detach().float().numpy()
         best = scores.max()
         if not math.isfinite(best):  # nan, +inf or all at -inf: the caller sees it in the sum
             all_best = np.flatnonzero(scores >= best)
-            return torch.from_numpy(all_best if len(all_best) else scores.argmax(keepdims=True))
-        below = scores - best
+            return all_best if len(all_best) else np.array([scores.argmax()])
+        below = (scores - best).astype(np.float32, copy=False)
         is_possible = below >= -NOISE_RANGE
         if np.count_nonzero(is_possible) <= FEW_TOKENS:
-            return torch.from_numpy(np.flatnonzero(is_possible))
-        return torch.from_numpy(np.flatnonzero(self._fraction(position, len(scores)) <= self._limits(below, position)))
+            return np.flatnonzero(is_possible)
+        return np.flatnonzero(self._fraction(position, len(scores)) <= self._limits(below, position))
 
     def _limits(self, below: np.ndarray, position: int) -> np.ndarray:
         """The largest fraction with which each token could reach the second best of those that are near the best one.
@@ -88,8 +90,7 @@ class PositionNoise:
         near = np.flatnonzero(below >= -NEAR)
         if len(near) < 2:
             near = np.argpartition(below, -2)[-2:]
-        noise = gumbel_noise(self.seed, position, torch.from_numpy(near)).numpy()
-        second = np.partition(below[near] + noise, -2)[-2]
+        second = np.partition(below[near] + host_noise(self.seed, position, near), -2)[-2]
         limits: np.ndarray = np.exp(below - np.float32(second))
         limits *= np.float32(SLACK)
         return limits
@@ -98,7 +99,7 @@ class PositionNoise:
         """The random number in [0, 1) of each token from which its noise is made. (V,) float32"""
         fraction = self._fractions.get(position)
         if fraction is None:
-            bits = _host_bits(self.seed, position, vocab_size)
+            bits = _mixed(_counters(vocab_size) + np.uint64(position_key(self.seed, position)))
             bits >>= np.uint64(11)
             fraction = bits.view(np.int64).astype(np.float32)
             fraction *= FRACTION
@@ -106,9 +107,20 @@ class PositionNoise:
         return fraction
 
 
-def _host_bits(seed: int, position: int, vocab_size: int) -> np.ndarray:
-    """`noise.random_bits` of all tokens. On the host numpy's integers take half the time of torch's. (V,) uint64"""
-    state = _counters(vocab_size) + np.uint64(position_key(seed, position))
+def host_noise(seed: int, position: int, tokens: np.ndarray) -> np.ndarray:
+    """`noise.gumbel_noise` to the bit. On the host numpy's integers take half the time of torch's. int64 -> float64"""
+    state = (tokens + 1).view(np.uint64) * np.uint64(GOLDEN) + np.uint64(position_key(seed, position))
+    bits = _mixed(state)
+    bits >>= np.uint64(11)
+    negative = bits.view(np.int64).astype(np.float64)
+    negative += 0.5
+    negative *= -(2.0**-53)
+    noise: np.ndarray = torch.from_numpy(negative).log1p_().neg_().log_().neg_().numpy()  # numpy's logarithms differ
+    return noise
+
+
+def _mixed(state: np.ndarray) -> np.ndarray:
+    """SplitMix64's output function, in place. uint64"""
     shifted = np.empty_like(state)
     for shift, multiplier in zip((30, 27), MULTIPLIERS, strict=True):
         np.right_shift(state, np.uint64(shift), out=shifted)
@@ -122,5 +134,5 @@ def _host_bits(seed: int, position: int, vocab_size: int) -> np.ndarray:
 @functools.lru_cache(maxsize=4)
 def _counters(vocab_size: int) -> np.ndarray:
     """What SplitMix64 adds to a key for each token. (V,) uint64"""
-    counters: np.ndarray = np.arange(1, vocab_size + 1, dtype=np.uint64) * np.uint64(GOLDEN & MASK64)
+    counters: np.ndarray = np.arange(1, vocab_size + 1, dtype=np.uint64) * np.uint64(GOLDEN)
     return counters

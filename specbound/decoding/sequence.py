@@ -282,7 +282,12 @@ class Sequence:
         if drafted:
             for place, token in enumerate(drafted, end):
                 self._ids[0, place] = token  # filled there: a copy to a device would wait for it
-        return processors(self._ids[:, : end + len(drafted)], scores)
+        prefix = self._ids[:, : end + len(drafted)]
+        if type(processors) is not LogitsProcessorList or len(processors) > len(self._of_drafts):
+            return processors(prefix, scores)
+        for processor in processors:  # the list would look at the signature of each, which takes as long as its work
+            scores = processor(prefix, scores)
+        return scores
 
     def _noised(self, scores: Tensor, position: int) -> tuple[Tensor, Tensor]:
         """What the token at a position is the argmax of, and the tokens these belong to. (1, V) -> (k,), (k,) int64
