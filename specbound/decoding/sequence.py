@@ -231,7 +231,9 @@ class Sequence:
         if all(type(processor) in WARPERS_OF_ANY_ROWS for processor in processors):
             scores = self._processed(processors, logits, [])
         else:
-            rows = [self._processed(processors, row, list(drafted[:index])) for index, row in enumerate(logits.split(1))]
+            rows = [
+                self._processed(processors, row, list(drafted[:index])) for index, row in enumerate(logits.split(1))
+            ]
             scores = torch.cat(rows)
         noised = self._noise.noised_rows(scores, len(self.tokens)) if self.request.do_sample else scores
         best, tokens = noised.max(-1)

@@ -69,7 +69,9 @@ def test_noise_is_computed_of_a_few_tokens_and_the_bits_of_a_position_once(monke
 def test_the_hosts_noise_is_that_of_tensors_to_the_bit() -> None:
     tokens = torch.arange(VOCAB)
     for seed, position in ((0, 0), (-3, 5), (2**63 - 1, 2**20)):
-        assert torch.equal(torch.from_numpy(host_noise(seed, position, tokens.numpy())), gumbel_noise(seed, position, tokens))
+        assert torch.equal(
+            torch.from_numpy(host_noise(seed, position, tokens.numpy())), gumbel_noise(seed, position, tokens)
+        )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -1,4 +1,4 @@
-"""The reference model's GGUF file in parts that each fit one call, and the questions it is asked: cut, and joined again.
+"""The reference model's GGUF file in parts that each fit one call, and the questions it is asked: cut, joined again.
 
 Every part lies in a folder of its own, so that a call carries one of them to a machine that keeps what the calls before
 brought. Imports no torch.

@@ -55,7 +55,7 @@ def measured(level: str, temperature: float, settings: Settings) -> Finding:
         (cell,) = run_suite(config, partial(print, flush=True)).cells
     table = cell_table(cell)
     name = "a tiny random model" if settings.is_dry else "SmolLM2-135M-Instruct"
-    return Finding([Table(f"{name}, {table.title}", table.headings, table.rows)], cell.notes)
+    return Finding([Table(f"{name}, {table.title}", tuple(table.headings), table.rows)], cell.notes)
 
 
 def carried_config(folder: Path) -> SuiteConfig:
