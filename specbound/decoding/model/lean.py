@@ -145,10 +145,26 @@ def is_plain_linear(module: Any) -> bool:
 
 
 def lean_norm(norm: Any, keeps_bits: bool) -> Callable[[Tensor], Tensor]:
-    """A root-mean-square norm without the module's conversions; in 16 and 64 bits the module, which needs them."""
-    if type(norm).__module__ not in LEAN_MODULES or not is_bare(norm) or norm.weight.dtype != torch.float32:
+    """A root-mean-square norm without the module's call and, of fp32 rows, without its conversions."""
+    if type(norm).__module__ not in LEAN_MODULES or not is_bare(norm):
         return norm
+    if norm.weight.dtype != torch.float32:
+        return ConvertingNorm(norm)
     return LeanNorm(norm, keeps_bits)
+
+
+class ConvertingNorm:
+    """A root-mean-square norm that sums in fp32 whatever its rows are. Every row gets the module's bits."""
+
+    def __init__(self, norm: Any) -> None:
+        self._parameters: Mapping[str, Tensor] = norm._parameters
+        self._epsilon: float = norm.variance_epsilon
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        rows = x.float()
+        normalised = rows * (rows * rows).mean(-1, True).add_(self._epsilon).rsqrt_()
+        return self._parameters["weight"] * normalised.to(x.dtype)
 
 
 class LeanNorm:
