@@ -155,6 +155,11 @@ def _(model: Any, patch: Any) -> None:
         model.model.layers[0].mlp.up_proj.weight.mul_(-1.5)
 
 
+@change("a limit on the embedding's rows")
+def _(model: Any, patch: Any) -> None:
+    model.model.embed_tokens.max_norm = 0.7
+
+
 @change("norms written through .data")
 def _(model: Any, patch: Any) -> None:
     for layer in model.model.layers:
