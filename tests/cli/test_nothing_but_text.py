@@ -1,6 +1,6 @@
 """Every command where there is next to nothing to count: outputs that end at once, one prompt, one token, a vocabulary
-of two words in one task. Each ends with results or with one line, never with `nan` in the place of a number, or a Python
-error."""
+of two words in one task. Each ends with results or with one line, never with `nan` in the place of a number, nor in a
+Python error."""
 
 import json
 import re
