@@ -58,12 +58,12 @@ class StudyConfig:
             require_one_of(COMPRESSIONS, compression=self.compression)
         if not (self.exit_layers and self.alphas and self.thresholds and self.widths):
             raise InputError("exit_layers, alphas, thresholds and widths must hold at least one value, got none")
-        for value in (*self.alphas, *([] if self.alpha is None else [self.alpha])):
-            if not value >= 0:
-                raise InputError(f"alpha must be >= 0, got {value}")
-        for value in (*self.thresholds, *([] if self.threshold is None else [self.threshold])):
+        require_at_least(0, alpha=self.alpha)
+        require_at_least(0, alphas=min(self.alphas))
+        named = [("thresholds", value) for value in self.thresholds]
+        for name, value in (*named, *([] if self.threshold is None else [("threshold", self.threshold)])):
             if not 0 <= value <= 1:
-                raise InputError(f"threshold must be in [0, 1], got {value}")
+                raise InputError(f"{name} must be in [0, 1], got {value}")
         if min(self.widths) < 1:
             raise InputError(f"widths must be >= 1, got {min(self.widths)}")
 

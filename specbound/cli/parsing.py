@@ -62,8 +62,10 @@ def parse_config(config_class: type[C], command: str, argv: Sequence[str]) -> C:
     values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}
     if GGUF_FILE in namespace and namespace[GGUF_FILE] is not None:
         values["model"] = joined_name(values["model"] or "", namespace[GGUF_FILE])
-    for name, value in values.items():
-        _refuse_senseless(name, value)
+    for field in dataclasses.fields(config_class):
+        _refuse_senseless(field.name, values[field.name])
+        if values[field.name] == () != _default(field):
+            raise InputError(f"{_flag(field.name)} must not be empty")
     try:
         return config_class(**values)
     except InputError:
@@ -80,6 +82,8 @@ def _refuse_senseless(name: str, value: Any) -> None:
             _refuse_senseless(name, each)
     elif isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{flag} must be a finite number, got {value}")
+    elif isinstance(value, int) and name.endswith("exit_layers") and value < 0:
+        raise InputError(f"{flag} must be >= 0, got {value}")
     elif isinstance(value, int) and abs(value) > MAX_INTEGER:
         raise InputError(f"{flag} must be at most {MAX_INTEGER}, got {_short(value)}")
     elif isinstance(value, str) and (not value or "\0" in value):

@@ -39,6 +39,8 @@ CONFIGS = {
     "evaluate": ("specbound.evaluation.config", "EvaluateConfig", ""),
     "bench": ("specbound.bench.config", "BenchConfig", ""),
     "demo": ("specbound.demo.config", "DemoConfig", ""),
+    "prompts": ("specbound_profiling.prompts.training.config", "PromptsConfig", "--sources s --out o"),
+    "results": ("specbound.bench.suite.config", "SuiteConfig", "--out o"),
 }
 """Command -> where its config stands, and the options that it needs."""
 PREPARED: dict[str, Callable[[Sequence[str]], list[str]]] = {
@@ -83,7 +85,8 @@ def cases() -> Iterator[tuple[str, str, str]]:
         hints = typing.get_type_hints(config_class(command))
         for field in dataclasses.fields(config_class(command)):
             for value in wrong_values(field.name, hints[field.name]):
-                yield command, field.name, value
+                if value or field.default != ():  # an empty list may be the default
+                    yield command, field.name, value
 
 
 ALL_CASES = list(cases())

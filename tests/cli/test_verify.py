@@ -64,13 +64,15 @@ def shift_rotary(monkeypatch: pytest.MonkeyPatch) -> None:
     run_layers = ModelAdapter.run_layers
 
     def shifted(self: ModelAdapter, hidden: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
-        tables = dict(self._rotary_tables)
+        tables = self._rotary_tables, self._lean_tables
         if 1 < hidden.shape[1] < 6:
-            self._rotary_tables = {k: (c.roll(-1, 1), s.roll(-1, 1)) for k, (c, s) in tables.items()}
+            self._rotary_tables, self._lean_tables = (
+                {kind: (cos.roll(-1, 1), sin.roll(-1, 1)) for kind, (cos, sin) in each.items()} for each in tables
+            )
         try:
             return run_layers(self, hidden, *args, **options)
         finally:
-            self._rotary_tables.update(tables)
+            self._rotary_tables, self._lean_tables = tables
 
     monkeypatch.setattr(ModelAdapter, "run_layers", shifted)
 

@@ -70,6 +70,7 @@ class SuiteConfig:
         require_at_least(1, **counts)
         if self.num_prompts is not None:
             require_at_least(1, num_prompts=self.num_prompts)
+        require_at_least(0, seed=self.seed)
         for level in self.compression:
             require_one_of(COMPRESSIONS, compression=level)
         for name, values in (("compression", self.compression), ("temperatures", self.temperatures)):

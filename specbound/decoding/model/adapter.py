@@ -74,6 +74,7 @@ class ModelAdapter:
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Raises `UnsupportedModelError`, naming the model and the reason, for what cannot be run exactly."""
+        refuse_unsupported(model)
         self.model = model
         self.segments: ShortCalls | None = None
         """What runs short calls of one sequence, where they are to be compiled."""

@@ -24,3 +24,4 @@ class PromptsConfig:
 
     def __post_init__(self) -> None:
         require_at_least(1, num_prompts=self.num_prompts)
+        require_at_least(0, seed=self.seed)
