@@ -155,11 +155,6 @@ def _(model: Any, patch: Any) -> None:
         model.model.layers[0].mlp.up_proj.weight.mul_(-1.5)
 
 
-@change("a limit on the embedding's rows")
-def _(model: Any, patch: Any) -> None:
-    model.model.embed_tokens.max_norm = 0.7
-
-
 @change("norms written through .data")
 def _(model: Any, patch: Any) -> None:
     for layer in model.model.layers:
@@ -772,6 +767,15 @@ def test_position_tables_are_followed_or_refused(name: str) -> None:
     own_forward(lambda _: table)(model, None)
     verdict = check(model, decoder)
     assert verdict == "followed" if name == "gpt2" else "position table" in verdict
+
+
+def test_a_limit_on_the_rows_of_the_embedding_is_followed() -> None:
+    model, other = random_model("llama"), random_model("llama")  # whoever reads a row first writes the limit into it
+    decoder = SpecBoundDecoder(model, POLICIES[1])
+    unchanged = decoder.generate(PROMPT, **GREEDY)
+    model.model.embed_tokens.max_norm = other.model.embed_tokens.max_norm = 0.7
+    expected = other.generate(PROMPT, **GREEDY)
+    assert torch.equal(decoder.generate(PROMPT, **GREEDY), expected) and not torch.equal(expected, unchanged)
 
 
 def test_an_unchanged_model_is_not_looked_at_again() -> None:
