@@ -27,8 +27,11 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CURRENT = [page for page in PAGES if page.name not in ("history.md", "CHANGELOG.md")]
 """Pages whose commands have to exist; the two others tell of what was."""
 
-OTHER_PROGRAMS = {"--num-processes", *(name for action in gpu_parser()._actions for name in action.option_strings)}
-"""Options that sentences name and no command has: those of `python -m specbound_train.demo` and `make gpu`."""
+OTHER_PROGRAMS = {
+    *("--num-processes", "--share", "--state", "--tokens", "--write"),
+    *(name for action in gpu_parser()._actions for name in action.option_strings),
+}
+"""Options that sentences name and no command has: of `python -m specbound_train.demo`, `tests.random_trials`, `make gpu`."""
 
 
 def page_id(page: Path) -> str:

@@ -153,6 +153,13 @@ class StepRecord:
     """Draft tree: places of the accepted draft tokens, in order; empty for a chain."""
 
     @property
+    def accepted_sources(self) -> list[str]:
+        """What proposed each accepted draft token: a tree's sources; of a chain `context` (looked up) and `exit`."""
+        if self.sources:
+            return [self.sources[node - 1] for node in self.path]
+        return ["context" if layer == LOOKUP_EXIT else "exit" for layer in self.exit_layers[: self.num_accepted]]
+
+    @property
     def num_layer_calls(self) -> int:
         return sum(self.layer_calls_by_rows.values())
 

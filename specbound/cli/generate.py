@@ -87,6 +87,9 @@ def _figures(result: "Generation") -> str:
         f"{own.tokens_per_step:.2f} tokens per step" if own.tokens_per_step == own.tokens_per_step else "no steps",
         f"acceptance rate {own.acceptance_rate:.2f}" if own.acceptance_rate == own.acceptance_rate else "no drafts",
     ]
+    if result.accepted:
+        by_count = sorted(result.accepted.items(), key=lambda item: -item[1])
+        parts.append("accepted from " + ", ".join(f"{source} {count}" for source, count in by_count))
     for plain in result.rows[1:]:
         parts.append(f"plain: {number(plain.tokens_per_second, 1)} tokens/s")
         if own.speedup == own.speedup:

@@ -24,6 +24,7 @@ from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.families import name_of
 from specbound.decoding.model.segments import compiled_segments
 from specbound.decoding.model.wrapped import unwrapped
+from specbound.decoding.named import named_policy
 from specbound.decoding.output import GenerateOutput, assemble
 from specbound.decoding.prepared import batch_from_transformers
 from specbound.decoding.request import Batch, Request
@@ -44,7 +45,7 @@ class SpecBoundDecoder:
     def __init__(
         self,
         model: PreTrainedModel,
-        policy: Policy | None = None,
+        policy: Policy | str | None = None,
         compression: str = "none",
         record_steps: bool = True,
         exactness: str = "token",
@@ -55,7 +56,9 @@ class SpecBoundDecoder:
         Args:
             model: a decoder-only transformers model of a family that the adapter knows, in eval mode; may be wrapped
                 by `torch.compile` or PEFT, or split over devices by a device_map.
-            policy: chooses thresholds and bounds step by step; None is plain decoding. May be replaced later.
+            policy: chooses thresholds and bounds step by step; None is plain decoding. `auto` is a guarded tree of
+                drafts that cost no layer, for any model; other names are those of `auto_policy`, which says what is
+                made and kept at the first use of a model (a minute or two). May be replaced later by a policy.
                 The rows of a batch get a copy each.
             compression: compression level of the model's weights, a feature of the learned policies.
             record_steps: keep one `StepRecord` per step in `output.stats.steps`.
@@ -65,7 +68,7 @@ class SpecBoundDecoder:
                 captured as CUDA graphs, without whose replay launching their kernels takes longer than running them.
 
         Raises:
-            InputError: `compile` at another exactness, or not on a GPU.
+            InputError: `compile` at another exactness, or not on a GPU; no policy of that name.
             UnsupportedModelError: the model cannot be run layer by layer, or not at this exactness on this device with
                 this number of threads, or not as graphs; the message says why.
         """
@@ -75,6 +78,8 @@ class SpecBoundDecoder:
         self.adapter, self.step_adapter = self._live.current()
         """What ran the last call's prompts, and its steps: at `bitwise` a row-stable twin of the model."""
         self._policy_lock = threading.Lock()
+        if isinstance(policy, str):
+            policy = named_policy(policy, self.model, compression, exactness, compile)
         self.policy: Policy = policy if policy is not None else StaticPolicy((), w_max=0)
         self.compression = compression
         self.record_steps = record_steps

@@ -27,6 +27,8 @@ class DecodeStats:
     """Accepted drafts in a step -> number of such steps."""
     steps: list[StepRecord] = field(default_factory=list)
     """One record per step, in order; empty where recording is switched off."""
+    accepted_by_source: dict[str, int] = field(default_factory=dict)
+    """What proposed drafts that were accepted -> how many: a tree's sources, of a chain `context` (looked up) and `exit`."""
 
     def add_step(self, record: StepRecord, keep: bool) -> None:
         self.num_steps += 1
@@ -36,13 +38,19 @@ class DecodeStats:
         self.num_accepted += record.num_accepted
         self.num_layer_calls += record.num_layer_calls
         self.accepted_histogram[record.num_accepted] = self.accepted_histogram.get(record.num_accepted, 0) + 1
+        for source in record.accepted_sources:
+            self.accepted_by_source[source] = self.accepted_by_source.get(source, 0) + 1
         if keep:
             self.steps.append(record)
 
     def __add__(self, other: "DecodeStats") -> "DecodeStats":
-        histogram = dict(self.accepted_histogram)
-        for accepted, count in other.accepted_histogram.items():
-            histogram[accepted] = histogram.get(accepted, 0) + count
+        histogram, by_source = (
+            {key: one.get(key, 0) + two.get(key, 0) for key in {**one, **two}}
+            for one, two in (
+                (self.accepted_histogram, other.accepted_histogram),
+                (self.accepted_by_source, other.accepted_by_source),
+            )
+        )
         return DecodeStats(
             self.num_tokens + other.num_tokens,
             self.num_steps + other.num_steps,
@@ -54,6 +62,7 @@ class DecodeStats:
             self.prefill_seconds + other.prefill_seconds,
             histogram,
             self.steps + other.steps,
+            by_source,
         )
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -41,6 +41,8 @@ class Generation:
     """Where the outputs first differ, in words; empty where they are equal or were not compared."""
     costs: str = ""
     """Which cost table priced the drafts, in words; empty for plain decoding."""
+    accepted: dict[str, int] = field(default_factory=dict)
+    """What proposed the drafts that were accepted -> how many."""
 
     @property
     def is_trustworthy(self) -> bool:
@@ -98,10 +100,10 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
     model = model_info(config.model, loaded.model)
     row = decoded.row(prepared.method, decoder)
     if not config.compare:
-        return Generation(text, [row], model, costs=prepared.costs)
+        return Generation(text, [row], model, costs=prepared.costs, accepted=decoded.stats.accepted_by_source)
     reference = _decode(plain, input_ids, arguments)
     rows, difference = _compared(row, decoded, reference, prepared, input_ids)
-    return Generation(text, rows, model, difference, prepared.costs)
+    return Generation(text, rows, model, difference, prepared.costs, decoded.stats.accepted_by_source)
 
 
 def prepare(config: GenerateConfig) -> Prepared:

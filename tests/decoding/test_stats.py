@@ -25,6 +25,16 @@ def test_metrics_of_a_hand_made_run() -> None:
     assert len(stats.steps) == 2
 
 
+def test_accepted_drafts_are_counted_by_what_proposed_them() -> None:
+    chain = replace(record(3, 2, 3, {1: 4}), exit_layers=(0, 4, 4))
+    tree = replace(record(3, 2, 3, {4: 4}), sources=("bigrams", "context", "exit"), parents=(0, 0, 2), path=(2, 3))
+    stats = DecodeStats()
+    for step in (chain, tree):
+        stats.add_step(step, keep=False)
+    assert stats.accepted_by_source == {"context": 2, "exit": 2}
+    assert (stats + stats).accepted_by_source == {"context": 4, "exit": 4}
+
+
 def test_pooling_adds_counts_and_an_empty_run_has_no_rates() -> None:
     stats = DecodeStats(num_tokens=1)
     stats.add_step(record(2, 1, 2, {1: 4}), keep=True)

@@ -14,6 +14,7 @@ from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, CostTable, with_wi
 from specbound_controller.errors import InputError, MissingExtraError
 from specbound_controller.sources.bigrams import BigramTable
 from specbound_controller.sources.stores import Stores
+from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.trees.priced import PricedTreePolicy
 from tests.decoding.families import random_model, random_prompt
 
@@ -80,6 +81,19 @@ def test_the_auto_policy_measures_and_keeps(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(auto, "local_costs", lambda *arguments: None)
     with pytest.raises(MissingExtraError, match="profile"):
         auto_policy(model)
+
+
+def test_a_decoder_takes_policies_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(auto, "local_costs", lambda *arguments: (costs(0.01), "costs: made up"))
+    model, prompt = random_model("llama", num_layers=2), random_prompt(0, 9)
+    expected = SpecBoundDecoder(model).generate(prompt, max_new_tokens=20, do_sample=False)
+    for name, kind in (("auto", PricedTreePolicy), ("tree7", TreePolicy)):
+        decoder = SpecBoundDecoder(model, policy=name)
+        assert isinstance(decoder.policy, kind)
+        assert torch.equal(decoder.generate(prompt, max_new_tokens=20, do_sample=False), expected)
+    with pytest.raises(InputError, match="policy must be one of free_tree, .*, got 'oak'"):
+        SpecBoundDecoder(model, policy="oak")
 
 
 def test_tables_from_before_wide_calls_had_prices_go_on_with_their_line() -> None:
