@@ -31,7 +31,7 @@ OTHER_PROGRAMS = {
     *("--num-processes", "--share", "--state", "--tokens", "--write"),
     *(name for action in gpu_parser()._actions for name in action.option_strings),
 }
-"""Options that sentences name and no command has: of `python -m specbound_train.demo`, `tests.random_trials`, `make gpu`."""
+"""Options that sentences name and no command has: of `specbound_train.demo`, `tests.random_trials`, `make gpu`."""
 
 
 def page_id(page: Path) -> str:

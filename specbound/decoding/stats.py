@@ -1,9 +1,19 @@
 """What a generation did: step records and the metrics that follow from their counts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from specbound_controller.ratio import ratio
 from specbound_controller.records import StepRecord
+
+
+Key = TypeVar("Key")
+
+
+def _sums(one: Mapping[Key, int], two: Mapping[Key, int]) -> dict[Key, int]:
+    """The counts of two, added."""
+    return {key: one.get(key, 0) + two.get(key, 0) for key in {**one, **two}}
 
 
 @dataclass(slots=True)
@@ -28,7 +38,7 @@ class DecodeStats:
     steps: list[StepRecord] = field(default_factory=list)
     """One record per step, in order; empty where recording is switched off."""
     accepted_by_source: dict[str, int] = field(default_factory=dict)
-    """What proposed drafts that were accepted -> how many: a tree's sources, of a chain `context` (looked up) and `exit`."""
+    """What proposed drafts that were accepted -> how many, by the names of `StepRecord.accepted_sources`."""
 
     def add_step(self, record: StepRecord, keep: bool) -> None:
         self.num_steps += 1
@@ -44,13 +54,6 @@ class DecodeStats:
             self.steps.append(record)
 
     def __add__(self, other: "DecodeStats") -> "DecodeStats":
-        histogram, by_source = (
-            {key: one.get(key, 0) + two.get(key, 0) for key in {**one, **two}}
-            for one, two in (
-                (self.accepted_histogram, other.accepted_histogram),
-                (self.accepted_by_source, other.accepted_by_source),
-            )
-        )
         return DecodeStats(
             self.num_tokens + other.num_tokens,
             self.num_steps + other.num_steps,
@@ -60,9 +63,9 @@ class DecodeStats:
             self.num_layer_calls + other.num_layer_calls,
             self.seconds + other.seconds,
             self.prefill_seconds + other.prefill_seconds,
-            histogram,
+            _sums(self.accepted_histogram, other.accepted_histogram),
             self.steps + other.steps,
-            by_source,
+            _sums(self.accepted_by_source, other.accepted_by_source),
         )
 
     @property

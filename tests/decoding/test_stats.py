@@ -1,6 +1,7 @@
 """The metrics follow from counts, divided last."""
 
 import math
+from dataclasses import replace
 
 from specbound.decoding.stats import DecodeStats
 from specbound_controller.records import StepRecord

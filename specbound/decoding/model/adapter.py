@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.configuration_utils import get_head_shapes
 
 from specbound.decoding.model.cache import DecodeCache, KeyValueStore, causal_mask, visible_keys
 from specbound.decoding.model.composition import Composition, Place, found
@@ -232,7 +231,7 @@ class ModelAdapter:
         is_shape_known = isinstance(past, DecodeCache) and past.owner is self.layers
         for states in (s for layer in past.layers if layer.is_initialized for s in (layer.keys, layer.values)):
             shape = states.shape[1], states.shape[3]
-            if not is_shape_known and shape != get_head_shapes(self.config):
+            if not is_shape_known and shape != head_shape(self.config):
                 raise InputError(
                     f"past_key_values must come from {name}, got {shape[0]} heads of width {shape[1]} in each layer"
                 )
@@ -478,6 +477,13 @@ def table_places() -> list[Place]:
     return [(nn.Embedding, name) for name in ("__call__", "_call_impl", "forward")] + [
         (vars(nn.functional), "embedding")
     ]
+
+
+def head_shape(config: Any) -> tuple[int, int]:
+    """Key-value heads of a layer, and the width of one."""
+    num_heads = config.num_attention_heads
+    num_key_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    return num_key_heads, getattr(config, "head_dim", None) or config.hidden_size // num_heads
 
 
 def autocast_dtype(model: PreTrainedModel) -> torch.dtype | None:
