@@ -15,6 +15,7 @@ from specbound_train.finished_fits import FinishedFits
 from specbound_train.modules import FitSettings, Rows, fit
 from specbound_train.train import train_controller
 
+pytestmark = pytest.mark.usefixtures("short_search")
 FILES = (WEIGHTS_FILE, CONFIG_FILE, "README.md", "report/loss_curves.csv", "report/report.json")
 
 
@@ -47,7 +48,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[i
 
 
 @pytest.fixture(scope="module")
-def undisturbed(small_log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(small_log_dir: Path, short_search: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "controller"
     train_controller(config_of(small_log_dir, out))
     return out

@@ -22,8 +22,11 @@ from specbound_train.rows import CurveRows, StepRows
 from specbound_train.train import train_controller
 
 
+pytestmark = pytest.mark.usefixtures("short_search")
+
+
 @pytest.fixture(scope="module")
-def folder(log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(log_dir: Path, short_search: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "out"
     config = TrainConfig(log=str(log_dir), out=str(out), full_signals=True, epochs=4, max_rounds=1, widths=(1, 2, 4))
     train_controller(config)
@@ -118,8 +121,8 @@ def test_levels_get_a_histogram_each(
     log_of: Callable[..., Path],
 ) -> None:
     """Drafts never come true at int8: there the step policy drafts nothing."""
-    hopeless = [replace(t, is_accepted=np.zeros_like(t.is_accepted)) for t in traces_of(0, 12, 60, "int8")]
-    log = log_of(tmp_path / "log", {"none": traces_of(0, 12, 60), "int8": hopeless}, costs_of())
+    hopeless = [replace(t, is_accepted=np.zeros_like(t.is_accepted)) for t in traces_of(0, 12, 40, "int8")]
+    log = log_of(tmp_path / "log", {"none": traces_of(0, 12, 40), "int8": hopeless}, costs_of())
     train_controller(TrainConfig(log=str(log), out=str(tmp_path / "out"), epochs=10, max_rounds=1, widths=(1, 2)))
     widths = json.loads((tmp_path / "out" / "report" / "report.json").read_text())["widths"]
     assert widths["int8"]["0"] > 0.8 * sum(widths["int8"].values())
