@@ -45,7 +45,17 @@ def chain(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path, short_
         patch.setattr("specbound_profiling.recording.profile.measure_costs", made_up_costs)
         assert main((*profile, "--out", str(paths["log"]), "--draft-vocabulary", str(NUM_TOKENS))) == 0
         assert main((*profile, "--out", str(paths["whole"]), "--draft-vocabulary", "all")) == 0
-    train = ("train-controller", "--log", str(paths["log"]), "--out", str(paths["controller"]), "--epochs", "2", "--max-rounds", "1")
+    train = (
+        "train-controller",
+        "--log",
+        str(paths["log"]),
+        "--out",
+        str(paths["controller"]),
+        "--epochs",
+        "2",
+        "--max-rounds",
+        "1",
+    )
     assert main(train) == 0
     return paths
 

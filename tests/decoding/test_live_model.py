@@ -650,11 +650,18 @@ FOLLOWED = (
 
 COMPILED = {"a compiled forward", "a compiled layer", "a compiled body", "compiled in place"}
 """Changes that take seconds: tried with drafts, after the decoder."""
+COMPILED_SLOW = {"a compiled body"}
+"""Of them, those that the others stand for."""
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in COMPILED_SLOW else []) for name in CHANGES],
+)
 def test_a_change_is_followed_or_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = [(POLICIES[1], True)] if name in COMPILED else [(POLICIES[0], True), (POLICIES[1], False), (POLICIES[1], True)]
+    tries = (
+        [(POLICIES[1], True)] if name in COMPILED else [(POLICIES[0], True), (POLICIES[1], False), (POLICIES[1], True)]
+    )
     unchanged = random_model("llama").generate(PROMPT, **GREEDY)
     for policy, is_made_before in tries:
         with monkeypatch.context() as patch, no_global_hooks():

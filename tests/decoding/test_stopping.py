@@ -100,10 +100,10 @@ def test_stop_strings_inside_an_accepted_draft(
             output = SpecBoundDecoder(model, policy).decode(**inputs, **settings)
             assert torch.equal(output.sequences, expected)
             inside += bool(output.stats.steps) and output.stats.steps[-1].num_accepted > 0
-            configured = GenerationConfig(max_new_tokens=60, stop_strings=strings)
-            arguments = {"generation_config": configured, "tokenizer": tokenizer, **sampling}
-            assert torch.equal(SpecBoundDecoder(model, policy).generate(**inputs, **arguments), expected)
-            assert configured.stop_strings == strings
+        configured = GenerationConfig(max_new_tokens=60, stop_strings=strings)
+        arguments = {"generation_config": configured, "tokenizer": tokenizer, **sampling}
+        assert torch.equal(SpecBoundDecoder(model, policy).generate(**inputs, **arguments), expected)
+        assert configured.stop_strings == strings
     assert inside > 0
 
 

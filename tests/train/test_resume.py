@@ -78,15 +78,15 @@ def test_fits_of_other_settings_or_damaged_ones_are_done_again(
     out = tmp_path / "controller"
     kill_after(5)
     with pytest.raises(Killed):
-        train_controller(config_of(small_log_dir, out, learning_rate=1e-2))
+        train_controller(config_of(small_log_dir, out, report=False, learning_rate=1e-2))
     kill_after(5)
     with pytest.raises(Killed):
-        train_controller(config_of(small_log_dir, out))
+        train_controller(config_of(small_log_dir, out, report=False))
     kept = sorted((out / "unfinished").glob("*.safetensors"))
     kept[0].write_bytes(kept[0].read_bytes()[:100])
     kept[1].write_bytes(b"")
     count = kill_after(None)
-    train_controller(config_of(small_log_dir, out))
+    train_controller(config_of(small_log_dir, out, report=False))
     assert count[0] == 12 - 3
     assert (out / WEIGHTS_FILE).read_bytes() == (undisturbed / WEIGHTS_FILE).read_bytes()
 

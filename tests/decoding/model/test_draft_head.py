@@ -103,7 +103,7 @@ def test_all_tokens_as_a_draft_vocabulary_change_no_step() -> None:
     model, prompt = random_model("llama", dtype=torch.float64), random_prompt(2, 9)
     whole = DraftVocabulary(np.arange(97))
     for mode, arguments in MODES.items():
-        for policy in policies()[:3]:
+        for policy in policies()[1:3]:
             both = [
                 SpecBoundDecoder(model, each).decode(prompt, max_new_tokens=16, **arguments)
                 for each in (policy, DraftingFrom(whole, policy))

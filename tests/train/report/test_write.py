@@ -21,7 +21,6 @@ from specbound_train.report.importance import GROUPED_NAMES, accepted_shares, gr
 from specbound_train.rows import CurveRows, StepRows
 from specbound_train.train import train_controller
 
-
 pytestmark = pytest.mark.usefixtures("short_search")
 
 
@@ -121,8 +120,8 @@ def test_levels_get_a_histogram_each(
     log_of: Callable[..., Path],
 ) -> None:
     """Drafts never come true at int8: there the step policy drafts nothing."""
-    hopeless = [replace(t, is_accepted=np.zeros_like(t.is_accepted)) for t in traces_of(0, 12, 40, "int8")]
-    log = log_of(tmp_path / "log", {"none": traces_of(0, 12, 40), "int8": hopeless}, costs_of())
+    hopeless = [replace(t, is_accepted=np.zeros_like(t.is_accepted)) for t in traces_of(0, 12, 60, "int8")]
+    log = log_of(tmp_path / "log", {"none": traces_of(0, 12, 60), "int8": hopeless}, costs_of())
     train_controller(TrainConfig(log=str(log), out=str(tmp_path / "out"), epochs=10, max_rounds=1, widths=(1, 2)))
     widths = json.loads((tmp_path / "out" / "report" / "report.json").read_text())["widths"]
     assert widths["int8"]["0"] > 0.8 * sum(widths["int8"].values())
