@@ -37,7 +37,7 @@ gpu:
 
 # Here, with a network: the wheels that go to that machine.
 gpu-pack: $(STAMP)
-	PYTHONPATH=$(SOURCES) $(BIN)/python -m specbound.bench.gpu.carried
+	PYTHONPATH=$(SOURCES) $(BIN)/python -m specbound.bench.gpu.carried $(GPU)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile

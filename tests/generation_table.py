@@ -109,7 +109,7 @@ FIELDS: dict[str, Setting] = {
     "assistant_lookbehind": Setting(3, is_seen=False),
     "target_lookbehind": Setting(3, is_seen=False),
     "assistant_ensemble_weight": Setting(0.5, is_seen=False),
-    "speculation_type": Setting("dflash"),
+    "speculation_type": Setting("dflash", is_seen=False),
     "compile_config": Setting(CompileConfig(), is_seen=False),
     "disable_compile": Setting(True, is_seen=False),
     "continuous_batching_config": Setting({}, is_seen=False),

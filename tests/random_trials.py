@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from specbound.cli.edge import set_up
 from specbound.decoding.model.families import FAMILIES
 from specbound.results.report import machine_info, versions
@@ -150,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--share", type=share_of, default=(0, 1), help="PLACE/RUNS: every RUNS-th seed from PLACE on")
     parser.add_argument("--write", type=Path, nargs="+", help="state files whose table goes into docs/equivalence.md")
     options = parser.parse_args(argv)
-    set_up(threads=1)
+    set_up()
+    torch.set_num_threads(1)
     if options.write:
         lines = [line for path in options.write for line in read_state(path)]
         write(PAGE, lines)

@@ -16,6 +16,7 @@ from specbound.models.loading import LoadedModel
 from specbound_controller.costs import CostTable
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import StaticPolicy
+from specbound_controller.ratio import ratio
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.best_static import static_seconds
 
@@ -110,12 +111,13 @@ def speedup_map(
 ) -> tuple[tuple[int, ...], list[list[float]]]:
     """Replayed speedup of drafts without a test over plain decoding: exit layers, rows of widths from 0 on. (E, K)
 
-    A lookup, which has no layer, drafts wherever it finds something.
+    A lookup, which has no layer, drafts wherever it finds something. nan where no prompt took a step.
     """
     exits = traces[0].exit_layers
     plain = StaticPolicy(()).decide(None)
     thresholds = {e: ANY_LOOKUP if e == LOOKUP_EXIT else 0.0 for e in exits}
     fixed = [StaticPolicy((e,), thresholds[e], w).decide(None) for e in exits for w in range(1, MAX_WIDTH + 1)]
     seconds = static_seconds(traces, costs, [plain, *fixed], num_layers)
-    speedups = (seconds[0] / seconds[1:]).reshape(len(exits), MAX_WIDTH)
-    return exits, [[1.0, *row] for row in speedups.tolist()]
+    speedups = [ratio(seconds[0], each) for each in seconds[1:]]
+    rows = [speedups[first : first + MAX_WIDTH] for first in range(0, len(speedups), MAX_WIDTH)]
+    return exits, [[1.0, *row] for row in rows]

@@ -3,6 +3,7 @@
 Source: SpecBound (arXiv 2604.12247), bounded speculation with cached states.
 """
 
+import copy
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -80,6 +81,12 @@ class SpecBoundDecoder:
         self.exactness = exactness
         if compile:
             self.adapter.segments = compiled_segments(self.adapter, exactness)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SpecBoundDecoder":
+        """A decoder of a copy of the model, with a copy of the policy."""
+        model, policy = copy.deepcopy((self._live.given, self.policy), memo)
+        is_compiled = self.adapter.segments is not None
+        return type(self)(model, policy, self.compression, self.record_steps, self.exactness, is_compiled)
 
     def generate(
         self,

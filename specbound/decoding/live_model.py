@@ -23,7 +23,7 @@ class LiveModel:
 
         given: a model, possibly inside `torch.compile` or PEFT.
         """
-        self._given = given
+        self.given = given
         self.exactness = exactness
         self.model: PreTrainedModel = unwrapped(given)
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class LiveModel:
             UnsupportedModelError: the model as it is now cannot be run, or not at this exactness.
         """
         with self._lock:
-            unwrapped(self._given)  # adapters that work outside the layers may have come
+            unwrapped(self.given)  # adapters that work outside the layers may have come
             refuse_offloaded(self.model)
             region = autocast_dtype(self.model)
             adapter = self._adapters.get(region)

@@ -24,6 +24,7 @@ from specbound.decoding.step import Draft, StepRunner
 from specbound.decoding.together import Together
 from specbound.decoding.tree_step import TreeDraft, TreeRunner
 from specbound_controller.features import FeatureState
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
 
@@ -93,8 +94,11 @@ class Row:
         decision = bounded(self.policy.decide(vector), self.sequence.limit - len(tokens) - 1)
         if decision.tree is None:
             return Draft([tokens[-1]], len(tokens) - 1, decision, self.sequence, vector)
-        tree = self.sequence.grow_tree(decision.tree, decision.w_max)
-        return TreeDraft(tree, len(tokens) - 1, decision, vector)
+        position = len(tokens) - 1
+        if decision.tree.exit_layer == LOOKUP_EXIT:
+            return TreeDraft(self.sequence.grow_tree(decision.tree, decision.w_max), position, decision, vector)
+        growth = self.sequence.begin_tree(decision.tree, decision.w_max)
+        return TreeDraft(growth.tree, position, decision, vector, growth, self.sequence)
 
     def drop_beyond_end(self) -> None:
         """Takes tokens out of the counts that other rows' criteria have cut off."""

@@ -22,10 +22,14 @@ def mix64(value: int) -> int:
     return value ^ (value >> 31)
 
 
+def position_key(seed: int, position: int) -> int:
+    """What is added to the counters of a position's tokens, unsigned."""
+    return mix64((mix64(seed & MASK64) + position) & MASK64)
+
+
 def random_bits(seed: int, position: int, token_ids: Tensor) -> Tensor:
     """64 random bits for each token at one position. token_ids: int64 of any shape, returns int64 of that shape."""
-    key = mix64((mix64(seed & MASK64) + position) & MASK64)
-    state = (token_ids + 1).mul_(_signed(GOLDEN)).add_(_signed(key))
+    state = (token_ids + 1).mul_(_signed(GOLDEN)).add_(_signed(position_key(seed, position)))
     for shift, multiplier in zip((30, 27), MULTIPLIERS, strict=True):
         state = state.bitwise_xor_(_shifted(state, shift)).mul_(_signed(multiplier))
     return state.bitwise_xor_(_shifted(state, 31))

@@ -54,6 +54,11 @@ def refuse_settings(config: GenerationConfig, model_kwargs: Mapping[str, Any], a
                 f"{name} must be {neutral[-1]!r} for the SpecBound decoder, got {shown(value)} "
                 f"(an argument, or the generation config of {name_of(adapter.model)})"
             )
+    if model_kwargs.get("use_cache", True) is None:
+        raise InputError(
+            "use_cache must be True or False, got None: transformers then makes a cache and hands it the whole text "
+            "again at every token"
+        )
     if config.cache_implementation == "quantized":
         raise InputError("cache_implementation must not be 'quantized': the decoder keeps keys and values as they are")
     for name, value in model_kwargs.items():

@@ -41,6 +41,12 @@ STATELESS_PROCESSORS = (
     logits_process.WatermarkLogitsProcessor,
 )
 """Processors that depend on nothing but the prefix and the logits: drafts may call them as often as they like."""
+WARPERS_OF_ANY_ROWS = (
+    logits_process.SuppressTokensLogitsProcessor,
+    logits_process.TemperatureLogitsWarper,
+    logits_process.TopKLogitsWarper,
+)
+"""Of these, those that look at no prefix and give a row the same numbers beside others: they choose and divide only."""
 
 
 def _repetition(processor: Any, row: int, num_rows: int) -> None:

@@ -12,15 +12,17 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from specbound.decoding.model.draft_head import DraftHead
-from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
+from specbound.decoding.noise import NOISE_RANGE
+from specbound.decoding.position_noise import PositionNoise
 from specbound.decoding.request import Request
-from specbound.decoding.row_processors import STATELESS_PROCESSORS
+from specbound.decoding.row_processors import STATELESS_PROCESSORS, WARPERS_OF_ANY_ROWS
 from specbound.decoding.signals import best_tokens
 from specbound.decoding.step import Draft, DraftChoice
 from specbound_controller.errors import InputError
 from specbound_controller.lookup import ContextLookup, Lookup
 from specbound_controller.sources.recycled import RecycledSource
 from specbound_controller.sources.source import MOST_CANDIDATES, DraftSource
+from specbound_controller.trees.exit_growth import ExitGrowth
 from specbound_controller.trees.growth import grow
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.tree import ROOT, DraftTree
@@ -44,6 +46,7 @@ class Sequence:
         self._sources: dict[str, tuple[DraftSource, int]] = {}
         """Sources of draft trees by name, with how many tokens each has seen."""
         self._of_drafts = LogitsProcessorList(p for p in request.processors if type(p) in STATELESS_PROCESSORS)
+        self._noise = PositionNoise(request.seed)
         self._is_argmax = not (
             request.do_sample or request.processors or request.output_scores or request.output_logits
         )
@@ -100,7 +103,7 @@ class Sequence:
         """
         emitted: list[int] = []
         num_accepted = 0
-        for index, token in enumerate(self._verified(logits)):
+        for index, token in enumerate(self._verified(logits, draft.tokens[1:])):
             emitted.append(token)
             self._append(token)
             is_accepted = index < draft.num_drafted and draft.tokens[index + 1] == token
@@ -111,8 +114,14 @@ class Sequence:
 
     def grow_tree(self, plan: TreePlan, most_depth: int) -> DraftTree:
         """The draft tree after the tokens so far, by the plan's sources, at most so deep."""
-        sources = [self._source(name, plan) for name in plan.rates]
-        return grow(self.tokens, sources, plan, most_depth, self.eos_token_ids)
+        return grow(self.tokens, self._sources_of(plan), plan, most_depth, self.eos_token_ids)
+
+    def begin_tree(self, plan: TreePlan, most_depth: int) -> ExitGrowth:
+        """The same where an exit drafts too: a tree that grows while nodes run to the exit."""
+        return ExitGrowth(self.tokens, self._sources_of(plan), plan, most_depth, self.eos_token_ids)
+
+    def _sources_of(self, plan: TreePlan) -> list[DraftSource]:
+        return [self._source(name, plan) for name in plan.rates]
 
     def _source(self, name: str, plan: TreePlan) -> DraftSource:
         """A source that has seen every committed token."""
@@ -176,6 +185,25 @@ class Sequence:
         scores, noised, token_ids = self._draft_scores(logits, drafted, head)
         return draft_choice(scores, noised[None], token_ids)
 
+    def exit_candidates(
+        self, logits: Tensor, paths: SequenceOf[list[int]], temperature: float, count: int, head: DraftHead | None
+    ) -> list[list[tuple[int, float]]]:
+        """An exit's best tokens after each drafted path with their chances, the best first.
+
+        Chances are those of the softmax at a temperature. Stateless processors are called, and under sampling the noise
+        of the position is added before: what the noise favours here it favours at verification too.
+
+        logits: (k, V) of the exit, or (k, N) of a draft head.
+        """
+        if self._drafts_most_probable:
+            chances, token_ids = (logits.float() / temperature).softmax(-1), None if head is None else head.ids
+            return _best_of(chances, token_ids, count)
+        found = []
+        for row, drafted in zip(logits.split(1), paths, strict=True):
+            _, noised, tokens = self._draft_scores(row, drafted, head)
+            found += _best_of((noised[None] / temperature).softmax(-1), tokens, count)
+        return found
+
     def look_up(self, drafted: list[int]) -> Lookup:
         """What the context says comes after `drafted`."""
         if self._lookup is None:
@@ -205,16 +233,40 @@ class Sequence:
         for token in tokens:
             self._append(token)
 
-    def _verified(self, logits: Tensor) -> Iterator[int]:
-        """The full model's token at each row, one after the other: the tokens before it are appended by then."""
+    def _verified(self, logits: Tensor, drafted: SequenceOf[int] = ()) -> Iterator[int]:
+        """The full model's token at each row, one after the other: the tokens before it are appended by then.
+
+        drafted: the tokens before each row but the first. Rows are read at once where that saves something: on a
+        device, by processors that may be called for rows that are never reached.
+        """
         logits = self._as_chosen(logits)
         if self._is_argmax:
             yield from best_tokens(logits)
+            return
+        if logits.shape[0] > 1 and logits.device.type != "cpu" and len(self._of_drafts) == len(self.request.processors):
+            yield from self._verified_at_once(logits, drafted)
             return
         for row in range(logits.shape[0]):
             scores = self._processed(self.request.processors, logits[row : row + 1], [])
             self._record(scores, logits[row : row + 1])
             yield self._best(scores)
+
+    def _verified_at_once(self, logits: Tensor, drafted: SequenceOf[int]) -> Iterator[int]:
+        """The same in one transfer to the host."""
+        processors = self.request.processors
+        if all(type(processor) in WARPERS_OF_ANY_ROWS for processor in processors):
+            scores = self._processed(processors, logits, [])
+        else:
+            rows = [
+                self._processed(processors, row, list(drafted[:index])) for index, row in enumerate(logits.split(1))
+            ]
+            scores = torch.cat(rows)
+        noised = self._noise.noised_rows(scores, len(self.tokens)) if self.request.do_sample else scores
+        best, tokens = noised.max(-1)
+        for row, (score, token) in enumerate(torch.stack((best.double(), tokens.double()), 1).tolist()):
+            self._record(scores[row : row + 1], logits[row : row + 1])
+            self._require_finite(score)
+            yield int(token)
 
     def _record(self, scores: Tensor, logits: Tensor) -> None:
         """Keeps what was asked for of a new token. (1, V) each"""
@@ -234,12 +286,16 @@ class Sequence:
         if not self.request.do_sample:
             return int(token_ids[best])
         score, token = torch.cat((noised[best], token_ids[best].double())).tolist()
-        if not math.isfinite(score):  # +inf less itself, or nan, or all at -inf
+        self._require_finite(score)
+        return int(token)
+
+    def _require_finite(self, score: float) -> None:
+        """Raises InputError under sampling where the best noised score is no number."""
+        if self.request.do_sample and not math.isfinite(score):  # +inf less itself, or nan, or all at -inf
             raise InputError(
                 f"scores must be numbers below infinity for sampling, got others after {len(self.tokens)} tokens (the "
                 "model's, or temperature is too low): remove_invalid_values=True keeps the model's within bounds"
             )
-        return int(token)
 
     @staticmethod
     def _as_chosen(logits: Tensor) -> Tensor:
@@ -254,28 +310,24 @@ class Sequence:
         if drafted:
             for place, token in enumerate(drafted, end):
                 self._ids[0, place] = token  # filled there: a copy to a device would wait for it
-        return processors(self._ids[:, : end + len(drafted)], scores)
+        prefix = self._ids[:, : end + len(drafted)]
+        if type(processors) is not LogitsProcessorList or len(processors) > len(self._of_drafts):
+            return processors(prefix, scores)
+        for processor in processors:  # the list would look at the signature of each, which takes as long as its work
+            scores = processor(prefix, scores)
+        return scores
 
     def _noised(self, scores: Tensor, position: int) -> tuple[Tensor, Tensor]:
         """What the token at a position is the argmax of, and the tokens these belong to. (1, V) -> (k,), (k,) int64
 
-        Under sampling scores count from the best one, in 64 bits: there noise is not lost beside them, however large
-        they are. On the CPU tokens so far below the best that no noise could lift them are left out.
+        Under sampling those that can be one of the two best.
         """
-        row = scores[0]
-        if not self.request.do_sample:
-            return row, torch.arange(row.shape[0], device=row.device)
-        best = row.amax()
-        if row.device.type != "cpu":
-            token_ids = torch.arange(row.shape[0], device=row.device)
-        else:
-            token_ids = (row >= float(best) - NOISE_RANGE).nonzero()[:, 0]
-            if token_ids.shape[0] == 0:  # nan: the first one stands for all
-                token_ids = row.argmax(0, keepdim=True)
-        below = row[token_ids].double() - best.double()
-        return below + gumbel_noise(self.request.seed, position, token_ids), token_ids
+        if self.request.do_sample:
+            return self._noise.noised(scores[0], position)
+        return scores[0], torch.arange(scores.shape[1], device=scores.device)
 
     def _append(self, token: int) -> None:
+        self._noise.forget(len(self.tokens))
         self.tokens.append(token)
         self.is_finished = token in self.eos_token_ids or len(self.tokens) >= self.limit
         if not self._needs_ids:
@@ -285,6 +337,14 @@ class Sequence:
         if self.request.criteria:
             scores = tuple(self.scores) if self.request.output_scores else None
             self.is_finished |= bool(self.request.criteria(self._ids[:, :end], scores)[0])
+
+
+def _best_of(chances: Tensor, token_ids: Tensor | None, count: int) -> list[list[tuple[int, float]]]:
+    """The largest chances of each row (k, V) with their tokens, in one transfer to the host. token_ids: (V,)"""
+    best, places = chances.topk(min(count, chances.shape[1]))
+    tokens = places if token_ids is None else token_ids[places]
+    rows = torch.stack((tokens.double(), best.double()), -1).tolist()
+    return [[(int(token), chance) for token, chance in row] for row in rows]
 
 
 def draft_choice(scores: Tensor, noised: Tensor, token_ids: Tensor) -> DraftChoice:

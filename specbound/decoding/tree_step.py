@@ -1,10 +1,12 @@
-"""One step of a draft tree from sources that cost no layer: one pass of all layers answers at every node.
+"""One step of a draft tree: an exit and sources that cost no layer draft it, one pass of the deep layers answers at
+every node.
 
-Knows the adapter and grown trees; knows nothing of policies, sources, stopping rules or output formats.
+Knows the adapter and grown or growing trees; knows nothing of policies, sources, stopping rules or output formats.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,14 +14,28 @@ from torch import Tensor
 
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
+from specbound.decoding.model.draft_head import DraftHead
 from specbound.decoding.model.ragged import sent
 from specbound.decoding.model.tree_call import NodeRows, TreeCall
 from specbound.decoding.step import Work
+from specbound_controller.errors import InputError
 from specbound_controller.lookup import LOOKUP_EXIT
+from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
+from specbound_controller.trees.exit_growth import EXIT, ExitGrowth
+from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.tree import DraftTree
 
-# B sequences, n nodes of a tree with its root, D hidden width, V vocabulary
+# B sequences, n nodes of a tree with its root, k nodes of a call, D hidden width, V vocabulary, N of a draft head
+
+
+class ExitChooser(Protocol):
+    """Says which tokens an exit proposes."""
+
+    def exit_candidates(
+        self, logits: Tensor, paths: Sequence[list[int]], temperature: float, count: int, head: DraftHead | None
+    ) -> list[list[tuple[int, float]]]:
+        """An exit's best tokens after each drafted path with their chances, by its logits (k, V), or (k, N)."""
 
 
 @dataclass(slots=True)
@@ -32,16 +48,37 @@ class TreeDraft:
     decision: Decision
     features: np.ndarray | None = None
     """Features of the step, where the policy wants them."""
+    growth: ExitGrowth | None = None
+    """Grows the tree, where an exit drafts too."""
+    chooser: ExitChooser | None = None
+    """Reads that exit."""
+    hidden: list[Tensor] = field(default_factory=list)
+    """Hidden states at the exit of the nodes that have run there, in their order. (1, k, D) each"""
     work: Work = field(default_factory=Work)
+
+    @property
+    def plan(self) -> TreePlan:
+        assert self.decision.tree is not None  # else it were a chain
+        return self.decision.tree
 
     @property
     def num_drafted(self) -> int:
         return self.tree.num_drafted
 
     @property
+    def depth(self) -> int:
+        """Layers that the first nodes have run before verification."""
+        return 0 if self.growth is None else self.plan.exit_layer
+
+    @property
+    def num_run(self) -> int:
+        """How many of the first nodes have run those layers."""
+        return 0 if self.growth is None else self.growth.num_run
+
+    @property
     def exit_layers(self) -> list[int]:
-        """0 of every node: no layer was run for it."""
-        return [LOOKUP_EXIT] * self.num_drafted
+        """Of every node: the exit that drafted it, or 0."""
+        return [self.plan.exit_layer if source == EXIT else LOOKUP_EXIT for source in self.tree.sources[1:]]
 
     @property
     def scores(self) -> list[float]:
@@ -51,21 +88,19 @@ class TreeDraft:
 
     @property
     def signals(self) -> list[None]:
-        """None of every node: no exit was tested."""
+        """None of every node: no exit was tested against a threshold."""
         return [None] * self.num_drafted
 
     @property
     def stop_reason(self) -> str:
         """`width` where the tree is as large as it may be, `off` where no tree was wanted, else `depth`."""
-        plan = self.decision.tree
-        assert plan is not None
-        if plan.max_nodes == 0:
+        if self.plan.max_nodes == 0:
             return "off"
-        return "width" if self.num_drafted >= plan.max_nodes else "depth"
+        return "width" if self.num_drafted >= self.plan.max_nodes else "depth"
 
 
 class TreeRunner:
-    """Verifies draft trees of some rows of a cache."""
+    """Drafts by exits and verifies draft trees of some rows of a cache."""
 
     def __init__(self, adapter: ModelAdapter, cache: DecodeCache) -> None:
         self.adapter, self.cache = adapter, cache
@@ -75,31 +110,98 @@ class TreeRunner:
 
         Afterwards every layer holds the n nodes of each row after the `position` tokens before them, in their order.
         """
-        if len(drafts) == 1 and drafts[0].tree.is_chain and self.cache.batch_size == 1:
-            return [self._run_chain(drafts[0])]
-        nodes = [NodeRows(draft.tree.parents) for draft in drafts]
+        logits: dict[int, Tensor] = {}
+        for depth in dict.fromkeys(draft.depth for draft in drafts):
+            group = [(draft, slot) for draft, slot in zip(drafts, slots, strict=True) if draft.depth == depth]
+            own, places = [draft for draft, _ in group], [slot for _, slot in group]
+            if depth > 0:
+                self._draft(own, places)
+            logits |= zip(places, self._verify(own, places, depth), strict=True)
+        return [logits[slot] for slot in slots]
+
+    def _draft(self, drafts: Sequence[TreeDraft], slots: Sequence[int]) -> None:
+        """Runs nodes to the exit, depth by depth and all rows together, and lets it propose what comes after them."""
+        exit_layer, num_layers = drafts[0].depth, self.adapter.num_layers
+        if exit_layer >= num_layers:
+            raise InputError(
+                f"exit_layer must be in [0, {num_layers - 1}] for a {num_layers}-layer model, got {exit_layer}"
+            )
+        growing = list(zip(drafts, slots, strict=True))
+        while growing := [(draft, slot) for draft, slot in growing if _frontier(draft)]:
+            own, places = [draft for draft, _ in growing], [slot for _, slot in growing]
+            spans = [(_frontier(draft)[0], _frontier(draft)[-1] + 1) for draft in own]
+            outputs = self._run(own, places, spans, self._embedded(own, spans), 0, exit_layer)
+            for draft, hidden in zip(own, outputs, strict=True):
+                draft.hidden.append(hidden)
+                self._read_exit(draft, hidden)
+
+    def _read_exit(self, draft: TreeDraft, hidden: Tensor) -> None:
+        """Lets the exit propose after each node that just ran. hidden: (1, k, D)"""
+        growth, chooser, plan = draft.growth, draft.chooser, draft.plan
+        assert growth is not None and chooser is not None  # both come with an exit
+        head = self.adapter.draft_head(draft.decision.draft_vocabulary)
+        logits = self.adapter.read_exit(hidden, head)[0]
+        draft.work.add_head(logits.shape[0])
+        draft.work.num_exit_tests += logits.shape[0]
+        temperature = AnnealedConfidence(plan.alpha).temperature(plan.exit_layer, self.adapter.num_layers)
+        paths = [[draft.tree.tokens[n] for n in draft.tree.path(node)[1:]] for node in growth.frontier]
+        growth.take(chooser.exit_candidates(logits, paths, temperature, plan.exit_breadth, head))
+
+    def _verify(self, drafts: Sequence[TreeDraft], slots: Sequence[int], depth: int) -> list[Tensor]:
+        """Runs the layers that are left on all nodes. depth: layers that the first nodes of each tree have run"""
+        hidden: list[Tensor] = [torch.cat(draft.hidden, dim=1) if draft.hidden else torch.empty(0) for draft in drafts]
+        late = [row for row, draft in enumerate(drafts) if draft.num_run < len(draft.tree.tokens)]
+        if late:
+            own, places = [drafts[row] for row in late], [slots[row] for row in late]
+            spans = [(draft.num_run, len(draft.tree.tokens)) for draft in own]
+            outputs = self._embedded(own, spans)
+            if depth > 0:
+                outputs = self._run(own, places, spans, outputs, 0, depth)
+            for row, output in zip(late, outputs, strict=True):
+                hidden[row] = torch.cat((hidden[row], output), dim=1) if drafts[row].num_run else output
         counts = [len(draft.tree.tokens) for draft in drafts]
-        starts = [draft.position for draft in drafts]
-        call = TreeCall(slots, starts, nodes, [(0, count) for count in counts], self.adapter.device)
-        tokens = sent([token for draft in drafts for token in draft.tree.tokens], self.adapter.device)
-        positions = [start + depth for start, tree in zip(starts, nodes, strict=True) for depth in tree.depths]
-        embedded = self.adapter.embed_rows(tokens, positions).transpose(0, 1)
-        hidden = self.adapter.run_rows(
-            call.padded(embedded.split(counts, dim=1)), 0, self.adapter.num_layers, self.cache, call
-        )
-        pending = [own[:, :count] for own, count in zip(hidden.split(1), counts, strict=True)]
+        spans = [(0, count) for count in counts]
+        pending = self._run(drafts, slots, spans, hidden, depth, self.adapter.num_layers)
         logits = self.adapter.read_head(torch.cat(pending, dim=1) if len(pending) > 1 else pending[0])[0]
         for draft, count in zip(drafts, counts, strict=True):
-            draft.work.add_layers(count, self.adapter.num_layers)
             draft.work.add_head(count)
         return list(logits.split(counts))
 
-    def _run_chain(self, draft: TreeDraft) -> Tensor:
-        """The same for one token after another: what the chain's verification calls, with the same bits."""
-        tokens, position = draft.tree.tokens, draft.position
-        ids = sent([tokens], self.adapter.device)
-        hidden = self.adapter.embed(ids, position)
-        hidden = self.adapter.run_layers(hidden, 0, self.adapter.num_layers, self.cache, position)
-        draft.work.add_layers(len(tokens), self.adapter.num_layers)
-        draft.work.add_head(len(tokens))
-        return self.adapter.read_head(hidden)[0]
+    def _embedded(self, drafts: Sequence[TreeDraft], spans: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Embedded nodes of each tree. spans: first and last + 1 of them. (1, k, D) each"""
+        if len(drafts) == 1 and drafts[0].tree.is_chain(spans[0][1]):
+            (first, last), tree = spans[0], drafts[0].tree
+            ids = sent([tree.tokens[first:last]], self.adapter.device)
+            return [self.adapter.embed(ids, drafts[0].position + first)]
+        tokens, positions = list[int](), list[int]()
+        for draft, (first, last) in zip(drafts, spans, strict=True):
+            tokens += draft.tree.tokens[first:last]
+            positions += [draft.position + depth for depth in draft.tree.depths[first:last]]
+        embedded = self.adapter.embed_rows(sent(tokens, self.adapter.device), positions).transpose(0, 1)
+        return list(embedded.split([last - first for first, last in spans], dim=1))
+
+    def _run(
+        self,
+        drafts: Sequence[TreeDraft],
+        slots: Sequence[int],
+        spans: Sequence[tuple[int, int]],
+        hidden: Sequence[Tensor],
+        first: int,
+        last: int,
+    ) -> list[Tensor]:
+        """Runs `layers[first:last]` on some nodes of each tree. (1, k, D) each
+
+        One token after another, in the cache's only row, is what a chain calls, with the same bits.
+        """
+        for draft, (begin, end) in zip(drafts, spans, strict=True):
+            draft.work.add_layers(end - begin, last - first)
+        if len(drafts) == 1 and self.cache.batch_size == 1 and drafts[0].tree.is_chain(spans[0][1]):
+            return [self.adapter.run_layers(hidden[0], first, last, self.cache, drafts[0].position + spans[0][0])]
+        nodes = [NodeRows(draft.tree.parents) for draft in drafts]
+        call = TreeCall(slots, [draft.position for draft in drafts], nodes, spans, self.adapter.device)
+        output = self.adapter.run_rows(call.padded(hidden), first, last, self.cache, call)
+        return [own[:, : end - begin] for own, (begin, end) in zip(output.split(1), spans, strict=True)]
+
+
+def _frontier(draft: TreeDraft) -> list[int]:
+    return [] if draft.growth is None else draft.growth.frontier

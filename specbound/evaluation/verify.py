@@ -63,13 +63,14 @@ class RandomPolicy(StaticPolicy):
 
 
 class RandomTrees(StaticPolicy):
-    """Another random tree plan at every step, over the sources that need no store.
+    """Another random tree plan at every step, over the sources that need no store, with an exit or without.
 
     No policy that a user would want: it reaches trees of every shape, with paths that have to be moved.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, num_layers: int, seed: int) -> None:
         super().__init__((), w_max=0)
+        self.num_layers = num_layers
         self.random = random.Random(seed)
 
     def decide(self, features: np.ndarray | None) -> Decision:
@@ -79,7 +80,20 @@ class RandomTrees(StaticPolicy):
         growth = choose.choice(("best_first", "best_first", "eagle2"))
         depth = choose.randint(1, 8)
         plan = TreePlan(choose.randint(0, 24), rates, breadth=choose.randint(1, 6), max_depth=depth, growth=growth)
+        if growth == "best_first" and choose.random() < 0.5:
+            plan = replace(plan, **self._exit())
         return Decision(depth, tree=plan)
+
+    def _exit(self) -> dict[str, Any]:
+        """Settings of an exit that drafts beside the sources."""
+        choose = self.random
+        return {
+            "exit_layer": choose.randrange(self.num_layers),
+            "exit_breadth": choose.randint(1, 4),
+            "exit_beam": choose.randint(1, 3),
+            "exit_survival": choose.choice((0.0, 0.05, 0.3)),
+            "alpha": choose.choice((0.0, 1.0)),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +194,7 @@ def new_policy(name: str, loaded: LoadedModel, controller: Controller | None, se
     if name == "random":
         return RandomPolicy(num_layers, seed)
     if name == "trees":
-        return RandomTrees(seed)
+        return RandomTrees(num_layers, seed)
     if name == "layerskip":
         return StaticPolicy((shallow,), 0.0, w_max=4)
     if name == "static":

@@ -27,6 +27,10 @@ PROMPT_LENGTHS = (16, 64, 192)
 """Tokens of the prompts to measure on: random ones, because work is timed and not what comes out."""
 
 
+PRODUCTS = "few rows"
+"""How steps multiply: tables that were measured with other products do not count."""
+
+
 def choose_costs(
     source: str, controller: Controller, loaded: LoadedModel, exactness: str = "token", is_compiled: bool = False
 ) -> tuple[CostTable, str]:
@@ -111,7 +115,7 @@ def kept_folder(
     is_compiled: bool = False,
 ) -> Path:
     """Where this user's tables for a machine, a model and a way to run it are kept."""
-    parts = [machine, exact_part(model_fingerprint), exactness]
+    parts = [machine, exact_part(model_fingerprint), exactness, PRODUCTS]
     if draft_vocabulary is not None:
         parts.append(draft_vocabulary.checksum)
     if is_compiled:

@@ -776,6 +776,34 @@ def test_position_tables_are_followed_or_refused(name: str) -> None:
     assert verdict == "followed" if name == "gpt2" else "position table" in verdict
 
 
+def test_a_limit_on_the_rows_of_the_embedding_is_followed() -> None:
+    model, other = random_model("llama"), random_model("llama")  # whoever reads a row first writes the limit into it
+    decoder = SpecBoundDecoder(model, POLICIES[1])
+    unchanged = decoder.generate(PROMPT, **GREEDY)
+    model.model.embed_tokens.max_norm = other.model.embed_tokens.max_norm = 0.7
+    expected = other.generate(PROMPT, **GREEDY)
+    assert torch.equal(decoder.generate(PROMPT, **GREEDY), expected) and not torch.equal(expected, unchanged)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_layers_that_round_a_token_by_the_others_of_the_call_are_refused() -> None:
+    model = random_model("llama")
+    decoder = SpecBoundDecoder(model, POLICIES[1])
+    model.model.layers[1].mlp = torch.ao.quantization.quantize_dynamic(model.model.layers[1].mlp, {nn.Linear})
+    for use in (lambda: decoder.generate(PROMPT, **GREEDY), lambda: SpecBoundDecoder(model)):
+        with pytest.raises(UnsupportedModelError, match=r"layers\.1\.mlp\.gate_proj, quantised dynamically"):
+            use()
+
+
+def test_a_copied_decoder_decodes_a_copy_of_the_model() -> None:
+    decoder = SpecBoundDecoder(random_model("llama"), POLICIES[1], exactness="bitwise")
+    expected = decoder.generate(PROMPT, **GREEDY)
+    model, copied = copy.deepcopy((decoder.model, decoder))
+    redrawn(decoder.model)
+    assert copied.model is model and copied.policy is not decoder.policy and copied.exactness == "bitwise"
+    assert torch.equal(copied.generate(PROMPT, **GREEDY), expected)
+
+
 def test_an_unchanged_model_is_not_looked_at_again() -> None:
     for exactness in ("token", "bitwise"):
         model = random_model("llama")

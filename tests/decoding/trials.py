@@ -116,7 +116,7 @@ def new_policy(name: str, num_layers: int, seed: int) -> Policy:
     if name == "static":
         return StaticPolicy((one,), rng.uniform(0.0, 0.4), rng.randint(1, 9), alpha=rng.choice((0.0, 0.5, 1.5)))
     if name == "trees":
-        return RandomTrees(seed)
+        return RandomTrees(num_layers, seed)
     if name in ("exits", "product"):
         return StaticPolicy(some, thresholds, rng.randint(1, 9), combine="product" if name == "product" else "token")
     return RandomPolicy(num_layers, seed) if name == "random" else LearnedPolicy(num_layers, seed)

@@ -13,8 +13,10 @@ from specbound_controller.sources.source import TAIL, DraftSource
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.tree import ROOT, DraftTree
 
-Children = list[tuple[float, int, str, int]]
-"""(score, token, source, cell) of the candidates after a path, the best first."""
+Child = tuple[float, int, str, int]
+"""Score, token, source and cell of a candidate after a path."""
+Children = list[Child]
+"""The best first."""
 
 
 def grow(
@@ -39,7 +41,7 @@ def grow(
     def expand(node: int) -> Children:
         return children_of(tails[node], asked, plan.breadth)
 
-    def add(parent: int, child: tuple[float, int, str, int]) -> int:
+    def add(parent: int, child: Child) -> int:
         score, token, source, cell = child
         tails.append((*tails[parent], token)[-TAIL:])
         return tree.add(parent, token, source, cell, tree.survivals[parent] * score)
@@ -54,7 +56,7 @@ def grow(
 
 def children_of(tail: tuple[int, ...], asked: Sequence[tuple[DraftSource, Sequence[float]]], breadth: int) -> Children:
     """The best candidates after a path. asked: sources with the rates of their cells."""
-    best: dict[int, tuple[float, int, str, int]] = {}
+    best: dict[int, Child] = {}
     for source, rates in asked:
         name = source.name
         for token, cell in source.propose(tail):
@@ -66,10 +68,11 @@ def children_of(tail: tuple[int, ...], asked: Sequence[tuple[DraftSource, Sequen
     return found[:breadth]
 
 
-def best_size(survivals: Sequence[float], node_costs: Sequence[float]) -> int:
+def best_size(survivals: Sequence[float], node_costs: Sequence[float], fewest: int = 0) -> int:
     """How many of the first nodes to keep: where their expected tokens less what they cost is largest, the fewest."""
-    best, best_gain, expected = 0, 0.0, 0.0
-    for count, survival in enumerate(survivals, start=1):
+    best, best_gain = fewest, sum(survivals[:fewest]) - node_costs[fewest]
+    expected = best_gain + node_costs[fewest]
+    for count, survival in enumerate(survivals[fewest:], start=fewest + 1):
         expected += survival
         gain = expected - node_costs[count]
         if gain > best_gain:
@@ -87,7 +90,7 @@ def cheapest_floor(node_costs: Sequence[float]) -> list[float]:
 
 
 Expand = Callable[[int], Children]
-Add = Callable[[int, tuple[float, int, str, int]], int]
+Add = Callable[[int, Child], int]
 
 
 def _best_first(
@@ -128,7 +131,7 @@ def _eagle2(
     tree: DraftTree, plan: TreePlan, most_depth: int, expand: Expand, add: Add, end_tokens: frozenset[int]
 ) -> None:
     """EAGLE-2: depth by depth the `beam` best nodes get children; of all that were seen the best `max_nodes` stay."""
-    seen: list[tuple[float, int, int, tuple[float, int, str, int]]] = []  # survival, parent in `grown`, depth, child
+    seen: list[tuple[float, int, int, Child]] = []  # survival, parent in `grown`, depth, child
     beam: list[tuple[float, int]] = [(1.0, ROOT)]
     grown = DraftTree(tree.tokens[:1])
     places = {ROOT: -1}  # node of `grown` -> its place in `seen`
@@ -158,7 +161,7 @@ def _eagle2(
 def _keep_best(
     tree: DraftTree,
     most: int,
-    seen: Sequence[tuple[float, int, int, tuple[float, int, str, int]]],
+    seen: Sequence[tuple[float, int, int, Child]],
     places: dict[int, int],
 ) -> None:
     """Makes the tree that of the best nodes seen. A parent survives at least as well as its children, so it stays."""

@@ -35,6 +35,17 @@ class TreePlan:
     children: Sequence[Sequence[int]] = ()
     """Fixed shape: for each depth, the children of each node of it, in the order in which they stand; nodes that are
     not listed get none."""
+    exit_layer: int = 0
+    """An early exit that drafts too; 0 is none. The root and the best nodes of each depth run so many layers, and the
+    exit's best tokens join what the sources propose."""
+    exit_breadth: int = 4
+    """Most tokens that the exit proposes after a node."""
+    exit_beam: int = 1
+    """Most nodes of one depth that run to the exit, in one call."""
+    exit_survival: float = 0.3
+    """Least survival of a node that runs to the exit."""
+    alpha: float = 0.0
+    """Strength of the annealing (`AnnealedConfidence`) of the exit's probabilities, which are its tokens' scores."""
     node_costs: Sequence[float] = ()
     """What a tree of n nodes costs more than the root alone, in tokens of plain decoding, for n = 0 .. max_nodes. The
     tree is cut where expected tokens less cost is largest; empty: nodes cost nothing."""
@@ -47,5 +58,12 @@ class TreePlan:
             )
         if self.growth not in GROWTHS:
             raise ValueError(f"growth must be one of {', '.join(GROWTHS)}, got {self.growth!r}")
+        if self.exit_layer < 0 or self.exit_breadth < 1 or self.exit_beam < 1:
+            raise ValueError(
+                f"exit_layer must be >= 0, exit_breadth and exit_beam >= 1, got {self.exit_layer}, "
+                f"{self.exit_breadth}, {self.exit_beam}"
+            )
+        if self.exit_layer > 0 and self.growth != "best_first":
+            raise ValueError(f"growth must be best_first where an exit drafts, got {self.growth!r}")
         if self.node_costs and len(self.node_costs) != self.max_nodes + 1:
             raise ValueError(f"node_costs must be {self.max_nodes + 1} numbers, got {len(self.node_costs)}")

@@ -28,10 +28,9 @@ class DraftTree:
         """Nodes less the root."""
         return len(self.tokens) - 1
 
-    @property
-    def is_chain(self) -> bool:
-        """Whether every node has one child at most, so that node k is the k-th draft token."""
-        return self.parents == list(range(-1, len(self.tokens) - 1))
+    def is_chain(self, num_nodes: int) -> bool:
+        """Whether the first nodes stand one after another, so that node k is the k-th draft token."""
+        return self.parents[:num_nodes] == list(range(-1, num_nodes - 1))
 
     def add(self, parent: int, token: int, source: str, cell: int, survival: float) -> int:
         """A new child; gives its number."""

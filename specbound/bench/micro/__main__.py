@@ -10,13 +10,17 @@ from jsonargparse import auto_cli
 
 from specbound.bench.micro.draft_vocabulary import draft_vocabulary
 from specbound.bench.micro.overhead import overhead
+from specbound.bench.micro.products import products
 from specbound.bench.micro.replay import replay
+from specbound.bench.micro.sampling import sampling
 from specbound.bench.micro.segments import segments
 
 MEASUREMENTS: dict[str, Any] = {
     "replay": replay,
     "draft-vocabulary": draft_vocabulary,
     "overhead": overhead,
+    "products": products,
+    "sampling": sampling,
     "segments": segments,
 }
 

@@ -41,6 +41,7 @@ from specbound.decoding.model.lean import (
     signed,
 )
 from specbound.decoding.model.left_out import is_library, left_out_places, refuse_changed_parts, refuse_left_out
+from specbound.decoding.model.products import Packing
 from specbound.decoding.model.ragged import RaggedCall, sent
 from specbound.decoding.model.row_attention import causal_ranges
 from specbound.decoding.model.static_cache import StaticView
@@ -142,15 +143,18 @@ class ModelAdapter:
         has been seen to give what its module gives; all others run as they are."""
         layers = [self.layers[index] for index in range(self.num_layers)]
         can_be_lean = self.autocast is None and all(map(is_lean, layers))
-        self._lean: list[LeanLayer] = [LeanLayer(layer) for layer in layers] if can_be_lean else []
+        modules = [self.head, *layers]
+        self.packing = Packing(sum(p.numel() * p.element_size() for m in modules for p in m.parameters()))
+        self._lean: list[LeanLayer] = [LeanLayer(layer, self.packing) for layer in layers] if can_be_lean else []
         if self._lean and not self._compare_lean():
             logger.info("%s: layers run as modules, because lean ones differ here", name_of(self.model))
             self._lean = []
         self._normalise = lean_norm(self.final_norm, self._lean[0].keeps_bits) if self._lean else self.final_norm
-        self._project = lean_projection(self.head) if self._lean else self.head
+        self._project = lean_projection(self.head, self.packing) if self._lean else self.head
 
     def _copy_numbers(self) -> None:
         """Copies anew what lean layers hold copies of: an owner may write to weights without leaving a trace."""
+        self.packing.begin_call()
         for layer in self._lean:
             layer.copy_numbers()
         if isinstance(self._normalise, LeanNorm):

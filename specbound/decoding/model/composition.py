@@ -103,7 +103,12 @@ def global_hooks() -> tuple[Any, ...]:
 
 
 def _watched(module: nn.Module) -> tuple[str, ...]:
-    """Names of the plain settings of a module that is not torch's own: an epsilon, a scale, a number of heads."""
+    """Names of the plain settings of a module that is not torch's own: an epsilon, a scale, a number of heads.
+
+    Of torch's own only an embedding's limit is relied on: rows are read from its table.
+    """
+    if type(module) is nn.Embedding:
+        return ("max_norm",)
     if type(module).__module__.startswith("torch.nn."):
         return ()
     own = module.__dict__.items()

@@ -50,6 +50,8 @@ FAMILIES = {
 }
 """By the `model_type` of transformers' config."""
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
+DYNAMIC_QUANTISATION = ("torch.ao.nn.quantized.dynamic", "torch.ao.nn.intrinsic.quantized.dynamic")
+"""Packages of layers with one scale for all rows of a call."""
 RANDOM_MODULES = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU, nn.MultiheadAttention)
 """Modules of torch that do something else in training mode."""
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -105,6 +107,7 @@ def refuse_unsupported(model: object) -> None:
         got = config._attn_implementation
         raise UnsupportedModelError(f"{name}: attn_implementation must be sdpa or eager, got {got}")
     _refuse_randomness(model)
+    _refuse_scales_of_all_rows(model)
     _refuse_changing_rotary(name, config)
     if getattr(config, "add_cross_attention", False):
         raise UnsupportedModelError(f"{name} has cross-attention; specbound runs decoder-only models")
@@ -147,6 +150,16 @@ def _refuse_randomness(model: PreTrainedModel) -> None:
             where = f"has {path}, a {type(module).__name__}," if path else "is"
             raise UnsupportedModelError(
                 f"{name_of(model)} {where} in training mode, where dropout makes outputs random: call .eval()"
+            )
+
+
+def _refuse_scales_of_all_rows(model: PreTrainedModel) -> None:
+    """Refuses layers that round every token by the largest number of all tokens in the call."""
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith(DYNAMIC_QUANTISATION):
+            raise UnsupportedModelError(
+                f"{name_of(model)} has {path}, quantised dynamically by PyTorch: it rounds a token by the others in "
+                "the call, so that drafts would change the output; take --compression int8, or float weights"
             )
 
 

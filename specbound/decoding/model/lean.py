@@ -19,6 +19,7 @@ from specbound.decoding.model.cache import KeyValueStore
 from specbound.decoding.model.composition import Place, found
 from specbound.decoding.model.families import FAMILIES
 from specbound.decoding.model.left_out import helper_places, is_library
+from specbound.decoding.model.products import FewRowsProduct, Packing
 
 # B sequences, n new tokens, R = B * n rows, D hidden width, H query heads, G key-value heads, d width of a head, K keys
 
@@ -36,7 +37,8 @@ PROBE_TOLERANCE = 256
 class LeanLayer:
     """One decoder layer. Holds the layer's modules, and copies of a few numbers of theirs."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, packing: Packing) -> None:
+        """packing: what becomes of the weights of products of a few rows."""
         attention, mlp = layer.self_attn, layer.mlp
         self.layer = layer
         self.index: int = attention.layer_idx
@@ -53,12 +55,14 @@ class LeanLayer:
             lean_norm(norm, self.keeps_bits) for norm in (layer.input_layernorm, layer.post_attention_layernorm)
         )
         self.query, self.key, self.value, self.output = (
-            lean_projection(module)
+            lean_projection(module, packing)
             for module in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
         )
         self.query_norm = lean_norm(attention.q_norm, True) if hasattr(attention, "q_norm") else None
         self.key_norm = lean_norm(attention.k_norm, True) if hasattr(attention, "k_norm") else None
-        self.gate, self.up, self.down = (lean_projection(m) for m in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        self.gate, self.up, self.down = (
+            lean_projection(m, packing) for m in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        )
         is_silu = type(mlp.act_fn).__name__ in ("SiLUActivation", "SiLU") and is_bare(mlp.act_fn)
         self.activate: Callable[[Tensor], Tensor] = silu if is_silu else mlp.act_fn
         owns_results = is_plain_linear(attention.o_proj) and is_plain_linear(mlp.down_proj)
@@ -131,10 +135,13 @@ def signed(sin: Tensor) -> Tensor:
     return torch.cat((-sin[..., :half], sin[..., half:]), -1)
 
 
-def lean_projection(module: nn.Module) -> Callable[[Tensor], Tensor]:
+def lean_projection(module: nn.Module, packing: Packing) -> Callable[[Tensor], Tensor]:
     """A projection without the module's call where it is a plain matrix product; else the module (quantised, LoRA)."""
     if not is_plain_linear(module):
         return module
+    assert isinstance(module, nn.Linear)
+    if module.weight.dtype == torch.float32 and module.weight.device.type == "cpu":
+        return FewRowsProduct(module, packing)
     parameters: Any = module._parameters
     return lambda x: linear(x, parameters["weight"], parameters["bias"])
 
@@ -145,10 +152,26 @@ def is_plain_linear(module: Any) -> bool:
 
 
 def lean_norm(norm: Any, keeps_bits: bool) -> Callable[[Tensor], Tensor]:
-    """A root-mean-square norm without the module's conversions; in 16 and 64 bits the module, which needs them."""
-    if type(norm).__module__ not in LEAN_MODULES or not is_bare(norm) or norm.weight.dtype != torch.float32:
+    """A root-mean-square norm without the module's call and, of fp32 rows, without its conversions."""
+    if type(norm).__module__ not in LEAN_MODULES or not is_bare(norm):
         return norm
+    if norm.weight.dtype != torch.float32:
+        return ConvertingNorm(norm)
     return LeanNorm(norm, keeps_bits)
+
+
+class ConvertingNorm:
+    """A root-mean-square norm that sums in fp32 whatever its rows are. Every row gets the module's bits."""
+
+    def __init__(self, norm: Any) -> None:
+        self._parameters: Mapping[str, Tensor] = norm._parameters
+        self._epsilon: float = norm.variance_epsilon
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        rows = x.float()
+        normalised = rows * (rows * rows).mean(-1, True).add_(self._epsilon).rsqrt_()
+        return self._parameters["weight"] * normalised.to(x.dtype)
 
 
 class LeanNorm:

@@ -68,3 +68,18 @@ def test_every_wheel_has_a_version_that_was_tested() -> None:
     assert all(pinned(wheel.package).startswith(f"{wheel.package}==") for wheel in WHEELS)
     with pytest.raises(InputError, match="must name a version of nothing"):
         pinned("nothing")
+
+
+def test_the_model_is_packed_where_it_is_installed_and_else_what_is_missing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(carried, "MODEL_FOLDER", tmp_path / "parts")
+    monkeypatch.setattr(carried, "MODEL_PACKAGE", "fake_smol")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    questions = tmp_path / "question.jsonl"
+    questions.write_text("{}\n")
+    assert carried.pack_model(questions, 3000) == [] and "make smollm2" in capsys.readouterr().out
+    (tmp_path / "fake_smol").mkdir()
+    (tmp_path / "fake_smol" / "m.gguf").write_bytes(bytes(5000))
+    assert carried.pack_model(None, 3000) == [] and "--questions FILE" in capsys.readouterr().out
+    assert [path.name for path in carried.pack_model(questions, 3000)] == ["part-1-of-2", "part-2-of-2"]

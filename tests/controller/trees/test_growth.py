@@ -42,7 +42,7 @@ def test_best_first_finds_the_nodes_that_brute_force_finds(seed: int) -> None:
 
 def test_a_breadth_of_one_is_a_chain() -> None:
     tree = grown(TreePlan(4, RATES, breadth=1))
-    assert tree.is_chain
+    assert tree.is_chain(len(tree.tokens))
     assert tree.tokens == [0, 1, 2, 3, 0]
 
 

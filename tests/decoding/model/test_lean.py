@@ -152,3 +152,15 @@ def test_norms_of_several_rows_are_as_precise_as_those_of_one(width: int) -> Non
         apart = torch.cat([lean.lean_norm(norm, keeps_bits=False)(row[None]) for row in rows])
         assert torch.equal(apart, norm(rows)) and torch.equal(lean.lean_norm(norm, keeps_bits=True)(rows), norm(rows))
     torch.testing.assert_close(together.double(), exact, rtol=2e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_norms_of_other_types_give_the_bits_of_the_module(dtype: torch.dtype) -> None:
+    norm = LlamaRMSNorm(576).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    rows = torch.randn(9, 576, generator=torch.Generator().manual_seed(0)).to(dtype) * 7
+    made = lean.lean_norm(norm, keeps_bits=False)
+    with torch.no_grad():
+        assert not isinstance(made, nn.Module) and torch.equal(made(rows), norm(rows))
+        norm.weight.mul_(2)  # an owner may write to it
+        assert torch.equal(made(rows[:1]), norm(rows[:1]))
