@@ -1,7 +1,7 @@
 """Fixtures shared by all tests: small random models with real structure, built offline."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,18 @@ def save_tiny_model() -> Callable[..., Path]:
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, save_tiny_model: Callable[..., Path]) -> Path:
     """A saved random Llama of 4 layers."""
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama", "llama", 4)
+
+
+@pytest.fixture(scope="module")
+def short_search() -> Iterator[None]:
+    """Training tries a few corrections of the step policy's choice instead of a hundred, which take most of its time.
+
+    For tests that look at something else of a training run; the search itself has tests of its own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("NUM_ITERATIONS", 1), ("NUM_CANDIDATES", 4), ("NUM_BEST", 2)):
+            patch.setattr(f"specbound_train.policy_search.{name}", value)
+        yield
 
 
 CHAT_TEMPLATE = (

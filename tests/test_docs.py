@@ -1,6 +1,7 @@
 """What the pages say can be done as they say it: links lead somewhere, commands and options exist, examples run."""
 
 import contextlib
+import functools
 import importlib.util
 import inspect
 import itertools
@@ -173,6 +174,7 @@ def check_module(words: list[str]) -> None:
         assert not [flag for flag in flags if flag not in known], f"python -m {module} takes not all of {flags}"
 
 
+@functools.cache
 def module_help(module: str) -> str:
     command = [sys.executable, "-m", module, "--help"]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=source_environment()).stdout

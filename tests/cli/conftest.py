@@ -30,7 +30,7 @@ def tiny_log(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> 
     prompts = root / "prompts.jsonl"
     rows = [{"prompt": f"{start} {end}", "task": end} for start in STARTS for end in ("tree", "two")]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ("--max-new-tokens", "24", "--exit-layers", "1,2,3", "--rollout-rate", "1", "--compression", "none,bf16")
+    options = ("--max-new-tokens", "16", "--exit-layers", "1,2,3", "--rollout-rate", "1", "--compression", "none,bf16")
     where = ("--model", str(tiny_model_dir), "--prompts", str(prompts), "--out", str(root / "log"))
     with pytest.MonkeyPatch.context() as patch:  # measuring takes seconds, and other tests look at it
         patch.setattr("specbound_profiling.recording.profile.measure_costs", made_up_costs)

@@ -23,7 +23,7 @@ NUM_TOKENS = 32
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> dict[str, Path]:
+def chain(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path, short_search: None) -> dict[str, Path]:
     """Twelve prompts, two logs of them, one over 32 of 64 tokens and one over all, and the first one's controller."""
     root = tmp_path_factory.mktemp("reduced")
     prompts = root / "prompts.jsonl"
@@ -45,7 +45,17 @@ def chain(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> dic
         patch.setattr("specbound_profiling.recording.profile.measure_costs", made_up_costs)
         assert main((*profile, "--out", str(paths["log"]), "--draft-vocabulary", str(NUM_TOKENS))) == 0
         assert main((*profile, "--out", str(paths["whole"]), "--draft-vocabulary", "all")) == 0
-    train = ("train-controller", "--log", str(paths["log"]), "--out", str(paths["controller"]), "--epochs", "2")
+    train = (
+        "train-controller",
+        "--log",
+        str(paths["log"]),
+        "--out",
+        str(paths["controller"]),
+        "--epochs",
+        "2",
+        "--max-rounds",
+        "1",
+    )
     assert main(train) == 0
     return paths
 

@@ -12,12 +12,14 @@ from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
 from tests.decoding.families import VARIANTS, random_model, random_prompt
 
+NEW_TOKENS = 10
+
 
 def turns(decoder: SpecBoundDecoder, num_turns: int = 3, **settings: object) -> list[torch.Tensor]:
     """A conversation: after each output the user adds a few tokens."""
     text, cache, texts = random_prompt(0, 9), None, []
     for turn in range(num_turns):
-        output = decoder.decode(text, max_new_tokens=17, past_key_values=cache, **settings)
+        output = decoder.decode(text, max_new_tokens=NEW_TOKENS, past_key_values=cache, **settings)
         texts.append(output.sequences)
         cache = output.past_key_values
         text = torch.cat([output.sequences, random_prompt(turn + 1, 5)], dim=1)
@@ -26,7 +28,7 @@ def turns(decoder: SpecBoundDecoder, num_turns: int = 3, **settings: object) -> 
 
 def fresh(model: PreTrainedModel, texts: list[torch.Tensor], **settings: object) -> list[torch.Tensor]:
     decoder = SpecBoundDecoder(model)
-    return [decoder.generate(text[:, :-17], max_new_tokens=17, **settings) for text in texts]
+    return [decoder.generate(text[:, :-NEW_TOKENS], max_new_tokens=NEW_TOKENS, **settings) for text in texts]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -17,7 +17,7 @@ from specbound_controller.policy import StaticPolicy
 from specbound_controller.records import Decision, StepRecord
 from tests.decoding.families import VARIANTS, random_model, random_prompt
 
-NEW_TOKENS = 48
+NEW_TOKENS = 32
 
 
 def policies(num_layers: int = 4) -> list[StaticPolicy | None]:
@@ -43,7 +43,7 @@ def test_greedy_output_equals_transformers_generate(name: str) -> None:
     for seed, length in enumerate((1, 9, 30)):
         prompt = random_prompt(seed, length)
         expected = plain(model, prompt)
-        for policy in policies():
+        for policy in policies()[seed % 2 :: 2]:
             output = SpecBoundDecoder(model, policy).decode(prompt, max_new_tokens=NEW_TOKENS)
             assert torch.equal(output.sequences, expected), (name, seed, policy)
             drafted += output.stats.num_drafted
@@ -51,7 +51,7 @@ def test_greedy_output_equals_transformers_generate(name: str) -> None:
     assert 0 < accepted < drafted  # both ends of a step were exercised
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_random_decisions_at_every_step_change_nothing_in_fp64(seed: int) -> None:
     model = random_model("llama", seed, num_layers=6, dtype=torch.float64)
     prompt = random_prompt(seed, 5 + seed)
@@ -130,7 +130,7 @@ def test_a_token_without_an_exit_ends_the_draft_and_its_shallow_work_is_kept() -
 def test_eos_inside_a_draft_ends_where_plain_decoding_ends() -> None:
     model = random_model("llama")
     found = 0
-    for seed in range(12):
+    for seed in range(4):
         prompt = random_prompt(seed, 6)
         free = plain(model, prompt)[0, 6:].tolist()
         for index in (1, 3, 7, 20):

@@ -20,7 +20,7 @@ OPENINGS = (
     "The big dog ran to",
     "Tom and his mom went",
 )
-PROMPTS = [opening + ending for opening in OPENINGS for ending in ("", " very", " small", " red", " happy boy")]
+PROMPTS = [opening + ending for opening in OPENINGS for ending in ("", " happy boy")]
 
 
 def load_model() -> LlamaForCausalLM:

@@ -17,6 +17,7 @@ from specbound_controller.records import StepRecord
 from tests.decoding.families import random_model, random_prompt
 from tests.decoding.simulated_device import OnDevice, SimulatedDevice, move_to_device, to_device
 
+NEW_TOKENS = 20
 POLICIES = {
     "plain": None,
     "fixed": StaticPolicy((2,), 0.0, 3),
@@ -32,7 +33,7 @@ def test_a_greedy_step_reads_one_result_of_each_head_and_sends_nothing(
 ) -> None:
     monkeypatch.setattr(module, "refuse_offloaded", lambda _: None)  # the simulated device is called as that of such
     model, prompt = random_model(name, dtype=torch.float64), random_prompt(0, 9)[0].tolist()
-    expected = SpecBoundDecoder(model).decode([prompt], max_new_tokens=30).sequences
+    expected = SpecBoundDecoder(model).decode([prompt], max_new_tokens=NEW_TOKENS).sequences
     model.config._attn_implementation = "eager"  # sdpa asks the device for its kernels
     move_to_device(model)
     seen: list[tuple[Counter[str], int]] = []
@@ -45,7 +46,7 @@ def test_a_greedy_step_reads_one_result_of_each_head_and_sends_nothing(
         decoder = SpecBoundDecoder(model, policy)
         if is_compiled:
             decoder.adapter.segments = StaticSegments(decoder.adapter)
-        output = decoder.decode([prompt], max_new_tokens=30, on_step=on_step)
+        output = decoder.decode([prompt], max_new_tokens=NEW_TOKENS, on_step=on_step)
         assert isinstance(output.sequences, OnDevice)
         assert torch.equal(output.sequences.host, expected)
     assert len(seen) > 3

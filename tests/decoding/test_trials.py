@@ -19,7 +19,7 @@ from tests.decoding.trials import POLICIES, Trial, random_trial, run_trial
 NUM_SLOW_TRIALS = int(os.environ.get("SPECBOUND_TRIALS", "300"))
 """Trials of the slow test: SPECBOUND_TRIALS=5000 python -m pytest -m slow tests/decoding/test_trials.py -s"""
 PROMISED = settings(
-    max_examples=12, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=6, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 
 sampling = st.one_of(

@@ -52,7 +52,9 @@ def dequantised(kind: str) -> Callable[[str, torch.Tensor], torch.Tensor]:
     return change
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])
+@pytest.mark.parametrize(
+    "kind", ["Q8_0", "Q5_1", "Q4_0", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("Q5_0", "Q4_1"))]
+)
 def test_dequantised_copies_are_the_same_model_though_not_equal(
     demo: PreTrainedModel, fingerprint: str, kind: str
 ) -> None:

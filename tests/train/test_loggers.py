@@ -25,6 +25,7 @@ def holds_losses(run: Path) -> bool:
     return b"tune_loss" in content and b"train_loss" in content
 
 
+@pytest.mark.usefixtures("short_search")
 def test_csv_logger_writes_a_loss_curve_for_every_fit(small_log_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     small = {"epochs": 2, "max_rounds": 1, "hidden_units": 8, "score_hidden_units": 8, "widths": (1, 2, 4)}

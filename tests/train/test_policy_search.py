@@ -70,8 +70,9 @@ def test_a_belief_that_replay_refutes_is_corrected(
 
 
 def test_the_same_seed_gives_the_same_corrections_and_every_kind_of_text_its_own(
-    traces_of: Callable[..., list[PromptTrace]], costs_of: Callable[..., CostTable]
+    traces_of: Callable[..., list[PromptTrace]], costs_of: Callable[..., CostTable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("specbound_train.policy_search.NUM_ITERATIONS", 2)
     costs = costs_of()
     levels = [level(traces_of(4, 8, 30), costs), level(traces_of(5, 8, 30), costs, temperature=0.7)]
     controller = believing({GOOD: 0.55, BAD: 0.8})

@@ -15,6 +15,7 @@ from specbound_train.finished_fits import FinishedFits
 from specbound_train.modules import FitSettings, Rows, fit
 from specbound_train.train import train_controller
 
+pytestmark = pytest.mark.usefixtures("short_search")
 FILES = (WEIGHTS_FILE, CONFIG_FILE, "README.md", "report/loss_curves.csv", "report/report.json")
 
 
@@ -47,7 +48,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[i
 
 
 @pytest.fixture(scope="module")
-def undisturbed(small_log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(small_log_dir: Path, short_search: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "controller"
     train_controller(config_of(small_log_dir, out))
     return out
@@ -77,15 +78,15 @@ def test_fits_of_other_settings_or_damaged_ones_are_done_again(
     out = tmp_path / "controller"
     kill_after(5)
     with pytest.raises(Killed):
-        train_controller(config_of(small_log_dir, out, learning_rate=1e-2))
+        train_controller(config_of(small_log_dir, out, report=False, learning_rate=1e-2))
     kill_after(5)
     with pytest.raises(Killed):
-        train_controller(config_of(small_log_dir, out))
+        train_controller(config_of(small_log_dir, out, report=False))
     kept = sorted((out / "unfinished").glob("*.safetensors"))
     kept[0].write_bytes(kept[0].read_bytes()[:100])
     kept[1].write_bytes(b"")
     count = kill_after(None)
-    train_controller(config_of(small_log_dir, out))
+    train_controller(config_of(small_log_dir, out, report=False))
     assert count[0] == 12 - 3
     assert (out / WEIGHTS_FILE).read_bytes() == (undisturbed / WEIGHTS_FILE).read_bytes()
 

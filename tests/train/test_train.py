@@ -21,6 +21,7 @@ from specbound_train.data import load_levels
 from specbound_train.summary import TrainSummary
 from specbound_train.train import train_controller
 
+pytestmark = pytest.mark.usefixtures("short_search")
 SMALL = {
     "epochs": 2,
     "max_rounds": 1,
@@ -32,7 +33,7 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def trained(log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainSummary]:
+def trained(log_dir: Path, short_search: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainSummary]:
     out = tmp_path_factory.mktemp("trained") / "controller"
     config = TrainConfig(log=str(log_dir), out=str(out), epochs=8, max_rounds=2, widths=(1, 2, 4))
     return out, train_controller(config)

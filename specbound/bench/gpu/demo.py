@@ -19,6 +19,7 @@ from specbound_controller.errors import UnsupportedModelError
 
 NUM_PROMPTS, NEW_TOKENS, ROUNDS, COST_SECONDS = 8, 64, 1, 10.0
 DRY_PROMPTS, DRY_TOKENS, DRY_COST_SECONDS = 1, 6, 0.5
+DRY_LENGTHS = (4, 8, 12)
 
 
 def parts(settings: Settings) -> Iterator[Part]:
@@ -50,9 +51,10 @@ def measure_costs_into(path: Path, compression: str, exactness: str, settings: S
     loaded, controller = load_model("demo", compression, settings.device), load_controller("demo")
     assert controller is not None  # the demonstration's ships with the package
     seconds = DRY_COST_SECONDS if settings.is_dry else COST_SECONDS
+    lengths = DRY_LENGTHS if settings.is_dry else PROMPT_LENGTHS
     table = measure_costs(
         replace(loaded, model=greedy_twin(loaded.model)),
-        [random_ids(loaded.model.config.vocab_size, length, length) for length in PROMPT_LENGTHS],
+        [random_ids(loaded.model.config.vocab_size, length, length) for length in lengths],
         max_seconds=seconds,
         exit_layers=controller.config.exit_layers,
         exactness=exactness,
@@ -68,7 +70,7 @@ def evaluation(compression: str, exactness: str, costs: str, settings: Settings,
         rounds=ROUNDS,
         compression=(compression,),
         exactness=exactness,
-        policy=("best_static", "controller"),
+        policy=("controller",) if settings.is_dry else ("best_static", "controller"),  # no race of minutes on a CPU
         costs=costs,
         decision_prompts=0,
         allow_noise=True,

@@ -28,7 +28,7 @@ from specbound_controller.records import Decision
 from tests.decoding.families import VARIANTS, random_model, random_prompt, save_llama_with_outliers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-NUM_POSITIONS = 64
+NUM_POSITIONS = 40
 COMPRESSIONS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "int8-6": (torch.float16, {"load_in_8bit": True, "llm_int8_threshold": 6.0}),
     "int8-0": (torch.float16, {"load_in_8bit": True, "llm_int8_threshold": 0.0}),
@@ -123,7 +123,7 @@ def test_double_precision_and_eager_attention_are_row_stable_too() -> None:
 def test_logits_of_many_rows_equal_those_of_one_row_when_quantised(saved_llama: Path, name: str) -> None:
     adapter = ModelAdapter(row_stable_model(compressed(saved_llama, name)))
     check_row_stable(adapter)
-    assert sum(differing_tokens(adapter, seed) for seed in range(3)) == 0
+    assert sum(differing_tokens(adapter, seed) for seed in range(2)) == 0
 
 
 def test_some_tokens_of_the_int8_model_have_outliers(saved_llama: Path) -> None:

@@ -30,7 +30,7 @@ from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.recording import profile as stage
 from tests.profiling.manifests import MANIFEST
 
-NUM_PROMPTS = 24
+NUM_PROMPTS = 12
 WORDS = "the a cat dog sat ran on under mat tree and then it was that one two".split()  # noqa: SIM905
 TraceOf = Callable[..., PromptTrace]
 

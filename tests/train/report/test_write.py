@@ -21,9 +21,11 @@ from specbound_train.report.importance import GROUPED_NAMES, accepted_shares, gr
 from specbound_train.rows import CurveRows, StepRows
 from specbound_train.train import train_controller
 
+pytestmark = pytest.mark.usefixtures("short_search")
+
 
 @pytest.fixture(scope="module")
-def folder(log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(log_dir: Path, short_search: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "out"
     config = TrainConfig(log=str(log_dir), out=str(out), full_signals=True, epochs=4, max_rounds=1, widths=(1, 2, 4))
     train_controller(config)
