@@ -7,7 +7,6 @@ from typing import TypeVar
 from specbound_controller.ratio import ratio
 from specbound_controller.records import StepRecord
 
-
 Key = TypeVar("Key")
 
 
