@@ -10,10 +10,12 @@ from pathlib import Path
 from specbound.evaluation.best_static import StaticChoice
 from specbound.evaluation.config import EVALUATED_POLICIES, RACED_POLICIES, EvaluateConfig
 from specbound.policies import TunedPolicies, controller_policy, learned_action
+from specbound.stores.trees import TreeSituation, tree_policy
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
+from specbound_controller.trees.names import TREE_NAMES
 
 NEEDS_CONTROLLER = ("best_static_learned", "controller")
 
@@ -35,7 +37,7 @@ class Sources:
         for compression in config.compression:
             if tuned is not None:
                 tuned.level(compression)
-            missing = [name for name in config.asked if name not in sources.available]
+            missing = [name for name in config.asked if name not in (*sources.available, *TREE_NAMES)]
             if missing:
                 raise InputError(f"policy {missing[0]} needs --policies with its constants, or --controller")
         return sources
@@ -64,13 +66,23 @@ class Sources:
         """Whether a fixed setting has to be chosen."""
         return bool({*RACED_POLICIES} & {*(self.asked or RACED_POLICIES)})
 
-    def choose(self, compression: str, costs: CostTable, static: StaticChoice | None) -> "Choice":
+    @property
+    def needs_trees(self) -> bool:
+        """Whether draft trees are wanted, with what they draw from."""
+        return bool({*TREE_NAMES} & {*self.asked})
+
+    def choose(
+        self, compression: str, costs: CostTable, static: StaticChoice | None, trees: TreeSituation | None = None
+    ) -> "Choice":
         """The policies of a level, each with one line that says what it is. static: what the race found."""
         choice = Choice()
         for name in self.asked or self.available:
             if name in RACED_POLICIES:
                 assert static is not None  # `needs_race` said so
                 self._add_static(choice, name, static)
+            elif name in TREE_NAMES:
+                assert trees is not None  # `needs_trees` said so
+                choice.add(name, tree_policy(name, trees), "")
             elif name in NEEDS_CONTROLLER:
                 self._add_controllers(choice, name, compression, costs)
             else:

@@ -17,12 +17,15 @@ from specbound.models.controllers import load_controller
 from specbound.models.loading import LoadedModel, load_model, require_compression
 from specbound.pricing.local import choose_costs, given_costs, required_costs
 from specbound.results.report import build_report, model_info
+from specbound.stores.bigrams import local_bigrams
+from specbound.stores.trees import TreeSituation
 from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.figures import share
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
+from specbound_controller.sources.stores import Stores
 from specbound_profiling.prompts.files import Prompt, load_prompts, prompts_hash
 from specbound_profiling.recording.config import auto_exit_layers
 
@@ -108,7 +111,11 @@ def _level(
     costs, costs_used = _costs(config, loaded, controller, exit_layers, exactness)
     sampling = config.generate_arguments()
     static = _static(config, loaded, controller, exit_layers, costs, say) if sources.needs_race else None
-    choice = sources.choose(loaded.compression, costs, static)
+    trees = None
+    if sources.needs_trees:
+        stores = Stores(local_bigrams(loaded.model, say))
+        trees = TreeSituation(stores, costs, loaded.model.config.num_hidden_layers)
+    choice = sources.choose(loaded.compression, costs, static, trees)
     alpha = 0.0 if static is None else static.alpha
     if controller is not None:
         alpha = controller.config.alpha

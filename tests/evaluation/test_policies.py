@@ -10,10 +10,13 @@ from specbound.evaluation.best_static import Ranked, StaticChoice
 from specbound.evaluation.config import EVALUATED_POLICIES, FIXED_POLICIES, EvaluateConfig
 from specbound.evaluation.policies import Sources
 from specbound.policies import POLICY_NAMES
+from specbound.stores.trees import TreeSituation
 from specbound_controller.actions import Action, action_grid
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
+from specbound_controller.sources.stores import Stores
+from specbound_controller.trees.policy import TreePolicy
 
 COSTS = CostTable(dict.fromkeys(WORK_NAMES, 1e-4), "none", "made up", 0.0, 30)
 
@@ -129,3 +132,13 @@ def test_one_setting_is_not_measured_twice_unless_asked_for() -> None:
     assert list(Sources.open(asked, with_summary({})).choose("none", COSTS, static).policies) == [
         "best_static_annealed"
     ]
+
+
+def test_draft_trees_are_evaluated_by_name() -> None:
+    config = EvaluateConfig(policy=("best_static", "tree7"), controller="none")
+    sources = Sources.open(config, None)
+    assert sources.needs_trees and not Sources.open(EvaluateConfig(controller="none"), None).needs_trees
+    trees = TreeSituation(Stores(), COSTS, 4)
+    choice = Sources(("tree7",), None, None).choose("none", COSTS, None, trees)
+    policy = choice.policies["tree7"]
+    assert isinstance(policy, TreePolicy) and policy.plan.max_nodes == 7
