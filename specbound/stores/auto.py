@@ -39,7 +39,7 @@ def auto_policy(
         exactness: of the decoder that will play it.
         name: one of `TREE_POLICIES`.
         say: gets a line for each thing that is made or found.
-        own_text: folder that `specbound write` left for this model: one more source.
+        own_text: folder that `specbound write` left for this model: one more source, and rates counted on its text.
 
     Raises:
         MissingExtraError: costs must be measured and scipy is not installed.
@@ -50,7 +50,7 @@ def auto_policy(
     """
     num_layers = model.config.num_hidden_layers
     fingerprint = model_fingerprint(model)
-    text = None if own_text is None else load_own_text(Path(own_text).expanduser(), fingerprint)
+    text, rates = (None, {}) if own_text is None else load_own_text(Path(own_text).expanduser(), fingerprint)
     loaded = LoadedModel(model, None, type(model).__name__, compression)
     exits = auto_exit_layers(num_layers)
     found = local_costs(loaded, fingerprint, exits, exactness, None, is_compiled)
@@ -59,4 +59,4 @@ def auto_policy(
     costs, line = found
     say(line)
     stores = Stores(local_bigrams(model, say), text)
-    return tree_policy(name, TreeSituation(stores, costs, num_layers))
+    return tree_policy(name, TreeSituation(stores, costs, num_layers, rates))

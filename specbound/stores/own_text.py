@@ -8,6 +8,7 @@ from specbound.stores.folder import read_store, write_store
 from specbound_controller.errors import InputError
 from specbound_controller.fingerprint import same_model
 from specbound_controller.sources.own_text import OwnText
+from specbound_controller.trees.rates import prior_rates
 
 _ARRAYS = ("keys", "starts", "tokens", "counts")
 
@@ -17,8 +18,8 @@ def save_own_text(folder: Path, store: OwnText, facts: Mapping[str, Any]) -> Non
     write_store(folder, "own_text", {name: getattr(store, name) for name in _ARRAYS}, facts)
 
 
-def load_own_text(folder: Path, fingerprint: str) -> OwnText:
-    """The counts that `specbound write` left in a folder, memory-mapped.
+def load_own_text(folder: Path, fingerprint: str) -> tuple[OwnText, dict[str, list[float]]]:
+    """The counts that `specbound write` left in a folder, memory-mapped, and the rates of sources on such text.
 
     Args:
         folder: what was given as `--out`, or the counts inside.
@@ -32,4 +33,6 @@ def load_own_text(folder: Path, fingerprint: str) -> OwnText:
     held = str(config.get("model_fingerprint"))
     if not same_model(held, fingerprint):
         raise InputError(f"own text must be of the model {fingerprint[:16]}, got {held[:16]} ({folder})")
-    return OwnText(*(arrays[name] for name in _ARRAYS))
+    held_rates, cells = config.get("rates", {}), {name: len(rates) for name, rates in prior_rates().items()}
+    rates = {name: rates for name, rates in held_rates.items() if len(rates) == cells.get(name)}
+    return OwnText(*(arrays[name] for name in _ARRAYS)), rates

@@ -1,7 +1,7 @@
 """Fixed tree settings by name, and what plays when nobody chose: a guarded tree of everything that is free."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
@@ -27,11 +27,13 @@ class TreeSituation:
     costs: CostTable
     """Of this machine, at the level and exactness that steps run on."""
     num_layers: int
+    counted: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Acceptance rates of some sources that were counted on text; those of the others are priors."""
 
     def rates(self) -> dict[str, list[float]]:
         """Acceptance rates of the sources that have what they need."""
         has = {"bigrams": self.stores.bigrams is not None, "own_text": self.stores.own_text is not None}
-        return {name: rates for name, rates in prior_rates().items() if has.get(name, True)}
+        return {name: list(rates) for name, rates in {**prior_rates(), **self.counted}.items() if has.get(name, True)}
 
 
 def free_tree(situation: TreeSituation) -> PricedTreePolicy:

@@ -8,7 +8,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from specbound.decoding.model.adapter import ModelAdapter
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.results.files import make_folder, write_whole
+from specbound.stores.bigrams import local_bigrams
 from specbound.stores.own_text import save_own_text
+from specbound.stores.rates import Answer, counted_rates
 from specbound.stores.write_config import WriteConfig
 from specbound_controller.errors import InputError
 from specbound_controller.sources.own_text import OwnText
@@ -97,8 +99,10 @@ def write(config: WriteConfig, say: Callable[[str], None] = lambda line: None) -
         num_shards += 1
         say(_progress(num_tokens, num_new, config.num_tokens, time.perf_counter() - started))
     store = OwnText.count(read_text(folder), config.most_bytes)
-    counts = folder / COUNTS_FOLDER
-    save_own_text(counts, store, {"model_fingerprint": fingerprint, "num_tokens": num_tokens})
+    ids_of = {prompt.prompt_id: ids.tolist() for prompt, ids in zip(prompts, all_ids, strict=True)}
+    rates = counted_rates(read_answers(folder, ids_of), local_bigrams(loaded.model, say), config.most_bytes)
+    facts = {"model_fingerprint": fingerprint, "num_tokens": num_tokens, "rates": rates}
+    save_own_text(folder / COUNTS_FOLDER, store, facts)
     seconds = time.perf_counter() - started
     return Written(str(folder), num_shards, num_tokens, len(store), store.num_bytes, seconds, num_new)
 
@@ -123,13 +127,24 @@ def read_text(folder: Path) -> Iterator[list[int]]:
         yield from read_shard(path)
 
 
+def read_answers(folder: Path, ids_of: Mapping[str, Sequence[int]]) -> list[Answer]:
+    """The same with their prompts. ids_of: prompt id -> ids"""
+    rows = (row for path in sorted((folder / TEXT_FOLDER).glob("*.parquet")) for row in _rows(path))
+    return [Answer(prompt_id, ids_of[prompt_id], tokens) for prompt_id, tokens in rows]
+
+
 def read_shard(path: Path) -> list[list[int]]:
     """Answers of one shard. Raises InputError where it is damaged."""
+    return [tokens for _, tokens in _rows(path)]
+
+
+def _rows(path: Path) -> list[tuple[str, list[int]]]:
+    """Prompt id and answer of each row of a shard."""
     try:
-        answers: list[list[int]] = pq.read_table(path, columns=["tokens"])["tokens"].to_pylist()
+        table = pq.read_table(path, columns=["prompt_id", "tokens"])
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} is no shard of text: {' '.join(str(error).split())[:200]}; delete it") from None
-    return answers
+    return list(zip(table["prompt_id"].to_pylist(), table["tokens"].to_pylist(), strict=True))
 
 
 class _Writer:

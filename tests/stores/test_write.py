@@ -87,7 +87,8 @@ def test_later_passes_are_sampled_and_each_has_its_order(prompts: Path, tmp_path
 def test_counts_are_of_the_text_and_of_this_model(prompts: Path, tmp_path: Path) -> None:
     write(config(prompts, tmp_path / "out"))
     fingerprint = json.loads((tmp_path / "out" / "manifest.json").read_text())["model_fingerprint"]
-    store = load_own_text(tmp_path / "out", fingerprint)
+    store, rates = load_own_text(tmp_path / "out", fingerprint)
+    assert set(rates) == {"context", "bigrams", "own_text"}
     texts = list(read_text(tmp_path / "out"))
     followed = {b for text in texts for a, b in pairwise(text) if a == texts[0][0]}
     assert {token for token, _ in store.followers(texts[0][:1])} <= followed
