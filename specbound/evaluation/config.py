@@ -9,13 +9,15 @@ from specbound.models.names import chosen_controller
 from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
-from specbound_controller.trees.names import TREE_NAMES
+from specbound_controller.trees.names import TREE_NAMES, is_tree_name
 from specbound_profiling.prompts.files import other_prompts
 
 RACED_POLICIES = ("best_static", "best_static_annealed")
 """One action at every step, chosen by a race on tuning prompts."""
 FIXED_POLICIES = (*RACED_POLICIES, "best_static_learned")
 """One action at every step."""
+BEST_TREE = "best_tree"
+"""The fastest of some draft trees in a race on tuning prompts."""
 EVALUATED_POLICIES = (*FIXED_POLICIES, "controller", *BASELINES)
 """Policies that `specbound evaluate` knows besides plain decoding, in the order of its tables."""
 
@@ -46,7 +48,8 @@ class EvaluateConfig(SamplingConfig):
     """File with the constants of other systems' rules, tuned on training prompts."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
     """One or several of best_static, best_static_annealed, best_static_learned, controller, from the file {BASELINES},
-    and draft trees: {TREE_NAMES}. auto: all that there are but trees."""
+    and draft trees: best_tree, the fastest of some on the tuning prompts, {TREE_NAMES}, exitE_treeN. auto: all that
+    there are but trees."""
     tuning_prompts: str | None = None
     """Other prompts, the same forms, on which the best fixed setting is chosen: the best 16 by replay race each other.
     By default FILE:tuning for FILE:evaluation, the demonstration's other set for demo, else training."""
@@ -90,7 +93,8 @@ class EvaluateConfig(SamplingConfig):
         if len(set(self.compression)) < len(self.compression):
             raise InputError(f"compression must not repeat a level, got {','.join(self.compression)}")
         for policy in self.asked:
-            require_one_of((*EVALUATED_POLICIES, *TREE_NAMES), policy=policy)
+            if not is_tree_name(policy):
+                require_one_of((*EVALUATED_POLICIES, BEST_TREE, *TREE_NAMES, "exitE_treeN"), policy=policy)
             if policy in BASELINES and self.policies is None:
                 raise InputError(f"policy {policy} needs --policies, a file with its constants")
         if self.tuning_source == self.prompts:

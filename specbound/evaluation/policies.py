@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from specbound.evaluation.best_static import StaticChoice
-from specbound.evaluation.config import EVALUATED_POLICIES, RACED_POLICIES, EvaluateConfig
+from specbound.evaluation.best_tree import TreeChoice
+from specbound.evaluation.config import BEST_TREE, EVALUATED_POLICIES, RACED_POLICIES, EvaluateConfig
 from specbound.policies import TunedPolicies, controller_policy, learned_action
 from specbound.stores.trees import TreeSituation, tree_policy
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
-from specbound_controller.trees.names import TREE_NAMES
+from specbound_controller.trees.names import is_tree_name
 
 NEEDS_CONTROLLER = ("best_static_learned", "controller")
 
@@ -37,7 +38,7 @@ class Sources:
         for compression in config.compression:
             if tuned is not None:
                 tuned.level(compression)
-            missing = [name for name in config.asked if name not in (*sources.available, *TREE_NAMES)]
+            missing = [name for name in config.asked if name not in sources.available and not is_tree(name)]
             if missing:
                 raise InputError(f"policy {missing[0]} needs --policies with its constants, or --controller")
         return sources
@@ -69,18 +70,26 @@ class Sources:
     @property
     def needs_trees(self) -> bool:
         """Whether draft trees are wanted, with what they draw from."""
-        return bool({*TREE_NAMES} & {*self.asked})
+        return any(map(is_tree, self.asked))
 
     def choose(
-        self, compression: str, costs: CostTable, static: StaticChoice | None, trees: TreeSituation | None = None
+        self,
+        compression: str,
+        costs: CostTable,
+        static: StaticChoice | None,
+        trees: TreeSituation | None = None,
+        best_tree: TreeChoice | None = None,
     ) -> "Choice":
-        """The policies of a level, each with one line that says what it is. static: what the race found."""
+        """The policies of a level, each with one line that says what it is. static, best_tree: what races found."""
         choice = Choice()
         for name in self.asked or self.available:
             if name in RACED_POLICIES:
                 assert static is not None  # `needs_race` said so
                 self._add_static(choice, name, static)
-            elif name in TREE_NAMES:
+            elif name == BEST_TREE:
+                assert trees is not None and best_tree is not None  # the config asked for them
+                choice.add(name, best_tree.policy(trees), best_tree.describe())
+            elif is_tree(name):
                 assert trees is not None  # `needs_trees` said so
                 choice.add(name, tree_policy(name, trees), "")
             elif name in NEEDS_CONTROLLER:
@@ -115,6 +124,11 @@ class Sources:
             choice.notes.append(f"controller: trained on {levels}, decides as for {level}")
         if played is not None:
             choice.notes.append(f"controller: found nothing faster in training than {played.name} at every step")
+
+
+def is_tree(policy: str) -> bool:
+    """Whether a policy drafts trees."""
+    return policy == BEST_TREE or is_tree_name(policy)
 
 
 @dataclass(slots=True)

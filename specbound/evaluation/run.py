@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static
-from specbound.evaluation.config import EvaluateConfig
+from specbound.evaluation.best_static import StaticSearch, choose_static
+from specbound.evaluation.best_tree import choose_tree
+from specbound.evaluation.config import BEST_TREE, EvaluateConfig
 from specbound.evaluation.level import LevelEvaluation, Protocol, Say, evaluate_level, timed_prompts
 from specbound.evaluation.policies import Sources
 from specbound.evaluation.rows import EvaluatedRow
@@ -110,12 +111,15 @@ def _level(
         exit_layers = controller.config.exit_layers
     costs, costs_used = _costs(config, loaded, controller, exit_layers, exactness)
     sampling = config.generate_arguments()
-    static = _static(config, loaded, controller, exit_layers, costs, say) if sources.needs_race else None
-    trees = None
+    static = trees = best_tree = None
+    if sources.needs_race:
+        static = choose_static(_search(config, loaded, controller, exit_layers, costs), say)
     if sources.needs_trees:
         stores = Stores(local_bigrams(loaded.model, say))
         trees = TreeSituation(stores, costs, loaded.model.config.num_hidden_layers)
-    choice = sources.choose(loaded.compression, costs, static, trees)
+    if trees is not None and BEST_TREE in sources.asked:
+        best_tree = choose_tree(_search(config, loaded, controller, exit_layers, costs), trees, say)
+    choice = sources.choose(loaded.compression, costs, static, trees, best_tree)
     alpha = 0.0 if static is None else static.alpha
     if controller is not None:
         alpha = controller.config.alpha
@@ -136,18 +140,17 @@ def _level(
     return level
 
 
-def _static(
+def _search(
     config: EvaluateConfig,
     loaded: LoadedModel,
     controller: Controller | None,
     exit_layers: tuple[int, ...],
     costs: CostTable,
-    say: Say,
-) -> StaticChoice:
-    """The best fixed setting of a level, raced on the tuning prompts here."""
+) -> StaticSearch:
+    """On what the best fixed settings of a level are chosen: the tuning prompts."""
     exactness, sampling = config.exactness_of(loaded.compression), config.generate_arguments()
     prompts = load_prompts(config.tuning_source, config.num_tuning_prompts)
-    search = StaticSearch(
+    return StaticSearch(
         loaded,
         timed_prompts(prompts, loaded, config.tuning_tokens, sampling, config.raw, exactness),
         config.tuning_source,
@@ -157,7 +160,6 @@ def _static(
         None if controller is None else controller.config.alpha,
         None if controller is None else controller.draft_vocabulary,
     )
-    return choose_static(search, say)
 
 
 def _grid(exit_layers: tuple[int, ...], alpha: float, w_max: int) -> tuple[Decision, ...]:

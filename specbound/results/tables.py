@@ -12,6 +12,7 @@ from specbound.results.rows import Column, Row, columns
 
 LABELS = {
     "best_static": "best static",
+    "best_tree": "best tree",
     "oracle": "oracle*",
 }
 """Method -> what the table calls it; others keep their name."""

@@ -7,12 +7,14 @@ from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
 from specbound_controller.sources.stores import Stores
-from specbound_controller.trees.names import TREE_NAMES
+from specbound_controller.trees.names import EXIT_TREE, TREE_NAMES
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.trees.priced import PricedTreePolicy
 from specbound_controller.trees.rates import prior_rates
 
+EXIT_SURVIVAL = 0.6
+"""Least survival of a node that runs to the exit of an `exitE_treeN`."""
 MOST_NODES = 31
 """Draft tokens of the largest tree of `free_tree`: prices decide how many of them stand."""
 RECYCLING_TREE = ((8,), (4, 2, 1, 1), (3, 2, 1, 1), (2, 1, 1), (1, 1))
@@ -63,7 +65,7 @@ def _token_recycling(situation: TreeSituation) -> Policy:
 TREE_POLICIES: dict[str, Callable[[TreeSituation], Policy]] = {
     "free_tree": free_tree,
     **{f"chain{size}": _fixed(size, breadth=1) for size in (4, 8)},
-    **{f"tree{size}": _fixed(size) for size in (3, 7, 15, 31, 63)},
+    **{f"tree{size}": _fixed(size) for size in (3, 5, 7, 15, 31, 63)},
     "eagle2": _eagle2,
     "token_recycling": _token_recycling,
 }
@@ -71,8 +73,26 @@ TREE_POLICIES: dict[str, Callable[[TreeSituation], Policy]] = {
 assert tuple(TREE_POLICIES) == TREE_NAMES
 
 
+def exit_tree_name(exit_layer: int, num_nodes: int) -> str:
+    """Of a tree that an exit drafts too."""
+    return f"exit{exit_layer}_tree{num_nodes}"
+
+
+def _exit_tree(exit_layer: int, num_nodes: int, situation: TreeSituation) -> Policy:
+    plan = TreePlan(
+        num_nodes, situation.rates(), stores=situation.stores, exit_layer=exit_layer, exit_survival=EXIT_SURVIVAL
+    )
+    return TreePolicy(plan)
+
+
 def tree_policy(name: str, situation: TreeSituation) -> Policy:
-    """The tree policy of a name. Raises InputError where there is none."""
+    """The tree policy of a name; `exit3_tree7` is a tree of 7 nodes that exit layer 3 drafts too.
+
+    Raises InputError where there is none.
+    """
+    found = EXIT_TREE.fullmatch(name)
+    if found is not None:
+        return _exit_tree(int(found[1]), int(found[2]), situation)
     if name not in TREE_POLICIES:
-        raise InputError(f"policy must be one of {', '.join(TREE_POLICIES)}, got {name!r}")
+        raise InputError(f"policy must be one of {', '.join(TREE_POLICIES)}, exitE_treeN, got {name!r}")
     return TREE_POLICIES[name](situation)

@@ -1,10 +1,15 @@
-"""Names of the fixed tree settings. Imports nothing, so that `--help` is fast."""
+"""Names of the fixed tree settings. Imports next to nothing, so that `--help` is fast."""
 
+import re
+
+EXIT_TREE = re.compile(r"exit([1-9]\d{0,3})_tree([1-9]\d?)")
+"""Names of trees that an exit drafts too: its layer, and most nodes."""
 TREE_NAMES = (
     "free_tree",
     "chain4",
     "chain8",
     "tree3",
+    "tree5",
     "tree7",
     "tree15",
     "tree31",
@@ -14,3 +19,8 @@ TREE_NAMES = (
 )
 """Trees of a fixed number of nodes grown best first, chains of the same sources, rules of others; `free_tree` chooses
 the number by price."""
+
+
+def is_tree_name(name: str) -> bool:
+    """Whether a tree setting has this name."""
+    return name in TREE_NAMES or EXIT_TREE.fullmatch(name) is not None

@@ -14,6 +14,7 @@ from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static
+from specbound.evaluation.best_tree import TreeChoice, choose_tree
 from specbound.evaluation.level import timed_prompts
 from specbound.evaluation.rows import PLAIN_AT_TOKEN
 from specbound.evaluation.timing import (
@@ -28,9 +29,12 @@ from specbound.evaluation.timing import (
 from specbound.evaluation.verify import for_prompt
 from specbound.models.loading import LoadedModel
 from specbound.pricing.local import choose_costs, required_costs
+from specbound.stores.bigrams import local_bigrams
+from specbound.stores.trees import TreeSituation
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import StaticPolicy
+from specbound_controller.sources.stores import Stores
 from specbound_profiling.prompts.files import Prompt, load_prompts
 from specbound_profiling.prompts.tokenization import tokenize_prompts
 from specbound_profiling.recording.config import auto_exit_layers
@@ -95,6 +99,7 @@ class Cell:
             store.keep_setup(self.way.name, kept)
         self.costs = CostTable(**kept["costs"])
         self.static = StaticChoice.from_dict(kept["static"])
+        self.tree = TreeChoice.from_dict(kept["tree"])
         self.methods = self._methods({name: Assistance(**each) for name, each in kept["theirs"].items()})
 
     def _chosen(self) -> dict[str, Any]:
@@ -115,11 +120,21 @@ class Cell:
             None if controller is None else controller.draft_vocabulary,
         )
         static = choose_static(search, self.say)
+        tree = choose_tree(search, self._situation(costs), self.say)
         self.say(f"{way.name}: searching the grids of transformers' methods")
         tuned = tune_transformers(THEIRS, config, self.loaded, tuning[:NUM_GRID_PROMPTS])
         theirs = {each.name: asdict(each.assistance) for each in tuned.methods if each.assistance is not None}
-        notes = [f"best static: {static.describe()}", *tuned.notes]
-        return {"costs": asdict(costs), "static": asdict(static), "theirs": theirs, "notes": notes}
+        notes = [f"best static: {static.describe()}", f"best tree: {tree.describe()}", *tuned.notes]
+        return {
+            "costs": asdict(costs),
+            "static": asdict(static),
+            "tree": asdict(tree),
+            "theirs": theirs,
+            "notes": notes,
+        }
+
+    def _situation(self, costs: CostTable) -> TreeSituation:
+        return TreeSituation(Stores(local_bigrams(self.loaded.model, self.say)), costs, self.adapter.num_layers)
 
     def _costs(self) -> tuple[CostTable, str]:
         if self.controller is not None:
@@ -138,6 +153,7 @@ class Cell:
         methods.append(policy_method("plain", decoder, StaticPolicy(())))
         vocabulary = None if controller is None else controller.draft_vocabulary
         methods.append(policy_method("best_static", decoder, self.static.policy(vocabulary)))
+        methods.append(policy_method("best_tree", decoder, self.tree.policy(self._situation(self.costs))))
         if controller is not None:
             policy = controller.policy(self.costs, way.compression)
             methods.append(policy_method("controller", decoder, policy))

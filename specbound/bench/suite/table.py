@@ -17,6 +17,7 @@ NAMES = {
     "prompt_lookup": "transformers prompt lookup",
     "assistant_early_exit": "transformers early exit",
     "best_static": "best static",
+    "best_tree": "best tree",
     "oracle": "oracle (replayed)",
 }
 """Method -> what the table calls it; others keep their name."""

@@ -68,7 +68,14 @@ def test_every_cell_has_its_methods_by_kind_of_content(config_of: Callable[..., 
         assert table.headings[1:4] == ("mt_bench", "qa", "all")
         own = ["plain, own kernels"] if cell.way.compression == "bf16" else []
         theirs = ["transformers generate", "transformers prompt lookup", "transformers early exit"]
-        assert [row[0] for row in table.rows] == [*theirs, *own, "plain", "best static", "oracle (replayed)"]
+        assert [row[0] for row in table.rows] == [
+            *theirs,
+            *own,
+            "plain",
+            "best static",
+            "best tree",
+            "oracle (replayed)",
+        ]
         assert all(len(row) == len(table.headings) for row in table.rows)
         static = next(row for row in cell.rows if (row.method, row.task) == ("best_static", "all"))
         assert static.outputs_equal is True and static.num_prompts == 3 and not math.isnan(static.speedup)
