@@ -137,7 +137,7 @@ def test_evaluate_compares_the_trained_controller_with_the_setting_of_its_traini
 ) -> None:
     file = tmp_path / "evaluate.json"
     argv = ("evaluate", "--model", str(chain["model"]), "--controller", str(chain["controller"]), "--rounds", "1")
-    prompts = ("--prompts", str(chain["prompts"]), "--num-prompts", "3", "--max-new-tokens", "10", "--allow-noise")
+    prompts = ("--prompts", str(chain["prompts"]), "--num-prompts", "5", "--max-new-tokens", "10", "--allow-noise")
     prompts += ("--num-tuning-prompts", "2", "--tuning-tokens", "8")
     assert main((*argv, *prompts, "--costs", str(chain["log"]), "--json", str(file))) == 0
     report = json.loads(file.read_text())
