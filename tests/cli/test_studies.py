@@ -60,7 +60,7 @@ def test_ablation_searches_a_base_and_takes_parts_away(study: Callable[..., tupl
     parts = ["annealing", "the depth bound", "the width bound", "kept hidden states"]
     assert labels[::2] == labels[1::2] == ["all parts", *(f"without {part}" for part in parts)]
     fixed = {point["label"]: point for point in report["points"][::2]}
-    assert fixed["without annealing"]["alpha"] == 0 and fixed["without the width bound"]["w_max"] == 24
+    assert fixed["without annealing"]["alpha"] == 0 and fixed["without the width bound"]["w_max"] == 16
     assert fixed["without kept hidden states"]["layer_calls_per_token"] > fixed["all parts"]["layer_calls_per_token"]
     assert fixed["without kept hidden states"]["tokens_per_step"] == fixed["all parts"]["tokens_per_step"]
     assert "searched on 6 prompts" in text and "replay of 4 other prompts at bf16" in text
@@ -75,7 +75,7 @@ def test_ablation_searches_a_base_and_takes_parts_away(study: Callable[..., tupl
         (("--d-max", "1", "--exit-layers", "2,3"), "d_max must be at least the shallowest exit, 2, got 1"),
         (("--alpha", "5"), "alpha must be at most"),
         (("--threshold", "2"), "threshold must be in [0, 1]"),
-        (("--thresholds", "2"), "threshold must be in [0, 1]"),
+        (("--thresholds", "2"), "thresholds must be in [0, 1]"),
         (("--widths", "0"), "widths must be >= 1"),
         (("--exit-layers", "9"), "exit_layer must be one of the log's (1, 2, 3), got 9"),
         (("--compression", "nf4"), "compression must be one of the log's none, bf16, got 'nf4'"),
