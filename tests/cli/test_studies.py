@@ -60,7 +60,7 @@ def test_ablation_searches_a_base_and_takes_parts_away(study: Callable[..., tupl
     parts = ["annealing", "the depth bound", "the width bound", "kept hidden states"]
     assert labels[::2] == labels[1::2] == ["all parts", *(f"without {part}" for part in parts)]
     fixed = {point["label"]: point for point in report["points"][::2]}
-    assert fixed["without annealing"]["alpha"] == 0 and fixed["without the width bound"]["w_max"] == 24
+    assert fixed["without annealing"]["alpha"] == 0 and fixed["without the width bound"]["w_max"] == 16
     assert fixed["without kept hidden states"]["layer_calls_per_token"] > fixed["all parts"]["layer_calls_per_token"]
     assert fixed["without kept hidden states"]["tokens_per_step"] == fixed["all parts"]["tokens_per_step"]
     assert "searched on 6 prompts" in text and "replay of 4 other prompts at bf16" in text
