@@ -29,7 +29,7 @@ from specbound_controller.policy import Policy, StaticPolicy
 from tests.decoding.families import VARIANTS, random_model, random_prompt
 
 PROMPT = random_prompt(2, 9)
-GREEDY = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0}
+GREEDY = {"max_new_tokens": 16, "do_sample": False, "pad_token_id": 0}
 Change = Callable[[PreTrainedModel, pytest.MonkeyPatch], object]
 CHANGES: dict[str, Change] = {}
 UNSEEN = {
