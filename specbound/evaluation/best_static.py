@@ -119,14 +119,19 @@ class StaticChoice:
 
     def describe(self) -> str:
         """The setting, and how it came out, in one line."""
-        raced = len(self.ranking) - 1
-        finalists = [*self.ranking[:NUM_SHOWN], *(each for each in self.ranking[NUM_SHOWN:] if each.name == PLAIN.name)]
-        speeds = ", ".join(f"{each.name} {each.tokens_per_second:.1f} ({each.over_plain:.2f}x)" for each in finalists)
-        busy = f"; the machine was busy, {self.contention:.0%}" if self.contention > 0.1 else ""
         return (
-            f"{self.action().name}, the fastest of {raced} raced on {self.num_prompts} prompts of {self.source} on "
-            f"{self.day}, the best of {self.num_settings} by replay; tokens/s (over plain): {speeds}{busy}"
+            f"{self.action().name}, the fastest of {len(self.ranking) - 1} raced on {self.num_prompts} prompts of "
+            f"{self.source} on {self.day}, the best of {self.num_settings} by replay; "
+            f"{finalists(self.ranking, self.contention)}"
         )
+
+
+def finalists(ranking: Sequence[Ranked], contention: float) -> str:
+    """The speeds of the fastest and of plain decoding, with a warning where the machine was busy."""
+    shown = [*ranking[:NUM_SHOWN], *(each for each in ranking[NUM_SHOWN:] if each.name == PLAIN.name)]
+    speeds = ", ".join(f"{each.name} {each.tokens_per_second:.1f} ({each.over_plain:.2f}x)" for each in shown)
+    busy = f"; the machine was busy, {contention:.0%}" if contention > 0.1 else ""
+    return f"tokens/s (over plain): {speeds}{busy}"
 
 
 def choose_static(search: StaticSearch, say: Say) -> StaticChoice:
@@ -176,7 +181,7 @@ def race(search: StaticSearch, say: Say) -> StaticChoice:
     standings = successive_halving(methods, plain, prompts, probe, on_round)
     return StaticChoice(
         alpha=alpha,
-        ranking=tuple(map(_ranked, standings)),
+        ranking=tuple(map(ranked, standings)),
         num_settings=len(grid),
         num_prompts=len(prompts),
         source=search.source,
@@ -206,14 +211,15 @@ def _fastest_by_replay(
     """The settings that race, plain decoding left out; one that tests a confidence is among them."""
     scores = {"annealed": AnnealedConfidence(alpha)}
     seconds = static_seconds(traces, costs, [action.decision(scores) for action in grid], num_layers)
-    ranked = [grid[i] for i in np.argsort(seconds, kind="stable").tolist() if grid[i] != PLAIN]
-    raced = ranked[:NUM_RACED]
+    by_seconds = [grid[i] for i in np.argsort(seconds, kind="stable").tolist() if grid[i] != PLAIN]
+    raced = by_seconds[:NUM_RACED]
     if not any(action.score == "annealed" for action in raced):
-        raced[-1] = next(action for action in ranked if action.score == "annealed")
+        raced[-1] = next(action for action in by_seconds if action.score == "annealed")
     return raced
 
 
-def _ranked(standing: Standing) -> Ranked:
+def ranked(standing: Standing) -> Ranked:
+    """A standing as it is kept."""
     return Ranked(standing.name, standing.tokens_per_second, standing.over_reference, standing.num_runs)
 
 

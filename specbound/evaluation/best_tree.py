@@ -7,7 +7,7 @@ from typing import Any
 
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.greedy_twin import greedy_twin
-from specbound.evaluation.best_static import NUM_SHOWN, Ranked, StaticSearch
+from specbound.evaluation.best_static import Ranked, StaticSearch, finalists, ranked
 from specbound.evaluation.timing import ContentionProbe, policy_method
 from specbound.evaluation.tournament import successive_halving
 from specbound.stores.trees import TreeSituation, exit_tree_name, tree_policy
@@ -50,12 +50,9 @@ class TreeChoice:
 
     def describe(self) -> str:
         """The tree, and how it came out, in one line."""
-        shown = [*self.ranking[:NUM_SHOWN], *(each for each in self.ranking[NUM_SHOWN:] if each.name == PLAIN.name)]
-        speeds = ", ".join(f"{each.name} {each.tokens_per_second:.1f} ({each.over_plain:.2f}x)" for each in shown)
-        busy = f"; the machine was busy, {self.contention:.0%}" if self.contention > 0.1 else ""
         return (
             f"{self.name}, the fastest of {len(self.ranking) - 1} raced on {self.num_prompts} prompts of {self.source} "
-            f"on {self.day}; tokens/s (over plain): {speeds}{busy}"
+            f"on {self.day}; {finalists(self.ranking, self.contention)}"
         )
 
 
@@ -79,5 +76,6 @@ def choose_tree(search: StaticSearch, situation: TreeSituation, say: Callable[[s
         say(f"{level}: {num_methods} trees race on {num_prompts} tuning prompts")
 
     standings = successive_halving(methods, plain, search.prompts, probe, on_round)
-    ranking = tuple(Ranked(s.name, s.tokens_per_second, s.over_reference, s.num_runs) for s in standings)
-    return TreeChoice(ranking, len(search.prompts), search.source, probe.slowdown, time.strftime("%Y-%m-%d"))
+    return TreeChoice(
+        tuple(map(ranked, standings)), len(search.prompts), search.source, probe.slowdown, time.strftime("%Y-%m-%d")
+    )

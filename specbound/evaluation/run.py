@@ -111,14 +111,16 @@ def _level(
         exit_layers = controller.config.exit_layers
     costs, costs_used = _costs(config, loaded, controller, exit_layers, exactness)
     sampling = config.generate_arguments()
-    static = trees = best_tree = None
-    if sources.needs_race:
-        static = choose_static(_search(config, loaded, controller, exit_layers, costs), say)
+    static = trees = best_tree = search = None
+    if sources.needs_race or BEST_TREE in sources.asked:
+        search = _search(config, loaded, controller, exit_layers, costs)
+    if search is not None and sources.needs_race:
+        static = choose_static(search, say)
     if sources.needs_trees:
         stores = Stores(local_bigrams(loaded.model, say))
         trees = TreeSituation(stores, costs, loaded.model.config.num_hidden_layers)
-    if trees is not None and BEST_TREE in sources.asked:
-        best_tree = choose_tree(_search(config, loaded, controller, exit_layers, costs), trees, say)
+    if search is not None and trees is not None and BEST_TREE in sources.asked:
+        best_tree = choose_tree(search, trees, say)
     choice = sources.choose(loaded.compression, costs, static, trees, best_tree)
     alpha = 0.0 if static is None else static.alpha
     if controller is not None:

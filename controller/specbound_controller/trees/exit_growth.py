@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
 from specbound_controller.sources.source import TAIL, DraftSource
-from specbound_controller.trees.growth import Child, best_size, cheapest_floor, children_of
+from specbound_controller.trees.growth import Child, best_size, cheapest_floor, children_of, score_of
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.tree import ROOT, DraftTree
 
 EXIT = "exit"
 """Source of the tokens that an exit proposed."""
-Waiting = tuple[float, int, int, Child]
 NO_CELL = -1
 """An exit's probability is its token's score: no rate is looked up."""
+Waiting = tuple[float, int, int, Child]
+"""A candidate that is no node yet: minus the survival, a number that tells equals apart, parent, child."""
 
 
 class ExitGrowth:
@@ -37,7 +38,6 @@ class ExitGrowth:
         self._most_depth = min(most_depth, plan.max_depth)
         self._end_tokens = end_tokens
         self._waiting: list[Waiting] = []
-        """Candidates that are no nodes yet: minus the survival, a number that tells equals apart, parent, child."""
         self._num_offered = 0
         self.frontier: list[int] = [ROOT] if plan.max_nodes > 0 and self._most_depth > 0 else []
         """Nodes that run to the exit next, side by side in the tree; empty where the tree is whole."""
@@ -60,7 +60,7 @@ class ExitGrowth:
             held = best.get(token)
             if held is None or chance > held[0]:
                 best[token] = (chance, token, EXIT, NO_CELL)
-        return sorted(best.values(), key=_score, reverse=True)[: self.plan.breadth]
+        return sorted(best.values(), key=score_of, reverse=True)[: self.plan.breadth]
 
     def _offer(self, parent: int, children: Sequence[Child]) -> None:
         for child in children:
@@ -106,7 +106,3 @@ class ExitGrowth:
                 self._offer(node, children_of(self._tails[node], self._asked, plan.breadth))
         if plan.node_costs:
             tree.cut(1 + best_size(tree.survivals[1:], plan.node_costs, fewest))
-
-
-def _score(child: Child) -> float:
-    return child[0]

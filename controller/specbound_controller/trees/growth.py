@@ -64,7 +64,7 @@ def children_of(tail: tuple[int, ...], asked: Sequence[tuple[DraftSource, Sequen
             held = best.get(token)
             if held is None or score > held[0]:
                 best[token] = (score, token, name, cell)
-    found = sorted(best.values(), key=_score, reverse=True)
+    found = sorted(best.values(), key=score_of, reverse=True)
     return found[:breadth]
 
 
@@ -144,7 +144,7 @@ def _eagle2(
                 reached = survival * child[0]
                 if reached > 0.0 and reached >= plan.min_survival:
                     level.append((reached, node, child))
-        level.sort(key=_score, reverse=True)
+        level.sort(key=score_of, reverse=True)
         beam = []
         for rank, (reached, parent, child) in enumerate(level):
             seen.append((reached, parent, len(seen), child))
@@ -199,5 +199,6 @@ _GROWTHS: dict[str, Callable[[DraftTree, TreePlan, int, Expand, Add, frozenset[i
 }
 
 
-def _score(child: tuple[float, Any, Any, Any] | tuple[float, Any, Any]) -> float:
+def score_of(child: tuple[float, Any, Any, Any] | tuple[float, Any, Any]) -> float:
+    """What candidates are sorted by."""
     return child[0]

@@ -74,12 +74,9 @@ class ModelAdapter:
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Raises `UnsupportedModelError`, naming the model and the reason, for what cannot be run exactly."""
-        refuse_unsupported(model)
         self.model = model
         self.segments: ShortCalls | None = None
         """What runs short calls of one sequence, where they are to be compiled."""
-        self.autocast = autocast_dtype(model)
-        """The number format of the autocast region that the layers run in; None outside of any."""
         self._draft_heads: dict[DraftVocabulary, DraftHead] = {}
         self._look()
         self._copy_numbers()
@@ -101,6 +98,8 @@ class ModelAdapter:
         """Reads from the model all that is relied on."""
         model = self.model
         refuse_unsupported(model)
+        self.autocast = autocast_dtype(model)
+        """The number format of the autocast region that the layers run in; None outside of any."""
         refuse_left_out(model)
         body = body_of(model)
         self.config = body.config
