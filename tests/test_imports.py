@@ -26,6 +26,8 @@ ORDER = (
     "specbound.decoding",
     "specbound.assets",
     "specbound.models",
+    "specbound.results.files",
+    "specbound.exits",
     "specbound_profiling",
     "specbound_train",
     "specbound.results",
