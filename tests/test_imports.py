@@ -27,6 +27,7 @@ ORDER = (
     "specbound.assets",
     "specbound.models",
     "specbound.results.files",
+    "specbound.stores.text",
     "specbound.exits",
     "specbound_profiling",
     "specbound_train",
