@@ -32,6 +32,7 @@ ORDER = (
     "specbound.pricing",
     "specbound.stores",
     "specbound.policies",
+    "specbound.fitted",
     "specbound.evaluation",
     "specbound.generation",
     "specbound.analysis",
