@@ -1,15 +1,17 @@
 """Policies by name for a decoder: rooms above this one make them, which is why they are looked up when asked for."""
 
 from collections.abc import Callable
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from specbound_controller.errors import InputError
 from specbound_controller.own_policy import is_own_policy, own_policy
 from specbound_controller.policy import Policy, StaticPolicy
-from specbound_controller.settings import Setting, is_setting
-from specbound_controller.trees.names import is_tree_name
+from specbound_controller.settings import FORM, Setting, is_setting
+from specbound_controller.trees.names import TREE_NAMES, is_tree_name
 
 AUTO, PLAIN = "auto", "plain"
 MAKER = "specbound.stores.auto:auto_policy"
@@ -34,6 +36,11 @@ def named_policy(name: str, model: PreTrainedModel, compression: str, exactness:
         make: Callable[..., Policy] = resolve_name(MAKER)
         trees = () if name == AUTO else (name,)
         return make(model, compression, exactness, *trees, is_compiled=is_compiled)
+    if name != "demo" and "/" not in name and not Path(name).exists():
+        raise InputError(
+            f"policy must be {PLAIN}, {AUTO}, one of {', '.join(TREE_NAMES)}, exitE_treeN, {FORM}, module:Class, or a "
+            f"folder or OWNER/NAME that fit or train-controller wrote, got {name!r}"
+        )
     return opened(name, model, compression, exactness, is_compiled)[1]()
 
 

@@ -34,7 +34,7 @@ class TreeSituation:
 
     def rates(self) -> dict[str, list[float]]:
         """Acceptance rates of the sources that have what they need."""
-        has = {"bigrams": self.stores.bigrams is not None, "own_text": self.stores.own_text is not None}
+        has = {name: getattr(self.stores, name) is not None for name in ("bigrams", "earlier", "own_text")}
         return {name: list(rates) for name, rates in {**prior_rates(), **self.counted}.items() if has.get(name, True)}
 
 

@@ -92,7 +92,7 @@ def test_a_decoder_takes_policies_by_name(tmp_path: Path, monkeypatch: pytest.Mo
         decoder = SpecBoundDecoder(model, policy=name)
         assert isinstance(decoder.policy, kind)
         assert torch.equal(decoder.generate(prompt, max_new_tokens=20, do_sample=False), expected)
-    with pytest.raises(InputError, match=r"policy must be one of free_tree, .*, got 'oak'"):
+    with pytest.raises(InputError, match=r"policy must be plain, auto, one of free_tree, .*, got 'oak'"):
         SpecBoundDecoder(model, policy="oak")
 
 
