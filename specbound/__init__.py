@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from specbound.decoding.decoder import SpecBoundDecoder
     from specbound.evaluation.config import EvaluateConfig
     from specbound.evaluation.run import evaluate
+    from specbound.exits.trained import TrainedExits
     from specbound.models.controllers import load_controller
     from specbound.models.hub import HubController
     from specbound.models.loading import LoadedModel, load_model
@@ -50,6 +51,7 @@ __all__ = [
     "StaticPolicy",
     "StepRecord",
     "TrainConfig",
+    "TrainedExits",
     "TreePlan",
     "TreePolicy",
     "__version__",
@@ -81,6 +83,7 @@ _HOMES = {
     "StaticPolicy": "specbound_controller.policy:StaticPolicy",
     "StepRecord": "specbound_controller.records:StepRecord",
     "TrainConfig": "specbound_train.config:TrainConfig",
+    "TrainedExits": "specbound.exits.trained:TrainedExits",
     "TreePlan": "specbound_controller.trees.plan:TreePlan",
     "TreePolicy": "specbound_controller.trees.policy:TreePolicy",
     "auto_policy": "specbound.stores.auto:auto_policy",

@@ -29,6 +29,8 @@ ORDER = (
     "specbound.stores.folder",
     "specbound.stores.bigrams",
     "specbound.stores.own_text",
+    "specbound.results.files",
+    "specbound.exits",
     "specbound_profiling",
     "specbound_train",
     "specbound.results",

@@ -70,7 +70,8 @@ class ControllerPolicy:
         self.guard = NeverSlowerGuard(costs, config.num_layers, self.needs_features) if guard else None
         self.rho = rho
         """Long-run tokens per second that the choice is made at."""
-        vocabulary = controller.draft_vocabulary
+        self.draft_vocabulary = vocabulary = controller.draft_vocabulary
+        """Tokens that its scores and actions were fitted on, and the trained exits that read them; None is all."""
         self._decisions = tuple(
             replace(action.decision(scores), draft_vocabulary=vocabulary) for action in self.actions
         )

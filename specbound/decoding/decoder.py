@@ -20,9 +20,10 @@ from specbound.decoding.arguments import batch_from_arguments
 from specbound.decoding.caller import lent, streamer_of_caller
 from specbound.decoding.detected import detected_level
 from specbound.decoding.exactness import require_exactness
-from specbound.decoding.live_model import LiveModel
+from specbound.decoding.live_model import LiveModel, TrainedFor
 from specbound.decoding.loop import DecodeLoop, OnStep
 from specbound.decoding.model.adapter import ModelAdapter
+from specbound.decoding.model.exit_modules import ExitSet
 from specbound.decoding.model.families import name_of
 from specbound.decoding.model.segments import compiled_segments
 from specbound.decoding.model.wrapped import unwrapped
@@ -32,6 +33,8 @@ from specbound.decoding.prepared import batch_from_transformers
 from specbound.decoding.request import Batch, Request
 from specbound.decoding.texts import Message, chat_prompt, is_text, text_prompts
 from specbound.decoding.watch import AcceptanceWatch
+from specbound_controller.controller_policy import ControllerPolicy
+from specbound_controller.draft_vocabulary import describe
 from specbound_controller.errors import InputError
 from specbound_controller.own_policy import require_policy
 from specbound_controller.policy import Policy, StaticPolicy
@@ -58,6 +61,7 @@ class SpecBoundDecoder:
         record_steps: bool = True,
         exactness: str = "token",
         compile: bool = False,
+        exits: TrainedFor | None = None,
     ) -> None:
         """Wraps a model, which is never changed.
 
@@ -76,15 +80,17 @@ class SpecBoundDecoder:
                 decoding's in the same mode at any compression. Prompts are run by the model's own kernels.
             compile: on a GPU, at exactness `token`: runs of layers on up to 16 tokens of one sequence that repeat are
                 captured as CUDA graphs, without whose replay launching their kernels takes longer than running them.
+            exits: trained exits of this model (`specbound.TrainedExits`), read in place of its own wherever the policy
+                asks one of their layers. They draft; outputs stay the model's own.
 
         Raises:
             InputError: `compile` at another exactness, or not on a GPU; no policy of that name, or an object that is
-                none, with what to write instead.
+                none, with what to write instead; exits of another model.
             UnsupportedModelError: the model cannot be run layer by layer, or not at this exactness on this device with
                 this number of threads, or not as graphs; the message says why.
         """
         require_exactness(exactness)
-        self._live = LiveModel(model, exactness)
+        self._live = LiveModel(model, exactness, exits)
         self.model: PreTrainedModel = self._live.model
         self.adapter, self.step_adapter = self._live.current()
         """What ran the last call's prompts, and its steps: at `bitwise` a row-stable twin of the model."""
@@ -164,7 +170,8 @@ class SpecBoundDecoder:
     def __deepcopy__(self, memo: dict[int, Any]) -> "SpecBoundDecoder":
         """A decoder of a copy of the model, with a copy of the policy."""
         model, policy = copy.deepcopy((self._live.given, self.policy), memo)
-        return type(self)(model, policy, self.compression, self.record_steps, self.exactness, self._is_compiled)
+        exits, is_compiled = self._live.exits, self._is_compiled
+        return type(self)(model, policy, self.compression, self.record_steps, self.exactness, is_compiled, exits)
 
     def chat(
         self,
@@ -288,6 +295,7 @@ class SpecBoundDecoder:
         """Decodes a batch. streamer: has seen the prompt"""
         if streamer is not None and len(batch.requests) > 1:
             raise InputError(f"streamer must belong to one sequence, got a batch of {len(batch.requests)}")
+        refuse_other_exits(self.policy, adapters[0].exits)
         with lent(self.policy, self._policy_lock) as policy:
             loop = DecodeLoop(adapters, batch, policy, self.compression, started)
             try:
@@ -301,6 +309,18 @@ class SpecBoundDecoder:
                 if adapters[0].autocast is not None:
                     torch.clear_autocast_cache()  # what it holds of the weights cannot be trained on
         return assemble(batch, [row.sequence for row in loop.rows], loop.cache, [row.stats for row in loop.rows])
+
+
+def refuse_other_exits(policy: Policy, exits: ExitSet | None) -> None:
+    """Raises InputError where a controller would read trained exits that its scores were not fitted on.
+
+    The other way round, where the exits that it asks for are not there, the adapter refuses when it is to read them.
+    """
+    if exits is not None and isinstance(policy, ControllerPolicy) and policy.draft_vocabulary != exits.vocabulary:
+        raise InputError(
+            f"the controller was trained on exits that read {describe(policy.draft_vocabulary)}, got "
+            f"{exits.vocabulary}: leave the exits out, or train a controller on a log with them"
+        )
 
 
 def request_of(decoder: SpecBoundDecoder, input_ids: Tensor, arguments: Mapping[str, Any]) -> Request:
