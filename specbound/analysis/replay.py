@@ -29,6 +29,7 @@ from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError, MissingExtraError
 from specbound_controller.figures import DASH, number, share
 from specbound_controller.policy import AnnealedConfidence, Policy, StaticPolicy
+from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.records import Decision
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.store import StepLog, open_log
@@ -142,6 +143,8 @@ class Level:
             return StaticPolicy(())
         if name == "static":
             return StaticPolicy(config.exit_layers, config.threshold, config.width, config.alpha, None, config.combine)
+        if is_written_out(name):
+            return written_out(name)
         if name in CONTROLLER_NAMES:
             return controller_policy(name, self.compression, self.costs, self.controller)
         if name == "random":

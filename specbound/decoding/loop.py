@@ -183,6 +183,7 @@ class DecodeLoop:
         if self.together is not None:
             self.together.judge()
         active = [row for row in self.rows if not row.sequence.is_finished]
+        share(active)
         own = [caches[row.index] for row in active] or caches[:1]
         cache = own[0] if len(own) == 1 else DecodeCache.joined(own)
         del caches, own  # what the cache of all does not hold is free
@@ -203,6 +204,7 @@ class DecodeLoop:
             if 0 < len(kept) < len(active):
                 cache.keep_rows(kept)
                 runner = self._runner(cache)
+                share([active[slot] for slot in kept])
             active = [active[slot] for slot in kept]
         if self.together is not None:
             for row in self.rows:
@@ -254,6 +256,14 @@ class DecodeLoop:
     def _time_prefill(self, row: Row, started: float) -> None:
         row.stats.prefill_seconds = time.perf_counter() - started
         row.stats.seconds = time.perf_counter() - self.started
+
+
+def share(rows: SequenceOf[Row]) -> None:
+    """Tells the policies of rows that price their steps how many rows share the calls."""
+    for row in rows:
+        tell = getattr(row.policy, "share", None)
+        if tell is not None:
+            tell(len(rows))
 
 
 def bounded(decision: Decision, most: int) -> Decision:

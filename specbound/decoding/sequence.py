@@ -110,6 +110,7 @@ class Sequence:
             num_accepted += is_accepted
             if not is_accepted or self.is_finished:
                 break
+        self._recycle(draft.tokens[: num_accepted + 1], range(num_accepted + 1), logits)
         return emitted, num_accepted
 
     def grow_tree(self, plan: TreePlan, most_depth: int) -> DraftTree:
@@ -152,19 +153,23 @@ class Sequence:
             if node >= 0:
                 accepted.append(node)
             if node < 0 or self.is_finished:
-                self._recycle(tree, accepted, logits)
+                nodes = [ROOT, *accepted]
+                self._recycle([tree.tokens[each] for each in nodes], nodes, logits)
                 return emitted, accepted
 
-    def _recycle(self, tree: DraftTree, accepted: SequenceOf[int], logits: Tensor) -> None:
-        """Shows the full model's best tokens along the path to the source that proposes them again."""
+    def _recycle(self, tokens: SequenceOf[int], rows: SequenceOf[int], logits: Tensor) -> None:
+        """Shows the full model's best tokens after verified ones to the source that proposes them again, if it is asked.
+
+        tokens: the step's root and accepted drafts, of a chain too, so that what the source knows of a text does not
+            depend on how the text was drafted. rows: theirs in the logits.
+        """
         source, _ = self._sources.get("recycled", (None, 0))
         if not isinstance(source, RecycledSource):
             return
-        nodes = [ROOT, *accepted]
         count = min(MOST_CANDIDATES, logits.shape[1])
-        rows = logits[nodes] if len(nodes) < logits.shape[0] else logits
-        for node, best in zip(nodes, rows.topk(count).indices.tolist(), strict=False):
-            source.observe(tree.tokens[node], best)
+        own = logits[list(rows)] if len(rows) < logits.shape[0] else logits
+        for token, best in zip(tokens, own.topk(count).indices.tolist(), strict=False):
+            source.observe(token, best)
 
     def draft_token(self, logits: Tensor, drafted: list[int], head: DraftHead | None = None) -> int:
         """The token of `choose_draft` alone, for a draft that nobody tests. logits: as there"""

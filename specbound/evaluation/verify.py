@@ -25,6 +25,7 @@ from specbound.results.rows import Row
 from specbound_controller.controller import Controller
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
+from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.records import Decision
 from specbound_controller.sources.context import ContextSource
 from specbound_controller.sources.recycled import RecycledSource
@@ -191,6 +192,8 @@ def new_policy(name: str, loaded: LoadedModel, controller: Controller | None, se
     """The policy of that name. The controller decides by a cost table that it carries: any table is as exact."""
     num_layers = loaded.model.config.num_hidden_layers
     shallow, middle = max(1, num_layers // 4), max(1, num_layers // 2)
+    if is_written_out(name):
+        return written_out(name)
     if name == "random":
         return RandomPolicy(num_layers, seed)
     if name == "trees":

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 from specbound.models.fingerprint import model_fingerprint
 from specbound.stores.folder import read_store, write_store
 from specbound_controller.errors import InputError
+from specbound_controller.fingerprint import same_model
 from specbound_controller.sources.bigrams import BigramTable
 from specbound_controller.sources.source import MOST_CANDIDATES
 
@@ -61,13 +62,27 @@ def local_bigrams(model: PreTrainedModel, say: Callable[[str], None]) -> BigramT
     fingerprint = model_fingerprint(model)
     folder = kept_folder(fingerprint)
     try:
-        return BigramTable(read_store(folder, "bigrams", ("best",))[0]["best"])
+        return read_bigrams(folder, fingerprint)
     except InputError:
         say("bigrams: reading the model's best tokens after each single token, once for this model")
     table = make_bigrams(model)
     with contextlib.suppress(InputError):  # a home that cannot be written costs the time again, nothing else
-        write_store(folder, "bigrams", {"best": table.best}, {"model_fingerprint": fingerprint})
+        save_bigrams(folder, table, fingerprint)
     return table
+
+
+def save_bigrams(folder: Path, table: BigramTable, fingerprint: str) -> None:
+    """Writes a table, whole or not at all."""
+    write_store(folder, "bigrams", {"best": table.best}, {"model_fingerprint": fingerprint})
+
+
+def read_bigrams(folder: Path, fingerprint: str) -> BigramTable:
+    """The table of a model that lies in a folder, memory-mapped. Raises InputError where there is none."""
+    arrays, config = read_store(folder, "bigrams", ("best",))
+    held = str(config.get("model_fingerprint"))
+    if not same_model(held, fingerprint):
+        raise InputError(f"bigrams must be of the model {fingerprint[:16]}, got {held[:16]} ({folder})")
+    return BigramTable(arrays["best"])
 
 
 def kept_folder(fingerprint: str) -> Path:

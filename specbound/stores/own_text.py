@@ -10,12 +10,12 @@ from specbound_controller.fingerprint import same_model
 from specbound_controller.sources.own_text import OwnText
 from specbound_controller.trees.rates import prior_rates
 
-_ARRAYS = ("keys", "starts", "tokens", "counts")
+OWN_TEXT_ARRAYS = ("keys", "starts", "tokens", "counts")
 
 
 def save_own_text(folder: Path, store: OwnText, facts: Mapping[str, Any]) -> None:
     """Writes the counts, whole or not at all. facts: `model_fingerprint` and what a reader should know."""
-    write_store(folder, "own_text", {name: getattr(store, name) for name in _ARRAYS}, facts)
+    write_store(folder, "own_text", {name: getattr(store, name) for name in OWN_TEXT_ARRAYS}, facts)
 
 
 def load_own_text(folder: Path, fingerprint: str) -> tuple[OwnText, dict[str, list[float]]]:
@@ -29,10 +29,10 @@ def load_own_text(folder: Path, fingerprint: str) -> tuple[OwnText, dict[str, li
         InputError: there are none, or they are another model's.
     """
     inside = folder / "own_text"
-    arrays, config = read_store(inside if inside.is_dir() else folder, "own_text", _ARRAYS)
+    arrays, config = read_store(inside if inside.is_dir() else folder, "own_text", OWN_TEXT_ARRAYS)
     held = str(config.get("model_fingerprint"))
     if not same_model(held, fingerprint):
         raise InputError(f"own text must be of the model {fingerprint[:16]}, got {held[:16]} ({folder})")
     held_rates, cells = config.get("rates", {}), {name: len(rates) for name, rates in prior_rates().items()}
     rates = {name: rates for name, rates in held_rates.items() if len(rates) == cells.get(name)}
-    return OwnText(*(arrays[name] for name in _ARRAYS)), rates
+    return OwnText(*(arrays[name] for name in OWN_TEXT_ARRAYS)), rates

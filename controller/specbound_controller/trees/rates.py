@@ -10,6 +10,8 @@ from specbound_controller.sources.source import MOST_CANDIDATES, DraftSource
 
 PRIOR_WEIGHT = 20.0
 """Candidates that a prior counts as: so many must be seen before counts outweigh it."""
+EARLIER_WEIGHT = 0.6
+"""A match in another text, against one in the same."""
 _BY_RANK = (1.0, 0.3, 0.15, 0.1)
 _MATCH = {8: 0.85, 6: 0.75, 4: 0.65, 3: 0.5, 2: 0.35, 1: 0.15}
 _ORDER = {3: 0.4, 2: 0.3, 1: 0.15}
@@ -22,6 +24,7 @@ def prior_rates() -> dict[str, list[float]]:
         found["context"][cell] = min(0.95, _MATCH[match] * _BY_RANK[rank] * (1.2 if is_repeated else 1.0))
     for (order, rank, bucket), cell in own_text.CELLS.items():
         found["own_text"][cell] = min(0.95, _ORDER[order] * _BY_RANK[rank] * (0.6, 0.8, 1.0, 1.2)[bucket])
+    found["earlier"] = [EARLIER_WEIGHT * rate for rate in found["context"]]
     found["recycled"] = [0.3, 0.12, 0.08, 0.05, 0.04, 0.03, 0.025, 0.02][:MOST_CANDIDATES]
     found["bigrams"] = [0.12, 0.06, 0.04, 0.03, 0.025, 0.02, 0.015, 0.01][:MOST_CANDIDATES]
     return found

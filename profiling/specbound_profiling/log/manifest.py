@@ -19,7 +19,9 @@ from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
 from specbound_controller.text_files import read_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, SCHEMA_VERSION)
+"""Logs of schema 2 hold what chains need; draft trees need what 3 added."""
 _NOT_IDENTITY = frozenset({"model", "prompts", "versions", "counts"})
 _TUPLES = {"eos_token_ids": int, "exit_layers": int, "temperatures": float, "compressions": str}
 """Field -> kind of its entries."""
@@ -61,6 +63,8 @@ class Manifest:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Compression level -> prompts, positions, cut loops, EOS ends; set when the level is complete."""
     schema_version: int = SCHEMA_VERSION
+    stores: Mapping[str, str] = field(default_factory=dict)
+    """What draft trees draw from beside the text: `bigrams`, `own_text` -> sha256 of what lies in `stores/`."""
     is_chat: bool = False
     """Whether the prompts went through the tokenizer's chat template."""
     draft_vocabulary: tuple[int, ...] | None = None
@@ -80,7 +84,7 @@ class Manifest:
             raise ValueError(f"rollout_rate must be a number in [0, 1], got {self.rollout_rate!r}")
         if not isinstance(self.is_chat, bool):
             raise ValueError(f"is_chat must be true or false, got {self.is_chat!r}")
-        for name in ("sampling", "exactness", "versions", "counts"):
+        for name in ("sampling", "exactness", "versions", "counts", "stores"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be an object, got {getattr(self, name)!r}")
         for token in self.draft_vocabulary or ():
@@ -126,8 +130,9 @@ def read_manifest(root: Path) -> Manifest:
         raise InputError(f"log must be a folder that specbound profile wrote, got {root} (no manifest.json)")
     values = _read_json(path)
     version = values.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{path}: schema_version must be {SCHEMA_VERSION}, got {version!r}; profile again")
+    if version not in READABLE_VERSIONS:
+        known = " or ".join(map(str, READABLE_VERSIONS))
+        raise InputError(f"{path}: schema_version must be {known}, got {version!r}; profile again")
     try:
         unknown = sorted(set(values) - {f.name for f in fields(Manifest)})
         if unknown:
@@ -137,7 +142,7 @@ def read_manifest(root: Path) -> Manifest:
             arguments["draft_vocabulary"] = tuple(arguments["draft_vocabulary"])
         return Manifest(**arguments)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path} is not a manifest of schema {SCHEMA_VERSION}: {error}") from None
+        raise InputError(f"{path} is not a manifest of schema {version}: {error}") from None
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:

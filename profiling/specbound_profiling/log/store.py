@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
+from specbound_controller.sources.stores import Stores
 from specbound_profiling.log.live_steps import STEPS_SCHEMA, LiveSteps, live_steps_of, steps_table
 from specbound_profiling.log.manifest import (
     Manifest,
@@ -25,12 +26,13 @@ from specbound_profiling.log.manifest import (
     write_manifest,
     writing,
 )
+from specbound_profiling.log.stores import read_log_stores
 from specbound_profiling.log.tables import (
     BRANCHES_SCHEMA,
-    EXITS_SCHEMA,
-    POSITIONS_SCHEMA,
     branches_table,
+    exits_schema,
     exits_table,
+    positions_schema,
     positions_table,
     traces_of,
 )
@@ -113,6 +115,10 @@ class StepLog:
     costs: dict[str, CostTable]
     """Compression level -> cost table of the machine that recorded it."""
 
+    def stores(self) -> Stores:
+        """What draft trees draw from beside the text. Raises InputError where it is not what was recorded."""
+        return read_log_stores(self.root, self.manifest.stores, self.manifest.model_fingerprint)
+
     def iter_shards(self, compression: str) -> Iterator[list[PromptTrace]]:
         """The traces of each shard, so that memory does not grow with the number of prompts.
 
@@ -156,8 +162,8 @@ class StepLog:
         try:
             traces = list(
                 traces_of(
-                    _read_table(paths["exits"], EXITS_SCHEMA),
-                    _read_table(paths["positions"], POSITIONS_SCHEMA),
+                    _read_table(paths["exits"], exits_schema(manifest.schema_version)),
+                    _read_table(paths["positions"], positions_schema(manifest.schema_version)),
                     _read_table(paths["branches"], BRANCHES_SCHEMA),
                     manifest.exit_layers,
                     manifest.temperatures,

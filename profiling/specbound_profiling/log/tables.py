@@ -27,7 +27,7 @@ EXITS_SCHEMA = pa.schema(
         ("label_nll_at", pa.list_(pa.float32())),
     ]
 )
-"""One row per prompt, position and exit layer, in that order."""
+"""One row per prompt, position and exit layer, in that order, as schema 2 had them."""
 
 BRANCHES_SCHEMA = EXITS_SCHEMA.append(pa.field("branch_position", pa.int32())).append(
     pa.field("branch_exit_layer", pa.int32())
@@ -53,6 +53,31 @@ POSITIONS_SCHEMA = pa.schema(
 """One row per prompt and position; `context_length` counts the tokens before the position, prompt included;
 `is_loop_cut` and `is_final_eos` hold for the whole continuation."""
 
+_OF_TREES = {
+    "candidates": pa.list_(pa.int32()),
+    "candidate_chances": pa.list_(pa.float32()),
+    "best_tokens": pa.list_(pa.int32()),
+    "prompt_tokens": pa.list_(pa.int32()),
+}
+"""Columns that draft trees need; null where they were not recorded, the prompt's everywhere but at position 0."""
+
+
+def exits_schema(version: int) -> pa.Schema:
+    """Columns of `exits/` in logs of a schema version."""
+    return _with_trees(EXITS_SCHEMA, ("candidates", "candidate_chances"), version)
+
+
+def positions_schema(version: int) -> pa.Schema:
+    """Columns of `positions/` in logs of a schema version."""
+    return _with_trees(POSITIONS_SCHEMA, ("best_tokens", "prompt_tokens"), version)
+
+
+def _with_trees(schema: pa.Schema, names: Sequence[str], version: int) -> pa.Schema:
+    for name in names if version >= 3 else ():
+        schema = schema.append(pa.field(name, _OF_TREES[name]))
+    return schema
+
+
 _PER_EXIT = ("draft_token", "is_accepted", "confidence", "entropy_nats", "margin", "noised_margin", "draft_probability")
 _PER_TEMPERATURE = ("confidence_at", "label_nll_at")
 _PER_BRANCH = ("branch_position", "branch_exit_layer", "position")
@@ -61,7 +86,7 @@ _PER_POSITION = ("full_confidence", "full_entropy_nats", "full_margin")
 
 def exits_table(traces: Sequence[PromptTrace]) -> pa.Table:
     """Rows of `exits/` for some traces."""
-    return pa.concat_tables([_exits_of(trace) for trace in traces]) if traces else EXITS_SCHEMA.empty_table()
+    return pa.concat_tables([_exits_of(trace) for trace in traces]) if traces else exits_schema(3).empty_table()
 
 
 def _exits_of(trace: PromptTrace) -> pa.Table:
@@ -74,8 +99,12 @@ def _exits_of(trace: PromptTrace) -> pa.Table:
         "top1_token": top1.ravel(),
         **{name: getattr(trace, name).ravel() for name in _PER_EXIT},
         **{name: _lists(getattr(trace, name)) for name in _PER_TEMPERATURE},
+        **{
+            name: _lists_or_null(getattr(trace, name), num_positions * num_exits, _OF_TREES[name])
+            for name in ("candidates", "candidate_chances")
+        },
     }
-    return _table(columns, EXITS_SCHEMA)
+    return _table(columns, exits_schema(3))
 
 
 def branches_table(traces: Sequence[PromptTrace]) -> pa.Table:
@@ -99,10 +128,23 @@ def _branches_of(trace: PromptTrace, branches: Branches) -> pa.Table:
     return _table(columns, BRANCHES_SCHEMA)
 
 
-def _lists(values: np.ndarray) -> pa.ListArray:
+_FLOATS = pa.list_(pa.float32())
+
+
+def _lists(values: np.ndarray, kind: pa.DataType = _FLOATS) -> pa.ListArray:
     """One list for each row and exit. (..., K)"""
     ends = np.arange(0, values.size + 1, values.shape[-1], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values.ravel(), type=pa.float32()))
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values.ravel(), type=kind.value_type))
+
+
+def _lists_or_null(values: np.ndarray | None, num_rows: int, kind: pa.DataType) -> pa.Array:
+    return pa.nulls(num_rows, kind) if values is None else _lists(values, kind)
+
+
+def _at_the_first(values: np.ndarray | None, num_rows: int, kind: pa.DataType) -> pa.Array:
+    """A list at the first row and null at all others."""
+    first = None if values is None else values.tolist()
+    return pa.array([first, *[None] * (num_rows - 1)], type=kind)
 
 
 def _table(columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:
@@ -113,7 +155,7 @@ def _table(columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:
 
 def positions_table(traces: Sequence[PromptTrace]) -> pa.Table:
     """Rows of `positions/` for some traces."""
-    return pa.concat_tables([_positions_of(trace) for trace in traces]) if traces else POSITIONS_SCHEMA.empty_table()
+    return pa.concat_tables([_positions_of(trace) for trace in traces]) if traces else positions_schema(3).empty_table()
 
 
 def _positions_of(trace: PromptTrace) -> pa.Table:
@@ -128,8 +170,10 @@ def _positions_of(trace: PromptTrace) -> pa.Table:
         "compression": np.repeat(trace.compression, count),
         "is_loop_cut": np.repeat(trace.is_loop_cut, count),
         "is_final_eos": np.repeat(trace.is_final_eos, count),
+        "best_tokens": _lists_or_null(trace.best_tokens, count, _OF_TREES["best_tokens"]),
+        "prompt_tokens": _at_the_first(trace.prompt_tokens, count, _OF_TREES["prompt_tokens"]),
     }
-    return _table(columns, POSITIONS_SCHEMA)
+    return _table(columns, positions_schema(3))
 
 
 def traces_of(
@@ -153,6 +197,10 @@ def traces_of(
     if not (per_exit["exit_layer"] == np.array(exit_layers)).all():
         raise ValueError(f"exit layers must be {exit_layers} at every position")
     starts = np.flatnonzero(columns["position"] == 0)
+    trees = {
+        "best_tokens": _rows_of_lists(positions, "best_tokens", shape[:1]),
+        **{name: _rows_of_lists(exits, name, shape) for name in ("candidates", "candidate_chances")},
+    }
     branches_of = _branches_by_prompt(branches, exit_layers, temperatures)
     if not set(branches_of) <= set(columns["prompt_id"][starts]):
         raise ValueError("branches and positions must be of the same prompts")
@@ -160,6 +208,7 @@ def traces_of(
         rows = slice(first, end)
         arrays: dict[str, Any] = {name: per_exit[name][rows] for name in (*_PER_EXIT[1:], *_PER_TEMPERATURE)}
         arrays |= {name: columns[name][rows] for name in _PER_POSITION}
+        arrays |= {name: None if values is None else values[rows] for name, values in trees.items()}
         yield PromptTrace(
             prompt_id=str(columns["prompt_id"][first]),
             task=str(columns["task"][first]),
@@ -176,7 +225,26 @@ def traces_of(
             token_limit=token_limit,
             eos_token_ids=eos_token_ids,
             branches=branches_of.get(columns["prompt_id"][first]),
+            prompt_tokens=_first_list(positions, int(first)),
         )
+
+
+def _rows_of_lists(table: pa.Table, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A column of lists of one length, (*shape, ...); None where there is none, or not at every row."""
+    if name not in table.column_names or not table.num_rows or table[name].null_count:
+        return None
+    column = table[name].combine_chunks()
+    lengths = np.diff(column.offsets.to_numpy())
+    if (lengths != lengths[0]).any():
+        raise ValueError(f"{name} must hold lists of one length")
+    values = np.asarray(column.flatten().to_numpy(zero_copy_only=False))
+    values = values.astype(np.int64) if values.dtype.kind == "i" else values
+    return values.reshape(*shape, int(lengths[0]))
+
+
+def _first_list(positions: pa.Table, row: int) -> np.ndarray | None:
+    found = positions["prompt_tokens"][row].as_py() if "prompt_tokens" in positions.column_names else None
+    return None if found is None else np.array(found, dtype=np.int64)
 
 
 def _branches_by_prompt(

@@ -135,6 +135,16 @@ class PromptTrace:
     """Seed of the sampling noise; None under greedy decoding."""
     sampling_temperature: float = 0.0
     """What divided the logits before sampling; 0 under greedy decoding."""
+    prompt_tokens: np.ndarray | None = None
+    """What sources of draft trees saw before the first position; None in logs of schema 2. (T,) int64"""
+    best_tokens: np.ndarray | None = None
+    """The full model's most probable tokens at each position, the best first; None in logs of schema 2. (P, 8) int64"""
+    candidates: np.ndarray | None = None
+    """Tokens that each exit would add to a tree, the best first, `NO_TOKEN` at exit layer 0; None in logs of schema 2.
+    (P, E, C) int64"""
+    candidate_chances: np.ndarray | None = None
+    """Their probabilities, under sampling with the position's noise added before; 0 at exit layer 0. (P, E, C) float32
+    """
 
     def __post_init__(self) -> None:
         num_positions, num_exits = len(self.tokens), len(self.exit_layers)
@@ -151,6 +161,10 @@ class PromptTrace:
             (num_positions, num_exits, len(self.temperatures)): ("confidence_at", "label_nll_at"),
             (num_positions,): ("full_confidence", "full_entropy_nats", "full_margin"),
         }
+        if self.best_tokens is not None and len(self.best_tokens) != num_positions:
+            raise ValueError(f"best_tokens of {self.prompt_id} must be of {num_positions} positions")
+        if self.prompt_tokens is not None and len(self.prompt_tokens) != self.prompt_length:
+            raise ValueError(f"prompt_tokens of {self.prompt_id} must be {self.prompt_length} tokens")
         for shape, names in expected.items():
             for name in names:
                 if getattr(self, name).shape != shape:
@@ -180,6 +194,11 @@ class PromptTrace:
         if self.branches is None or self.exit_layers[0] != LOOKUP_EXIT:
             return replace(self, branches=None)
         return replace(self, branches=self.branches.lookups_only())
+
+    @property
+    def knows_trees(self) -> bool:
+        """Whether draft trees can be replayed on it."""
+        return self.prompt_tokens is not None and self.best_tokens is not None
 
     def exit_index(self, exit_layer: int) -> int:
         """Column of an exit layer. Raises InputError where it was not recorded."""

@@ -40,6 +40,24 @@ def lookup_columns(
     return columns if labels is None else columns | {"is_accepted": tokens == labels}
 
 
+def candidate_columns(scores: Tensor, head: DraftHead | None, count: int) -> dict[str, np.ndarray]:
+    """A trace's columns of the tokens that exits would add to a tree, at temperature 1.
+
+    scores: (R, V), or (R, N) of a draft head; under sampling with noise.
+    """
+    best, places = scores.softmax(-1).topk(min(count, scores.shape[-1]))
+    tokens = places if head is None else head.ids[places.to(head.ids.device)]
+    return {"candidates": tokens.cpu().numpy(), "candidate_chances": best.float().cpu().numpy()}
+
+
+def no_candidates(num_rows: int, count: int) -> dict[str, np.ndarray]:
+    """The same of exit layer 0, which has sources of draft trees in its place."""
+    return {
+        "candidates": np.full((num_rows, count), NO_TOKEN, dtype=np.int64),
+        "candidate_chances": np.zeros((num_rows, count), dtype=np.float32),
+    }
+
+
 def unknown_columns(shape: tuple[int, int], num_temperatures: int) -> dict[str, np.ndarray]:
     """Columns of exits with a head, (n, E), at rows of a branch where nobody has read them."""
     names = ("confidence", "entropy_nats", "margin", "noised_margin", "draft_probability")

@@ -35,6 +35,8 @@ class ProfileConfig(SamplingConfig):
     """Tokens that exits read and draft: all, or so many of the most frequent ones, counted in the prompts and in what
     the model writes after some of them. Reading fewer rows of the head makes exits cheaper; verification reads all, so
     outputs stay the same."""
+    own_text: str | None = None
+    """Folder that specbound write left for this model: what it tends to write joins the log, for draft trees."""
     num_prompts: int | None = None
     """Prompts to take, spread evenly over the tasks; default: all."""
     max_new_tokens: int = 128

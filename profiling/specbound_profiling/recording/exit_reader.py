@@ -20,11 +20,20 @@ from specbound.decoding.sequence import draft_choice
 from specbound.decoding.signals import logit_statistics
 from specbound.decoding.step import DraftChoice
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, ContextLookup, Lookup
+from specbound_controller.sources.source import MOST_CANDIDATES
 from specbound_profiling.log.trace import Branches
-from specbound_profiling.recording.columns import exit_columns, lookup_columns, unknown_columns
+from specbound_profiling.recording.columns import (
+    candidate_columns,
+    exit_columns,
+    lookup_columns,
+    no_candidates,
+    unknown_columns,
+)
 from specbound_profiling.recording.rollout import branch_logits
 from specbound_profiling.recording.settings import RecordSettings
 
+NUM_CANDIDATES = 4
+"""Tokens of each exit that are recorded for trees: as many as one adds by default."""
 BLOCK_LOGITS = 1 << 18
 """Exits' logits that are read at once, where that is more than one position: what a processor's cache holds."""
 
@@ -47,6 +56,7 @@ class ExitReader:
         """What exits read, where it is not the whole head."""
         num_logits = adapter.vocab_size if self.head is None else len(self.head.vocabulary)
         self.block = max(1, BLOCK_LOGITS // (num_logits * len(self.read_layers)))
+        self.num_candidates = min(NUM_CANDIDATES, num_logits)
         self.token_ids = torch.arange(adapter.vocab_size, device=adapter.device)
         self.states: list[Tensor] = []
         """Exits' hidden states of positions not read yet, (1, E, D) each."""
@@ -73,11 +83,15 @@ class ExitReader:
         logits = self.adapter.read_exit(torch.cat(self.states, dim=1), self.head)[0].float()
         labels = torch.tensor(self.tokens, device=logits.device).repeat_interleave(shape[1])
         first = len(self.request.prompt) + self.num_read
-        choice = self._choice(logits, range(first, first + shape[0]))
+        noised = self._noised(logits, range(first, first + shape[0]))
+        choice = None if noised is None else draft_choice(*noised, self.token_ids)
         part = exit_columns(logits, self.settings.temperatures, choice, labels, self.head)
+        part |= candidate_columns(*((logits, self.head) if noised is None else (noised[1], None)), self.num_candidates)
         part = {name: values.reshape(*shape, *values.shape[1:]) for name, values in part.items()}
         part = self._with_lookups(part, self.found, np.array(self.tokens))
-        full = logit_statistics(torch.cat(self.full_logits))
+        full_logits = torch.cat(self.full_logits)
+        full = logit_statistics(full_logits)
+        part["best_tokens"] = full_logits.topk(min(MOST_CANDIDATES, full_logits.shape[1])).indices.cpu().numpy()
         part |= {f"full_{name}": getattr(full, name).cpu().numpy() for name in ("confidence", "entropy_nats", "margin")}
         self.parts.append(part)
         self.num_read += shape[0]
@@ -90,6 +104,7 @@ class ExitReader:
         if not self.num_lookups:
             return columns
         own = lookup_columns(found, len(self.settings.temperatures), labels)
+        own |= no_candidates(len(found), self.num_candidates)
         return {
             name: np.concatenate([own[name][:, None].astype(values.dtype), values], 1)
             for name, values in columns.items()
@@ -100,6 +115,12 @@ class ExitReader:
 
         logits: (n * E, V), or (n * E, N) of a draft head.
         """
+        noised = self._noised(logits, positions)
+        return None if noised is None else draft_choice(*noised, self.token_ids)
+
+    def _noised(self, logits: Tensor, positions: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """Scores (n * E, V) and the same with the positions' noise, -inf where none can lift them; None where nothing
+        is sampled."""
         if not self.request.do_sample:
             return None
         if self.head is not None:
@@ -110,7 +131,7 @@ class ExitReader:
         below = scores.double() - scores.double().amax(-1, keepdim=True)
         noised = (below.view(len(positions), -1, scores.shape[-1]) + noise[:, None]).view_as(below)
         is_far = below < -NOISE_RANGE
-        return draft_choice(scores, noised.masked_fill_(is_far, -torch.inf), self.token_ids)
+        return scores, noised.masked_fill_(is_far, -torch.inf)
 
     def roll_out(self, cache: DecodeCache) -> None:
         """Follows those wrong drafts of the newest position that are drawn, and rolls the cache back; a wrong lookup

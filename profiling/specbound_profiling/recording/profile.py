@@ -16,13 +16,17 @@ from torch import Tensor
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, has_chat_template, load_model, require_compression
+from specbound.stores.bigrams import local_bigrams, read_bigrams
+from specbound.stores.own_text import load_own_text
 from specbound_controller.draft_vocabulary import DraftVocabulary, describe
 from specbound_controller.errors import InputError
 from specbound_controller.figures import share
+from specbound_controller.sources.stores import Stores
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.costs.measure import TOKENS_PER_PROMPT, measure_costs
 from specbound_profiling.log.manifest import Manifest, read_costs, read_manifest
 from specbound_profiling.log.store import LogWriter, StepLog, open_log, refuse_foreign
+from specbound_profiling.log.stores import FOLDER, checksums, write_log_stores
 from specbound_profiling.progress import RecordingBar, status
 from specbound_profiling.prompts.files import Prompt, load_prompts, prompts_hash
 from specbound_profiling.prompts.tokenization import tokenize_prompts
@@ -38,6 +42,7 @@ from specbound_profiling.versions import versions_of
 logger = logging.getLogger(__name__)
 PACKAGES = ("specbound", "torch", "transformers", "bitsandbytes", "numpy", "pyarrow")
 """Whose versions a manifest names."""
+NO_STORES = Stores()
 NUM_COST_PROMPTS = 12
 """Prompts that the cost table is measured on."""
 
@@ -75,8 +80,11 @@ def profile(config: ProfileConfig) -> ProfileSummary:
         )
         if writer is None:
             vocabulary = _draft_vocabulary(config, root, adapter, prompt_ids)
-            manifest = new_manifest(config, prompts, loaded, adapter, vocabulary)
+            stores = _stores(config, root, loaded)
+            manifest = new_manifest(config, prompts, loaded, adapter, vocabulary, stores)
             writer = LogWriter(root, manifest, config.resume)
+            if not (root / FOLDER).exists():
+                write_log_stores(root, stores, manifest.model_fingerprint)
         record_missing(writer, adapter, prompts, prompt_ids, compression, engine)
         if not _has_own_costs(root, compression, machine_fingerprint(adapter.device)):
             with status(f"{compression}: measuring what work costs here"):
@@ -140,6 +148,17 @@ def _cost_prompts(prompt_ids: Sequence[Tensor], adapter: ModelAdapter) -> list[T
     return [ids if room is None else ids[:, :room] for ids in prompt_ids[:NUM_COST_PROMPTS]]
 
 
+def _stores(config: ProfileConfig, root: Path, loaded: LoadedModel) -> Stores:
+    """What draft trees of this model draw from: what lies in the log that is gone on with, else what lies here."""
+    fingerprint = model_fingerprint(loaded.model)
+    own_text = None
+    if config.own_text is not None:
+        own_text, _ = load_own_text(Path(config.own_text).expanduser(), fingerprint)
+    kept = root / FOLDER / "bigrams"
+    bigrams = read_bigrams(kept, fingerprint) if kept.exists() else local_bigrams(loaded.model, logger.info)
+    return Stores(bigrams, own_text)
+
+
 def _draft_vocabulary(
     config: ProfileConfig, root: Path, adapter: ModelAdapter, prompt_ids: Sequence[Tensor]
 ) -> DraftVocabulary | None:
@@ -165,8 +184,9 @@ def new_manifest(
     loaded: LoadedModel,
     adapter: ModelAdapter,
     vocabulary: DraftVocabulary | None = None,
+    stores: Stores = NO_STORES,
 ) -> Manifest:
-    """What a run will record. vocabulary: what its exits read; None is all tokens."""
+    """What a run will record. vocabulary: what its exits read; None is all tokens. stores: what trees draw from."""
     return Manifest(
         model=config.model,
         model_fingerprint=model_fingerprint(loaded.model),
@@ -187,6 +207,7 @@ def new_manifest(
         rollout_rate=config.rollout_rate,
         rollout_width=config.w_max if config.rollout_width is None else config.rollout_width,
         versions={"python": platform.python_version(), **versions_of(PACKAGES)},
+        stores=checksums(stores),
         is_chat=has_chat_template(loaded) and not config.raw,
         draft_vocabulary=None if vocabulary is None else tuple(vocabulary.ids.tolist()),
     )

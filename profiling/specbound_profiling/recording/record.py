@@ -85,6 +85,7 @@ class Recorder:
             branches=reader.branches(num_positions),
             seed=request.seed if request.do_sample else None,
             sampling_temperature=request.sampling_temperature,
+            prompt_tokens=np.array(request.prompt, dtype=np.int64),
         )
 
     def _request(self, prompt_ids: Tensor, index: int) -> Request:

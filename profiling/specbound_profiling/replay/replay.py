@@ -25,6 +25,7 @@ from specbound_profiling.replay.outcomes import StepOutcomes, has_outcomes, step
 from specbound_profiling.replay.result import ReplayResult, Steps
 from specbound_profiling.replay.simulate import SimulatedStep, simulate
 from specbound_profiling.replay.trace_batch import TraceBatch
+from specbound_profiling.replay.trees import TreeReplay
 
 PLAIN = Decision(w_max=0)
 """Plain decoding."""
@@ -67,12 +68,16 @@ def replay_stepwise(
     for index, trace in enumerate(traces):
         policy.reset()
         state.reset(trace.prompt_length + 1, trace.sampling_temperature)
-        records, shown, start = [], [], 1
+        records, shown, start, trees = [], [], 1, None
         bare = None if trace.branches is None else trace.without_rollouts()
         while start < trace.num_positions:
             features = state.vector(trace.lookup_at(start)) if policy.needs_features else None
             decision = policy.decide(features)
-            step = simulate(trace, start, decision, features, num_layers, policy.needs_full_signals)
+            if decision.tree is not None:
+                trees = TreeReplay(trace, num_layers) if trees is None else trees
+                step = trees.step(start, decision, policy.needs_full_signals)
+            else:
+                step = simulate(trace, start, decision, features, num_layers, policy.needs_full_signals)
             record = step.record
             is_adaptive = policy.needs_features
             work.append(record_work(record, is_adaptive))
@@ -115,7 +120,7 @@ def _difference_s(more: StepRecord, less: StepRecord, is_adaptive: bool, costs: 
 def _followed_branch(trace: PromptTrace, start: int, step: SimulatedStep) -> bool:
     """Whether a roll-out made the step exact."""
     record = step.record
-    if trace.branches is None or not step.is_exact or record.num_accepted >= record.num_drafted:
+    if trace.branches is None or record.sources or not step.is_exact or record.num_accepted >= record.num_drafted:
         return False
     return (start + record.num_accepted, record.exit_layers[record.num_accepted]) in trace.branches.rows
 

@@ -1,6 +1,7 @@
 """The log directory: round trip, resume, refusal of other runs, one clear error for every kind of damage."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -12,10 +13,14 @@ import pytest
 
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
+from specbound_controller.sources.bigrams import BigramTable
+from specbound_controller.sources.own_text import OwnText
+from specbound_controller.sources.stores import Stores
 from specbound_profiling.log import manifest
 from specbound_profiling.log import store as log
 from specbound_profiling.log.manifest import Manifest, read_costs, read_manifest
 from specbound_profiling.log.store import LogWriter, open_log
+from specbound_profiling.log.stores import checksums, write_log_stores
 from specbound_profiling.log.trace import Branches, PromptTrace
 from tests.profiling.manifests import MANIFEST
 
@@ -68,6 +73,67 @@ def test_branches_come_back_as_they_were_written(tmp_path: Path, traces: list[Pr
     assert table["label_nll_at"].null_count == table.num_rows > 0 and not any(table["is_accepted"].to_pylist())
 
 
+def of_trees(trace: PromptTrace) -> PromptTrace:
+    """The trace with what draft trees need, made up."""
+    rng, shape = np.random.default_rng(trace.num_positions), (trace.num_positions, len(trace.exit_layers), 4)
+    return replace(
+        trace,
+        prompt_tokens=rng.integers(0, 90, trace.prompt_length),
+        best_tokens=rng.integers(0, 90, (trace.num_positions, 8)),
+        candidates=rng.integers(0, 90, shape),
+        candidate_chances=rng.random(shape, dtype=np.float32),
+    )
+
+
+def test_what_trees_need_comes_back_as_it_was_written(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    grown = [of_trees(trace) for trace in traces]
+    write(tmp_path, grown)
+    for there, trace in zip(open_log(tmp_path).traces("none"), grown, strict=True):
+        assert there.knows_trees
+        for name in ("prompt_tokens", "best_tokens", "candidates", "candidate_chances"):
+            np.testing.assert_array_equal(getattr(there, name), getattr(trace, name), err_msg=name)
+            assert getattr(there, name).dtype == getattr(trace, name).dtype, name
+
+
+def test_log_of_schema_2_is_read_as_chains(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    write(tmp_path / "old", [of_trees(trace) for trace in traces])
+    for folder, count in (("exits", 2), ("positions", 2)):
+        for path in (tmp_path / "old" / folder).iterdir():
+            table = pq.read_table(path)
+            pq.write_table(table.select(table.column_names[:-count]), path, write_page_checksum=True)
+    values = json.loads((tmp_path / "old" / "manifest.json").read_text())
+    del values["stores"]
+    (tmp_path / "old" / "manifest.json").write_text(json.dumps(values | {"schema_version": 2}))
+    write(tmp_path / "new", traces)
+    for old, trace in zip(open_log(tmp_path / "old").traces("none"), traces, strict=True):
+        assert not old.knows_trees and old.best_tokens is None and old.candidates is None
+        np.testing.assert_array_equal(old.draft_token, trace.draft_token)
+    assert open_log(tmp_path / "old").stores() == Stores()
+    with pytest.raises(InputError, match="schema_version is 2 there, 3 here"):
+        LogWriter(tmp_path / "old", MANIFEST)
+
+
+def test_stores_of_a_log_are_those_that_its_manifest_names(tmp_path: Path, traces: list[PromptTrace]) -> None:
+    text = OwnText.count([[1, 2, 3, 1, 2, 4], [5, 1, 2, 3]])
+    stores = Stores(BigramTable(np.arange(40, dtype=np.int32).reshape(10, 4)), text)
+    manifest = replace(MANIFEST, stores=checksums(stores))
+    write(tmp_path, traces, manifest)
+    write_log_stores(tmp_path, stores, manifest.model_fingerprint)
+    found = open_log(tmp_path).stores()
+    assert found.bigrams is not None and found.own_text is not None
+    np.testing.assert_array_equal(found.bigrams.best, np.arange(40).reshape(10, 4))
+    assert found.own_text.followers([1, 2]) == text.followers([1, 2]) != []
+    shutil.rmtree(tmp_path / "stores")
+    other = Stores(BigramTable(np.zeros((10, 4), dtype=np.int32)), None)
+    write_log_stores(tmp_path, other, manifest.model_fingerprint)
+    with pytest.raises(InputError, match="must be the bigrams that was recorded"):
+        open_log(tmp_path).stores()
+    shutil.rmtree(tmp_path / "stores")
+    write_log_stores(tmp_path, stores, "e" * 64)
+    with pytest.raises(InputError, match="bigrams must be of the model"):
+        open_log(tmp_path).stores()
+
+
 def test_seeds_of_a_sampled_log_count_up_over_the_shards(tmp_path: Path, traces: list[PromptTrace]) -> None:
     sampled = replace(MANIFEST, sampling={"do_sample": True, "temperature": 0.7, "seed": 40})
     write(tmp_path, traces, sampled)
@@ -103,14 +169,14 @@ def test_columns_are_those_of_the_design(tmp_path: Path, traces: list[PromptTrac
     positions = pq.read_table(tmp_path / "log" / "positions" / "none-00000.parquet")
     assert " ".join(exits.column_names) == (
         "prompt_id position exit_layer draft_token is_accepted top1_token confidence entropy_nats margin "
-        "noised_margin draft_probability confidence_at label_nll_at"
+        "noised_margin draft_probability confidence_at label_nll_at candidates candidate_chances"
     )
     assert " ".join(positions.column_names) == (
         "prompt_id position token full_confidence full_entropy_nats full_margin context_length task compression "
-        "is_loop_cut is_final_eos"
+        "is_loop_cut is_final_eos best_tokens prompt_tokens"
     )
     branches = pq.read_table(tmp_path / "log" / "branches" / "none-00000.parquet")
-    assert branches.column_names == [*exits.column_names, "branch_position", "branch_exit_layer"]
+    assert branches.column_names == [*exits.column_names[:-2], "branch_position", "branch_exit_layer"]
 
 
 def test_run_killed_inside_a_shard_resumes_to_the_same_files(
@@ -260,8 +326,8 @@ def test_shards_swapped_between_folders_are_refused(tmp_path: Path, traces: list
     [
         ("{", "is damaged"),
         ("[]", "must hold a JSON object"),
-        ('{"schema_version": 1}', "schema_version must be 2, got 1; profile again"),
-        ('{"schema_version": 99}', "schema_version must be 2, got 99"),
+        ('{"schema_version": 1}', "schema_version must be 2 or 3, got 1; profile again"),
+        ('{"schema_version": 99}', "schema_version must be 2 or 3, got 99"),
         ('{"schema_version": 2}', "is not a manifest of schema 2"),
         ('{"schema_version": 2, "surprise": 2}', "unknown key 'surprise'"),
     ],
@@ -290,7 +356,7 @@ def test_wrong_value_in_a_manifest_is_one_error_that_names_the_file(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(asdict(MANIFEST) | changes))
-    with pytest.raises(InputError, match=rf"manifest\.json is not a manifest of schema 2: .*{message}"):
+    with pytest.raises(InputError, match=rf"manifest\.json is not a manifest of schema 3: .*{message}"):
         read_manifest(tmp_path)
 
 

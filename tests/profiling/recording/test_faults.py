@@ -34,6 +34,9 @@ NUM_PROMPTS = 12
 WORDS = "the a cat dog sat ran on under mat tree and then it was that one two".split()  # noqa: SIM905
 TraceOf = Callable[..., PromptTrace]
 
+STORES = ("stores/bigrams/config.json", "stores/bigrams/best.npy")
+"""What stands before the first shard."""
+
 
 def contents(root: Path) -> dict[str, bytes]:
     """The log: all files but the costs, which are times."""
@@ -216,7 +219,7 @@ def test_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
         assert main(arguments_of(tmp_path / "log")) == 1
     line = only_line(capsys)
     assert name in line and "could not be written: File too large" in line and "same command" in line
-    assert set(contents(tmp_path / "log")) <= {"manifest.json"}
+    assert set(contents(tmp_path / "log")) <= {"manifest.json", *STORES}
     assert main(arguments_of(tmp_path / "log")) == 0
     assert contents(tmp_path / "log") == contents(undisturbed)
 

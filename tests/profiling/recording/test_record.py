@@ -50,11 +50,18 @@ def test_trace_equals_a_plain_forward_pass(model: PreTrainedModel, block: int, m
             np.testing.assert_allclose(trace.confidence_at[:, index, at], hot.amax(-1).exp(), atol=1e-5)
             labels = torch.from_numpy(trace.tokens)[:, None]
             np.testing.assert_allclose(trace.label_nll_at[:, index, at], -hot.gather(-1, labels)[:, 0], atol=1e-4)
+            best = probabilities.topk(4)
+            assert trace.candidates is not None and trace.candidate_chances is not None
+            assert trace.candidates[:, index].tolist() == best.indices.tolist()
+            np.testing.assert_allclose(trace.candidate_chances[:, index], best.values, atol=1e-5)
     full = output.logits[0, rows].softmax(-1)
     np.testing.assert_allclose(trace.full_confidence, full.amax(-1), atol=1e-5)
     np.testing.assert_allclose(trace.full_entropy_nats, -(full * full.log()).sum(-1), atol=1e-4)
     assert (trace.is_accepted == (trace.draft_token == trace.tokens[:, None])).all()
     assert trace.prompt_length == ids.shape[1] and not trace.is_final_eos
+    assert trace.best_tokens is not None and trace.prompt_tokens is not None
+    assert trace.best_tokens.tolist() == output.logits[0, rows].topk(8).indices.tolist()
+    assert trace.prompt_tokens.tolist() == ids[0].tolist()
 
 
 def test_exit_columns_by_hand() -> None:

@@ -1,0 +1,179 @@
+"""One step of a draft tree read off a trace: the tree that the decoder would have grown, and the path that is right.
+
+Sources that run no layer are asked as the decoder asks them, on every path, so that their trees are exact. An exit's
+tokens are known along the true text; after a wrong node it is taken to say what it said at that place of the true text,
+and what the tree gains or loses by that is an estimate.
+"""
+
+# P positions, C candidates of an exit
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from specbound.decoding.loop import step_record
+from specbound.decoding.tree_step import TreeDraft
+from specbound_controller.errors import InputError
+from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN
+from specbound_controller.policy import AnnealedConfidence
+from specbound_controller.records import Decision, StepRecord
+from specbound_controller.sources.recycled import RecycledSource
+from specbound_controller.sources.source import DraftSource
+from specbound_controller.trees.exit_growth import ExitGrowth
+from specbound_controller.trees.growth import grow
+from specbound_controller.trees.plan import TreePlan
+from specbound_controller.trees.tree import ROOT, DraftTree
+from specbound_profiling.log.trace import PromptTrace, interpolate_confidence
+from specbound_profiling.replay.simulate import SimulatedStep
+
+
+def require_trees(traces: Sequence[PromptTrace]) -> None:
+    """Raises InputError where a log says too little to replay draft trees."""
+    if not all(trace.knows_trees for trace in traces):
+        raise InputError("draft trees need a log of schema 3, got one of schema 2; profile again")
+
+
+class TreeReplay:
+    """The draft trees of one prompt. Steps are asked for in the order of the text."""
+
+    def __init__(self, trace: PromptTrace, num_layers: int) -> None:
+        """Raises InputError where the log says too little."""
+        require_trees([trace])
+        assert trace.prompt_tokens is not None and trace.best_tokens is not None  # just checked
+        self.trace, self.num_layers = trace, num_layers
+        self.tokens: list[int] = [*trace.prompt_tokens.tolist(), *trace.tokens.tolist()]
+        self._best: list[list[int]] = trace.best_tokens.tolist()
+        self._sources: dict[str, tuple[DraftSource, int]] = {}
+        """Sources by name, with how many tokens each has seen."""
+        self._num_recycled = 0
+        """Positions whose best tokens the source `recycled` has seen, or that came before it."""
+
+    def step(self, start: int, decision: Decision, has_full_signals: bool = False) -> SimulatedStep:
+        """What a step would do, from `start` >= 1 tokens generated, by a decision that has a tree."""
+        plan = decision.tree
+        assert plan is not None  # else it were a chain
+        end = self.trace.prompt_length + start
+        most_depth = min(decision.w_max, self.trace.length_limit - start - 1)
+        tail, sources = self.tokens[max(0, end - 32) : end], self._sources_of(plan, start)
+        if plan.exit_layer == LOOKUP_EXIT:
+            tree = grow(tail, sources, plan, most_depth, self.trace.eos_tokens)
+            draft = TreeDraft(tree, end - 1, decision)
+            self._verify(draft)
+            record = self._record(draft, start, has_full_signals)
+            return SimulatedStep(record, record)
+        growth = ExitGrowth(tail, sources, plan, most_depth, self.trace.eos_tokens)
+        return self._grown_with_exit(growth, start, decision, has_full_signals)
+
+    def _sources_of(self, plan: TreePlan, start: int) -> list[DraftSource]:
+        return [self._source(name, plan, start) for name in plan.rates]
+
+    def _source(self, name: str, plan: TreePlan, start: int) -> DraftSource:
+        """A source that has seen what it would have seen live."""
+        source, num_seen = self._sources.get(name, (None, 0))
+        if source is None:
+            source = plan.stores.source(name)
+            self._num_recycled = start if name == "recycled" else self._num_recycled
+        end = self.trace.prompt_length + start
+        if num_seen < end:
+            source.extend(self.tokens[num_seen:end])
+            self._sources[name] = source, end
+        if isinstance(source, RecycledSource):
+            first = self.trace.prompt_length - 1
+            for position in range(self._num_recycled, start):
+                source.observe(self.tokens[first + position], self._best[position])
+            self._num_recycled = start
+        return source
+
+    def _grown_with_exit(
+        self, growth: ExitGrowth, start: int, decision: Decision, has_full_signals: bool
+    ) -> SimulatedStep:
+        draft = TreeDraft(growth.tree, self.trace.prompt_length + start - 1, decision, growth=growth)
+        plan, proposals, known = draft.plan, self._exit_proposals(draft.plan), None
+        on_path = {ROOT: True}
+        while growth.frontier:
+            draft.work.add_layers(len(growth.frontier), plan.exit_layer)
+            draft.work.add_head(len(growth.frontier))
+            draft.work.num_exit_tests += len(growth.frontier)
+            tree = growth.tree
+            for node in growth.frontier[: 0 if growth.frontier[0] == ROOT else None]:
+                place = start + tree.depths[node] - 1
+                right = place < self.trace.num_positions and int(self.trace.tokens[place]) == tree.tokens[node]
+                on_path[node] = on_path[tree.parents[node]] and right
+            if known is None and not all(on_path[node] for node in growth.frontier):
+                known = self._known_so_far(draft, start, has_full_signals)
+            last = self.trace.num_positions - 1
+            growth.take([proposals[min(start + tree.depths[node], last)] for node in growth.frontier])
+        self._verify(draft)
+        record = self._record(draft, start, has_full_signals)
+        return SimulatedStep(record, record if known is None else replace(known, num_emitted=record.num_emitted))
+
+    def _exit_proposals(self, plan: TreePlan) -> list[list[tuple[int, float]]]:
+        """What the plan's exit proposes at each position of the true text, the best first."""
+        trace, index = self.trace, self.trace.exit_index(plan.exit_layer)
+        if trace.candidates is None or trace.candidate_chances is None:
+            raise InputError("trees of an exit need a log of schema 3 that holds its candidates; profile again")
+        if plan.exit_breadth > trace.candidates.shape[-1]:
+            held = trace.candidates.shape[-1]
+            raise InputError(f"exit_breadth must be <= {held}, what the log holds, got {plan.exit_breadth}")
+        tokens, chances = trace.candidates[:, index], trace.candidate_chances[:, index].astype(np.float64)
+        if plan.alpha != 0:
+            if trace.sampling_temperature > 0:
+                raise InputError(f"alpha must be 0 in trees on a sampled log, got {plan.alpha}")
+            temperature = AnnealedConfidence(plan.alpha).temperature(plan.exit_layer, self.num_layers)
+            best = interpolate_confidence(trace.confidence_at[:, index], trace.temperatures, temperature)
+            chances = best[:, None] * (chances / chances[:, :1]) ** (1.0 / temperature)
+        rows = zip(tokens[:, : plan.exit_breadth].tolist(), chances.tolist(), strict=True)
+        return [[pair for pair in zip(*row, strict=False) if pair[0] != NO_TOKEN] for row in rows]
+
+    def _known_so_far(self, draft: TreeDraft, start: int, has_full_signals: bool) -> StepRecord:
+        """The step, had its tree ended with the nodes that have run to the exit by now."""
+        tree, count = draft.tree, draft.num_run
+        columns = (tree.tokens, tree.parents, tree.depths, tree.sources, tree.cells, tree.survivals)
+        twin = TreeDraft(DraftTree(*(column[:count] for column in columns)), draft.position, draft.decision)
+        twin.work.layer_calls, twin.work.head_reads = dict(draft.work.layer_calls), dict(draft.work.head_reads)
+        twin.work.num_exit_tests = draft.work.num_exit_tests
+        twin.work.add_layers(count, self.num_layers - draft.depth)
+        twin.work.add_head(count)
+        return self._record(twin, start, has_full_signals)
+
+    def _verify(self, draft: TreeDraft) -> None:
+        """Books what the pass of the deep layers over all nodes does."""
+        count = len(draft.tree.tokens)
+        if draft.num_run < count:
+            draft.work.add_layers(count - draft.num_run, draft.depth)
+        draft.work.add_layers(count, self.num_layers - draft.depth)
+        draft.work.add_head(count)
+
+    def _record(self, draft: TreeDraft, start: int, has_full_signals: bool) -> StepRecord:
+        path, num_emitted = right_path(draft.tree, self.trace, start)
+        context_length = self.trace.prompt_length + start
+        record = step_record(draft, len(path), num_emitted, context_length, None, 0.0)
+        last, trace = start + num_emitted - 1, self.trace
+        full = (trace.full_confidence, trace.full_entropy_nats, trace.full_margin)
+        signals = [float(values[last]) if has_full_signals else math.nan for values in full]
+        return replace(
+            record,
+            full_confidence=signals[0],
+            full_entropy_nats=signals[1],
+            full_margin=signals[2],
+            seconds=math.nan,
+            sources=tuple(draft.tree.sources[1:]),
+            parents=tuple(draft.tree.parents[1:]),
+            path=tuple(path),
+        )
+
+
+def right_path(tree: DraftTree, trace: PromptTrace, start: int) -> tuple[list[int], int]:
+    """The nodes of a tree that are right, in order, and how many tokens its step emits."""
+    path: list[int] = []
+    node, num_emitted = ROOT, 0
+    while True:
+        token = int(trace.tokens[start + num_emitted])
+        num_emitted += 1
+        node = tree.child(node, token)
+        if node >= 0:
+            path.append(node)
+        if node < 0 or start + num_emitted >= trace.num_positions:
+            return path, num_emitted
