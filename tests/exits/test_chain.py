@@ -1,4 +1,4 @@
-"""Trained exits through the chain: logs hold what drafts find live, controllers know their exits, commands take them."""
+"""Trained exits through the chain: logs hold what drafts find live, controllers know their exits."""
 
 import json
 from collections.abc import Callable

@@ -61,12 +61,8 @@ def measured(level: str, temperature: float, settings: Settings) -> Finding:
 def carried_config(folder: Path) -> SuiteConfig:
     """The model from its parts, and 24 questions."""
     here, _ = parts_here(folder)
-    model = folder / CONVERTED
-    if not model.is_dir():
-        joined(here, folder / MODEL)
-        read_gguf(folder / MODEL, "smollm2").save(model)
     return SuiteConfig(
-        model=str(model),
+        model=str(carried_model(folder)),
         prompts=f"{here[0] / QUESTIONS}:evaluation",
         out=str(folder / RUN_FOLDER),
         num_prompts=24,
@@ -77,6 +73,16 @@ def carried_config(folder: Path) -> SuiteConfig:
         tuned_lengths=(2, 4),
         allow_noise=True,
     )
+
+
+def carried_model(folder: Path) -> Path:
+    """The model from its parts, as a checkpoint that is made once."""
+    here, _ = parts_here(folder)
+    model = folder / CONVERTED
+    if not model.is_dir():
+        joined(here, folder / MODEL)
+        read_gguf(folder / MODEL, "smollm2").save(model)
+    return model
 
 
 def dry_config(folder: Path) -> SuiteConfig:

@@ -31,6 +31,7 @@ STAGES = (
     Stage("micro", "specbound.bench.gpu.micro", 60.0, "launches, synchronisations, vocabularies, bits, graphs"),
     Stage("demo", "specbound.bench.gpu.demo", 100.0, "the demonstration model, evaluated at bf16 and nf4"),
     Stage("smollm2", "specbound.bench.gpu.smollm2", 0.0, "SmolLM2-135M on Spec-Bench, where it has been carried"),
+    Stage("exits", "specbound.bench.gpu.exits", 0.0, "exits trained for SmolLM2-135M on text that it writes there"),
 )
 
 
