@@ -30,6 +30,7 @@ ORDER = (
     "specbound.stores.bigrams",
     "specbound.stores.own_text",
     "specbound.results.files",
+    "specbound.stores.text",
     "specbound.exits",
     "specbound_profiling",
     "specbound_train",

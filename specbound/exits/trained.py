@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -66,7 +67,7 @@ class TrainedExits:
         >>> decoder = SpecBoundDecoder(model, policy=StaticPolicy((2,), threshold=0.5), exits=exits)
     """
 
-    def __init__(self, config: ExitsConfig, modules: Mapping[int, ExitModule], vocabulary_ids: Any) -> None:
+    def __init__(self, config: ExitsConfig, modules: Mapping[int, ExitModule], vocabulary_ids: np.ndarray) -> None:
         """A new set.
 
         modules: exit layer -> its module. vocabulary_ids: tokens that they draft, ascending int64 (N,).
@@ -145,14 +146,9 @@ class TrainedExits:
             raise InputError(f"{path} holds no exits of {CONFIG_FILE}: {' '.join(str(error).split())[:300]}") from None
         return self
 
-    def with_training(self, training: Mapping[str, Any]) -> "TrainedExits":
-        """The same exits with other figures beside them."""
-        config = replace(self.config, training=training)
-        return TrainedExits(config, self.set.modules, torch.from_numpy(self.vocabulary.ids.copy()))
 
-
-def _tensors(modules: Mapping[int, ExitModule], vocabulary_ids: Any) -> dict[str, Tensor]:
-    tensors = {VOCABULARY: torch.as_tensor(vocabulary_ids, dtype=torch.int64).contiguous()}
+def _tensors(modules: Mapping[int, ExitModule], vocabulary_ids: np.ndarray) -> dict[str, Tensor]:
+    tensors = {VOCABULARY: torch.from_numpy(vocabulary_ids.astype(np.int64))}
     for layer, module in sorted(modules.items()):
         for name, tensor in module.state_dict().items():
             tensors[f"exit_{layer}.{name}"] = tensor.detach().cpu().to(KEPT_DTYPE).contiguous()

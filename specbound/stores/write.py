@@ -26,6 +26,7 @@ from specbound.results.files import make_folder, write_whole
 from specbound.stores.bigrams import local_bigrams
 from specbound.stores.own_text import save_own_text
 from specbound.stores.rates import Answer, counted_rates
+from specbound.stores.text import TEXT_FOLDER, shard_rows, text_rows
 from specbound.stores.write_config import WriteConfig
 from specbound_controller.errors import InputError
 from specbound_controller.sources.own_text import OwnText
@@ -34,7 +35,7 @@ from specbound_profiling.prompts.files import load_prompts, prompts_hash
 from specbound_profiling.prompts.tokenization import tokenize_prompts
 
 MANIFEST_FILE = "manifest.json"
-TEXT_FOLDER, COUNTS_FOLDER = "text", "own_text"
+COUNTS_FOLDER = "own_text"
 SCHEMA = 1
 SORTED_BATCHES = 8
 """Prompts of so many batches are sorted by length, so that those of one batch are padded little."""
@@ -154,28 +155,17 @@ def batches(lengths: Sequence[int], config: WriteConfig) -> Iterator[tuple[list[
 
 def read_text(folder: Path) -> Iterator[list[int]]:
     """Every answer of a run, in the order in which they were written."""
-    for path in sorted((folder / TEXT_FOLDER).glob("*.parquet")):
-        yield from read_shard(path)
+    return (tokens for _, tokens in text_rows(folder))
 
 
 def read_answers(folder: Path, ids_of: Mapping[str, Sequence[int]]) -> list[Answer]:
     """The same with their prompts. ids_of: prompt id -> ids"""
-    rows = (row for path in sorted((folder / TEXT_FOLDER).glob("*.parquet")) for row in _rows(path))
-    return [Answer(prompt_id, ids_of[prompt_id], tokens) for prompt_id, tokens in rows]
+    return [Answer(prompt_id, ids_of[prompt_id], tokens) for prompt_id, tokens in text_rows(folder)]
 
 
 def read_shard(path: Path) -> list[list[int]]:
     """Answers of one shard. Raises InputError where it is damaged."""
-    return [tokens for _, tokens in _rows(path)]
-
-
-def _rows(path: Path) -> list[tuple[str, list[int]]]:
-    """Prompt id and answer of each row of a shard."""
-    try:
-        table = pq.read_table(path, columns=["prompt_id", "tokens"])
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} is no shard of text: {' '.join(str(error).split())[:200]}; delete it") from None
-    return list(zip(table["prompt_id"].to_pylist(), table["tokens"].to_pylist(), strict=True))
+    return [tokens for _, tokens in shard_rows(path)]
 
 
 class _Writer:

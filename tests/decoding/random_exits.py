@@ -31,4 +31,4 @@ def random_exits(
     config = ExitsConfig(model_fingerprint(model), adapter.num_layers, vocab_size, exit_layers, shape)
     count = vocab_size if num_tokens is None else num_tokens
     ids = np.sort(np.random.default_rng(seed).choice(vocab_size, count, replace=False)).astype(np.int64)
-    return TrainedExits(config, modules, torch.from_numpy(ids))
+    return TrainedExits(config, modules, ids)

@@ -397,7 +397,7 @@ class ModelAdapter:
         if draft_head is None:
             return self.read_head(hidden)
         if isinstance(draft_head, TrainedHead) and place is not None and draft_head.has(place.exit_layer):
-            return self._project_rows(draft_head.prepare(hidden, place), draft_head)
+            return self.project_rows(draft_head.prepare(hidden, place), draft_head)
         return self._read(hidden, draft_head)
 
     def draft_head(self, vocabulary: DraftVocabulary | None) -> DraftHead | None:
@@ -431,9 +431,9 @@ class ModelAdapter:
     def _read(self, hidden: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
         if self._normalise is not None:
             hidden = self._normalise(hidden)
-        return self._project_rows(hidden, project)
+        return self.project_rows(hidden, project)
 
-    def _project_rows(self, hidden: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+    def project_rows(self, hidden: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
         if self.project_out is not None:
             hidden = self.project_out(hidden)
         logits = project(hidden)
