@@ -96,6 +96,10 @@ def test_trees_do_live_what_replay_says(
             for field in TREE_FIELDS:
                 assert getattr(step, field) == getattr(record, field), field
     assert replayed.estimated_share == 0
+    totals = replay(traces, tree_policy(name, situation), costs, 4, "none")
+    for field in ("num_tokens", "num_steps", "num_drafted", "num_accepted", "num_layer_calls"):
+        np.testing.assert_array_equal(getattr(totals, field), getattr(replayed, field), err_msg=field)
+    np.testing.assert_allclose(totals.work, replayed.work, rtol=1e-12)
     if name == "tree15":
         assert sum(len(record.path) for records in replayed.records for record in records) > 5
 
@@ -177,8 +181,6 @@ def test_log_of_schema_2_replays_no_trees(run: tuple[list[torch.Tensor], list[Pr
 
 
 def test_right_path_by_hand(run: tuple[list[torch.Tensor], list[PromptTrace]]) -> None:
-    from specbound_controller.trees.tree import tree_of
-
     trace = run[1][0]
     a, b, c = trace.tokens[1:4].tolist()
     tree = tree_of([-1, 0, 0, 2, 3, 3], [0, 63 - a, a, b, c, (c + 1) % 64])
