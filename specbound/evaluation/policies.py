@@ -9,14 +9,14 @@ from pathlib import Path
 
 from specbound.evaluation.best_static import StaticChoice
 from specbound.evaluation.best_tree import TreeChoice
-from specbound.evaluation.config import BEST_TREE, EVALUATED_POLICIES, RACED_POLICIES, EvaluateConfig
+from specbound.evaluation.config import EVALUATED_POLICIES, RACED_POLICIES, EvaluateConfig
 from specbound.policies import TunedPolicies, controller_policy, learned_action
 from specbound.stores.trees import TreeSituation, tree_policy
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
-from specbound_controller.trees.names import is_tree_name
+from specbound_controller.trees.names import BEST_TREE, is_tree_name
 
 NEEDS_CONTROLLER = ("best_static_learned", "controller")
 

@@ -50,3 +50,15 @@ def tree_work(num_drafted: np.ndarray, context_length: np.ndarray, num_layers: i
     slope = np.array([work_vector({n: num_layers}, {n: 1}, 0, 1, num_decisions=0) for n in rows]) - base
     work: np.ndarray = base[num_drafted] + slope[num_drafted] * context_length[:, None]
     return work
+
+
+def tree_runs(traces: Sequence[PromptTrace], plan: TreePlan, num_layers: int) -> np.ndarray:
+    """True tokens in a row that the plan's sources propose, for a step that begins at each row; 0 at first rows. (N,)
+
+    Sources know what they would know at the step's beginning, having seen every step before it.
+    """
+    runs = list[int]()
+    for trace in traces:
+        trees = TreeReplay(trace, num_layers)
+        runs += [0, *(trees.true_run(plan, start, plan.max_nodes) for start in range(1, trace.num_positions))]
+    return np.array(runs, dtype=np.int64)

@@ -69,6 +69,17 @@ class TreeReplay:
         tail, sources, most = self._grown_after(plan, start, most_depth)
         return grow(tail, sources, plan, most, self.eos_tokens)
 
+    def true_run(self, plan: TreePlan, start: int, most: int) -> int:
+        """True tokens in a row, at most so many, that the plan's sources propose to a step which begins at `start`."""
+        tail, sources, most = self._grown_after(plan, start, most)
+        end = self.trace.prompt_length + start
+        for length, token in enumerate(self.tokens[end : end + most]):
+            tail_now = tuple(tail[-TAIL:])
+            if not any(token == candidate for source in sources for candidate, _ in source.propose(tail_now)):
+                return length
+            tail.append(token)
+        return min(most, len(self.tokens) - end)
+
     def _grown_after(self, plan: TreePlan, start: int, most_depth: int) -> tuple[list[int], list[DraftSource], int]:
         """Newest tokens, sources, and the depth that is left."""
         end = self.trace.prompt_length + start
