@@ -10,15 +10,13 @@ from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 from specbound_controller.policy_names import rejoined, require_policy_name
-from specbound_controller.trees.names import TREE_NAMES
+from specbound_controller.trees.names import BEST_TREE, TREE_NAMES
 from specbound_profiling.prompts.files import other_prompts
 
 RACED_POLICIES = ("best_static", "best_static_annealed")
 """One action at every step, chosen by a race on tuning prompts."""
 FIXED_POLICIES = (*RACED_POLICIES, "best_static_learned")
 """One action at every step."""
-BEST_TREE = "best_tree"
-"""The fastest of some draft trees in a race on tuning prompts."""
 EVALUATED_POLICIES = (*FIXED_POLICIES, "controller", *BASELINES)
 """Policies that `specbound evaluate` knows besides plain decoding, in the order of its tables."""
 

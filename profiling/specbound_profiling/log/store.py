@@ -115,8 +115,11 @@ class StepLog:
     costs: dict[str, CostTable]
     """Compression level -> cost table of the machine that recorded it."""
 
-    def stores(self) -> Stores:
-        """What draft trees draw from beside the text. Raises InputError where it is not what was recorded."""
+    def stores(self) -> tuple[Stores, dict[str, list[float]]]:
+        """What draft trees draw from beside the text, and the rates that were counted with it.
+
+        Raises InputError where it is not what was recorded.
+        """
         return read_log_stores(self.root, self.manifest.stores, self.manifest.model_fingerprint)
 
     def iter_shards(self, compression: str) -> Iterator[list[PromptTrace]]:

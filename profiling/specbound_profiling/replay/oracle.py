@@ -20,11 +20,26 @@ from specbound_profiling.replay.grid import Grid, chunks
 from specbound_profiling.replay.replay import visited_rows
 from specbound_profiling.replay.result import ReplayResult, Steps, concatenated, num_layer_calls
 from specbound_profiling.replay.trace_batch import TraceBatch
+from specbound_profiling.replay.tree_steps import tree_work
+
+_TREE = -1
+"""Stands for the exit layer of a draft tree."""
+_HEAD_READS, _HEAD_ROWS = WORK_NAMES.index("head_reads"), WORK_NAMES.index("head_rows")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TreeRuns:
+    """How far the true text stands among what sources without a layer propose (`tree_runs`)."""
+
+    run: np.ndarray
+    """True tokens in a row that are candidates, seen from a step that begins at each row. (N,) int64"""
+    max_nodes: int
+    """Most draft tokens of a tree."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Actions:
-    """Fixed drafts without a wrong token: (exit layer, width), width 0 first."""
+    """Fixed drafts without a wrong token: (exit layer, width), width 0 first; trees have exit layer `_TREE`."""
 
     choices: tuple[tuple[int, int], ...]
     base_work: np.ndarray
@@ -50,11 +65,25 @@ def fixed_draft_work(exit_layer: int, width: int, num_layers: int, context_lengt
     return work
 
 
-def _actions(exit_layers: tuple[int, ...], num_layers: int, w_max: int) -> _Actions:
+def _actions(exit_layers: tuple[int, ...], num_layers: int, w_max: int, max_nodes: int, costs: CostTable) -> _Actions:
     choices = ((0, 0), *((e, w) for e in exit_layers for w in range(1, w_max + 1)))
     base = np.array([fixed_draft_work(e, w, num_layers, 0) for e, w in choices])
     slope = np.array([fixed_draft_work(e, w, num_layers, 1) for e, w in choices]) - base
-    return _Actions(choices, base, slope)
+    if max_nodes == 0:
+        return _Actions(choices, base, slope)
+    sizes = _cheapest_sizes(max_nodes, num_layers, costs)
+    trees = tree_work(sizes, np.zeros(max_nodes), num_layers)
+    per_context = tree_work(sizes, np.ones(max_nodes), num_layers) - trees
+    choices = (*choices, *((_TREE, w) for w in range(1, max_nodes + 1)))
+    return _Actions(choices, np.concatenate((base, trees)), np.concatenate((slope, per_context)))
+
+
+def _cheapest_sizes(max_nodes: int, num_layers: int, costs: CostTable) -> np.ndarray:
+    """For every number of true nodes the size of the cheapest tree that holds so many: fitted prices may fall with more
+    rows, and then wrong nodes make a step cheaper. (max_nodes,)"""
+    sizes = np.arange(1, max_nodes + 1)
+    seconds = costs.seconds(tree_work(sizes, np.zeros(max_nodes), num_layers))
+    return np.array([first + int(seconds[first:].argmin()) + 1 for first in range(max_nodes)])
 
 
 def oracle(
@@ -63,17 +92,24 @@ def oracle(
     num_layers: int,
     w_max: int,
     exit_layers: Sequence[int] | None = None,
+    trees: TreeRuns | None = None,
 ) -> ReplayResult:
     """Least modelled seconds over one exit layer and one width <= min(run of correct drafts, w_max) per step.
 
-    exit_layers: those of the recorded ones that may draft; None is all.
+    Args:
+        exit_layers: those of the recorded ones that may draft; None is all.
+        trees: a step may also verify a draft tree of at most `max_nodes` nodes from sources that run no layer. Knowing
+            the text, it holds the true path and nothing else.
     """
     batch = traces if isinstance(traces, TraceBatch) else TraceBatch(traces)
-    actions = _actions(batch.exit_layers if exit_layers is None else tuple(exit_layers), num_layers, w_max)
+    exits = batch.exit_layers if exit_layers is None else tuple(exit_layers)
+    max_nodes = 0 if trees is None else trees.max_nodes
+    actions = _actions(exits, num_layers, w_max, max_nodes, costs)
     base, slope = costs.seconds(actions.base_work), costs.seconds(actions.context_work)
     widths = np.array([w for _, w in actions.choices])
-    exit_index = np.array([batch.exit_layers.index(e) if w else 0 for e, w in actions.choices])
-    run = accepted_run(batch, w_max)
+    columns = [*batch.exit_layers, _TREE]
+    exit_index = np.array([columns.index(e) if w else 0 for e, w in actions.choices])
+    run = np.column_stack((accepted_run(batch, w_max), 0 * batch.position if trees is None else trees.run))
     choice = np.zeros(batch.num_rows, dtype=np.int64)
     value = np.zeros((len(batch.traces), _longest(batch) + 1))  # seconds for the last d tokens, by d
     for left, prompts, rows in _from_the_end(batch):
@@ -87,7 +123,10 @@ def oracle(
     rows, prompts = visited_rows(batch, widths[choice] + 1)
     chosen = choice[rows]
     work = actions.base_work[chosen] + actions.context_work[chosen] * batch.context_length[rows, None]
-    return Steps(prompts, widths[chosen], widths[chosen], num_layer_calls(work), work).totals(batch.traces, costs)
+    num_drafted = np.rint(work[:, _HEAD_ROWS] - work[:, _HEAD_READS]).astype(np.int64)
+    is_tree = exit_index[chosen] == len(columns) - 1
+    drafted = np.where(is_tree, num_drafted, widths[chosen])
+    return Steps(prompts, drafted, widths[chosen], num_layer_calls(work), work).totals(batch.traces, costs)
 
 
 def _longest(batch: TraceBatch) -> int:
