@@ -1,14 +1,15 @@
 """The best that any choice of exits and widths could do on recorded traces: clairvoyant, by dynamic programming.
 
-`V(i) = min over actions of C(i) + V(i + N(i))` over the tokens generated so far. `oracle` issues no wrong draft, so
-nothing in it is estimated; `oracle_grid` chooses from a grid of decisions, whose work after a wrong draft may be.
+`V(i) = min over steps of C(i) + V(i + N(i))` over the tokens generated so far. `oracle` issues no wrong draft, so
+nothing in it is estimated, and mixes sources within a step, so that no policy of chains can pass it (`chain_steps` says
+why); `oracle_grid` chooses from a grid of decisions, whose work after a wrong draft may be estimated.
 All prompts are solved at once, from their ends.
 """
 
-# B prompts, N rows, E exit layers, A actions, W work counts, D tokens left
+# B prompts, N rows, E exit layers, W work counts, D tokens left
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,21 +17,11 @@ from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.records import Decision
 from specbound_controller.work import single_exit_work
 from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.replay.chain_steps import chain_steps
 from specbound_profiling.replay.grid import Grid, chunks
 from specbound_profiling.replay.replay import visited_rows
 from specbound_profiling.replay.result import ReplayResult, Steps, concatenated, num_layer_calls
 from specbound_profiling.replay.trace_batch import TraceBatch
-
-
-@dataclass(frozen=True, slots=True)
-class _Actions:
-    """Fixed drafts without a wrong token: (exit layer, width), width 0 first."""
-
-    choices: tuple[tuple[int, int], ...]
-    base_work: np.ndarray
-    """(A, W) at context length 0"""
-    context_work: np.ndarray
-    """(A, W) to add per token of context"""
 
 
 def accepted_run(batch: TraceBatch, w_max: int) -> np.ndarray:
@@ -50,13 +41,6 @@ def fixed_draft_work(exit_layer: int, width: int, num_layers: int, context_lengt
     return work
 
 
-def _actions(exit_layers: tuple[int, ...], num_layers: int, w_max: int) -> _Actions:
-    choices = ((0, 0), *((e, w) for e in exit_layers for w in range(1, w_max + 1)))
-    base = np.array([fixed_draft_work(e, w, num_layers, 0) for e, w in choices])
-    slope = np.array([fixed_draft_work(e, w, num_layers, 1) for e, w in choices]) - base
-    return _Actions(choices, base, slope)
-
-
 def oracle(
     traces: Sequence[PromptTrace] | TraceBatch,
     costs: CostTable,
@@ -64,30 +48,38 @@ def oracle(
     w_max: int,
     exit_layers: Sequence[int] | None = None,
 ) -> ReplayResult:
-    """Least modelled seconds over one exit layer and one width <= min(run of correct drafts, w_max) per step.
+    """Least modelled seconds over steps of at most `w_max` right drafts, each from the shallowest source that is right.
+
+    No policy whose drafts are chains of at most `w_max` tokens from these exits can be faster on the same traces.
 
     exit_layers: those of the recorded ones that may draft; None is all.
     """
-    batch = traces if isinstance(traces, TraceBatch) else TraceBatch(traces)
-    actions = _actions(batch.exit_layers if exit_layers is None else tuple(exit_layers), num_layers, w_max)
-    base, slope = costs.seconds(actions.base_work), costs.seconds(actions.context_work)
-    widths = np.array([w for _, w in actions.choices])
-    exit_index = np.array([batch.exit_layers.index(e) if w else 0 for e, w in actions.choices])
-    run = accepted_run(batch, w_max)
+    all_traces = traces.traces if isinstance(traces, TraceBatch) else traces
+    parts = chunks(all_traces)
+    return concatenated([_oracle(TraceBatch(part), costs, num_layers, w_max, exit_layers) for part in parts])
+
+
+def _oracle(
+    batch: TraceBatch, costs: CostTable, num_layers: int, w_max: int, exit_layers: Sequence[int] | None
+) -> ReplayResult:
+    steps = chain_steps(
+        batch, costs, num_layers, w_max, batch.exit_layers if exit_layers is None else tuple(exit_layers)
+    )
+    widths = np.arange(w_max + 1)
     choice = np.zeros(batch.num_rows, dtype=np.int64)
     value = np.zeros((len(batch.traces), _longest(batch) + 1))  # seconds for the last d tokens, by d
     for left, prompts, rows in _from_the_end(batch):
         # a draft that ends with the last token would save nothing: that token comes as the bonus of a shorter one
-        is_possible = (widths == 0) | ((widths <= run[rows][:, exit_index]) & (widths < left))
+        is_possible = (widths == 0) | ((widths <= steps.run[rows, None]) & (widths < left))
         rest = value[prompts[:, None], np.maximum(left - widths - 1, 0)]
-        seconds = base + slope * batch.context_length[rows, None] + rest
-        seconds = np.where(is_possible, seconds, np.inf)
+        seconds = np.where(is_possible, steps.seconds[rows] + rest, np.inf)
         choice[rows] = seconds.argmin(axis=1)
         value[prompts, left] = seconds[np.arange(len(rows)), choice[rows]]
-    rows, prompts = visited_rows(batch, widths[choice] + 1)
-    chosen = choice[rows]
-    work = actions.base_work[chosen] + actions.context_work[chosen] * batch.context_length[rows, None]
-    return Steps(prompts, widths[chosen], widths[chosen], num_layer_calls(work), work).totals(batch.traces, costs)
+    rows, prompts = visited_rows(batch, choice + 1)
+    chosen, work = choice[rows], steps.work[rows, choice[rows]]
+    totals = Steps(prompts, chosen, chosen, num_layer_calls(work), work).totals(batch.traces, costs)
+    seconds = np.bincount(prompts, steps.seconds[rows, chosen], minlength=len(batch.traces))
+    return replace(totals, seconds=seconds)
 
 
 def _longest(batch: TraceBatch) -> int:
