@@ -68,6 +68,8 @@ class ReplayConfig:
     """Its phase2_experiment_results.csv, for tokens per second and the split by prompt."""
     threads: int = 1
     """CPU threads of live decoding."""
+    by_kind: bool = False
+    """Show every kind of content also where there are more than six; the JSON always holds all."""
     json: str | None = None
     """File for the results as JSON; - is standard output, where the tables are left out."""
 

@@ -71,6 +71,8 @@ class EvaluateConfig(SamplingConfig):
     """Show speedups, with a warning, also where the machine was busy with something else; otherwise fail."""
     threads: int = 1
     """CPU threads."""
+    by_kind: bool = False
+    """Show every kind of content also where there are more than six; files always hold all."""
     out: str | None = None
     """Folder for evaluate.json, evaluate.md and evaluate.html (needs the extra report)."""
     json: str | None = None

@@ -179,7 +179,8 @@ def evaluate_level(
     methods = _methods(loaded, decoder, policies)
     say(f"{loaded.compression}: decoding them with {len(methods)} methods, interleaved, {protocol.num_rounds} times")
     probe = ContentionProbe()
-    timings = time_methods(methods, prompts, protocol.num_rounds, probe)
+    shorter = "--num-prompts, --rounds and --max-new-tokens shorten it"
+    timings = time_methods(methods, prompts, protocol.num_rounds, probe, shorter=shorter)
     is_promised = loaded.compression == "none" or decoder.exactness == "bitwise"
     without_claim = set(timings) - {"plain"} if not is_promised else set[str]()
     if decoder.exactness == "bitwise" or protocol.sampling.get("do_sample"):

@@ -34,6 +34,7 @@ from specbound.stores.bigrams import has_bigrams, local_bigrams
 from specbound.stores.trees import TreeSituation
 from specbound_controller.controller import WEIGHTS_FILE, Controller
 from specbound_controller.costs import CostTable
+from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.settings import in_words
 from specbound_controller.sources.stores import Stores
@@ -46,6 +47,7 @@ from specbound_profiling.recording.config import ProfileConfig, auto_exit_layers
 from specbound_profiling.recording.profile import profile
 from specbound_profiling.replay.verdict import WORTH_IT
 from specbound_train.config import TrainConfig
+from specbound_train.data import check_enough
 from specbound_train.train import train_controller
 
 PLAIN = "plain"
@@ -242,6 +244,11 @@ class _Run:
             oracle = self.notes.get("profile")["oracle"]
             if oracle is None or oracle < WORTH_IT:
                 return {"is_trained": False, "why": "even the best choice would bring next to nothing"}
+            traces = self.log.traces(self.level)
+            try:
+                check_enough(traces, self.level, "of this run")
+            except InputError as error:
+                return {"is_trained": False, "why": str(error)}
             out = self.folder / FITTED_FOLDER
             if not (out / WEIGHTS_FILE).exists():
                 train_controller(
