@@ -43,6 +43,7 @@ ORDER = (
     "specbound.generation",
     "specbound.analysis",
     "specbound.bench",
+    "specbound.fit",
     "specbound.demo",
     "specbound.cli",
 )

@@ -4,6 +4,7 @@ Work may have parts of its own (`working` inside `working`); all of it is one di
 that is known. Knows nothing of what is done.
 """
 
+import contextlib
 import sys
 import threading
 import time
@@ -67,6 +68,17 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+LONG_S = 600.0
+"""Work that takes longer says so as soon as that is known."""
+
+
+def warn_of_long_work(seconds: float, shorter: str) -> None:
+    """One line on stderr where work will take long. shorter: the options that shorten it"""
+    if seconds > LONG_S:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            print(f"this will take about {duration(seconds)}; {shorter}", file=sys.stderr, flush=True)
 
 
 class _Display:
@@ -159,6 +171,8 @@ class RecordingBar:
         self._num_prompts += 1
         if self._work is not None:
             self._work.done = self._num_prompts * self._max_new_tokens
+            if self._num_prompts == 1:
+                warn_of_long_work(self._work.left_s() or 0.0, "--num-prompts and --max-new-tokens shorten it")
         self._show(0)
 
     def _show(self, count: int) -> None:

@@ -23,6 +23,7 @@ from specbound.policies import CONTROLLER_NAMES, TunedPolicies, controller_polic
 from specbound.pricing.local import given_costs, local_costs
 from specbound.results.report import logged_model
 from specbound.results.rows import Row, shown
+from specbound.stores.trees import MOST_NODES, TreeSituation, tree_policy
 from specbound_controller.actions import WIDTHS, Action, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
@@ -31,21 +32,26 @@ from specbound_controller.figures import DASH, number, share
 from specbound_controller.policy import AnnealedConfidence, Policy, StaticPolicy
 from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.records import Decision
+from specbound_controller.trees.names import BEST_TREE, FREE_ENTRANTS, is_tree_name
+from specbound_controller.trees.plan import TreePlan
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.store import StepLog, open_log
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.best_static import static_seconds
 from specbound_profiling.replay.bootstrap import bootstrap_ratio
-from specbound_profiling.replay.oracle import oracle, oracle_grid
+from specbound_profiling.replay.oracle import TreeRuns, oracle, oracle_grid
 from specbound_profiling.replay.random_policy import RandomChoice
 from specbound_profiling.replay.replay import replay
 from specbound_profiling.replay.result import ReplayResult, concatenated
+from specbound_profiling.replay.tree_steps import tree_runs
 
 CHUNK_POSITIONS = 50_000
 """Positions of a log that are held in memory together."""
 
-ORACLES = ("oracle_grid", "oracle")
+ORACLES = ("oracle_grid", "oracle", "oracle_tree")
 """Clairvoyant, so replayed only."""
+OF_TREES = ("free_tree", "oracle_tree")
+"""What `auto` adds where the log holds what trees need."""
 
 Say = Callable[[str], None]
 
@@ -62,7 +68,7 @@ class ReplayedRow(Row):
     share_of_oracle_gain: float = shown(
         "oracle's\ngain", lambda row: "–" if row.method == "plain" else share(row.share_of_oracle_gain)
     )
-    """(speedup - 1) over (the oracle's speedup - 1)."""
+    """(speedup - 1) over (the oracle's speedup - 1); where trees are among the policies, the oracle of trees."""
     estimated_share: float = shown("estimated\n± s.e.", lambda row: estimate(row), 0.0)
     """Share of the modelled seconds that is an estimate: work after a wrong draft that no roll-out followed."""
     estimated_share_error: float = 0.0
@@ -136,6 +142,26 @@ class Level:
         seconds = sum(static_seconds(traces, self.costs, self.grid, self.num_layers) for traces in self.chunks())
         return int(np.argmin(seconds))
 
+    @cached_property
+    def trees(self) -> TreeSituation:
+        """What draft trees of this log need. Raises InputError where the log has no such thing."""
+        if not self.log.manifest.stores:
+            raise InputError(f"draft trees need a log of schema 3, got an older one ({self.log.root}); profile again")
+        stores, counted = self.log.stores()
+        return TreeSituation(stores, self.costs, self.num_layers, counted)
+
+    @cached_property
+    def best_tree(self) -> str:
+        """Name of the fastest fixed tree on all prompts."""
+        seconds = dict.fromkeys(FREE_ENTRANTS, 0.0)
+        for traces in self.chunks():
+            for name in seconds:
+                policy = tree_policy(name, self.trees)
+                seconds[name] += float(
+                    replay(traces, policy, self.costs, self.num_layers, self.compression).seconds.sum()
+                )
+        return min(seconds, key=seconds.__getitem__)
+
     def policy(self, name: str) -> Policy:
         """A fresh policy of that name, as the decoder would be given it."""
         config = self.config
@@ -147,6 +173,10 @@ class Level:
             return written_out(name)
         if name in CONTROLLER_NAMES:
             return controller_policy(name, self.compression, self.costs, self.controller)
+        if name == BEST_TREE:
+            return tree_policy(self.best_tree, self.trees)
+        if is_tree_name(name):
+            return tree_policy(name, self.trees)
         if name == "random":
             return RandomChoice(self.grid, config.seed)
         if self.tuned is not None:
@@ -161,8 +191,15 @@ class Level:
             return lambda traces: oracle(traces, self.costs, self.num_layers, self.config.w_max)
         if name == "oracle_grid":
             return lambda traces: oracle_grid(traces, self.costs, self.num_layers, self.grid)
+        if name == "oracle_tree":
+            plan = TreePlan(MOST_NODES, self.trees.rates(), self.trees.stores)
+            return lambda traces: self._oracle_tree(traces, plan)
         policy = self.policy(name)
         return lambda traces: replay(traces, policy, self.costs, self.num_layers, self.compression)
+
+    def _oracle_tree(self, traces: Sequence[PromptTrace], plan: TreePlan) -> ReplayResult:
+        runs = TreeRuns(tree_runs(traces, plan, self.num_layers), plan.max_nodes)
+        return oracle(traces, self.costs, self.num_layers, self.config.w_max, trees=runs)
 
 
 def replay_log(config: ReplayConfig, say: Say = lambda line: None) -> Replay:
@@ -172,7 +209,7 @@ def replay_log(config: ReplayConfig, say: Say = lambda line: None) -> Replay:
     log = open_log(root)
     controller = _controller(config, log)
     tuned = _tuned(config, log)
-    names = _policies(config, controller, tuned)
+    names = _policies(config, controller, tuned, log)
     for name in CONTROLLER_NAMES:
         if name in names and controller is None:
             raise InputError(f"policy {name} needs --controller, a folder that train-controller wrote")
@@ -191,6 +228,8 @@ def replay_log(config: ReplayConfig, say: Say = lambda line: None) -> Replay:
             result.notes.append(
                 f"{compression}: best static, chosen on these same prompts: {level.actions[level.best_static].name}"
             )
+        if BEST_TREE in names:
+            result.notes.append(f"{compression}: best tree, chosen on these same prompts: {level.best_tree}")
         if any(row.estimated_share > 0 for row in result.rows if row.compression == compression):
             result.notes.append(
                 f"{compression}: estimated is work after a wrong draft that no roll-out followed (a share of "
@@ -273,19 +312,22 @@ def _levels(config: ReplayConfig, log: StepLog) -> tuple[str, ...]:
     return levels
 
 
-def _policies(config: ReplayConfig, controller: Controller | None, tuned: TunedPolicies | None) -> tuple[str, ...]:
+def _policies(
+    config: ReplayConfig, controller: Controller | None, tuned: TunedPolicies | None, log: StepLog
+) -> tuple[str, ...]:
     """The policies to show, in order; plain decoding always is."""
     if config.policy == "auto":
         of_file = () if tuned is None else tuned.names
         adaptive = () if controller is None else ("controller",)
-        return tuple(dict.fromkeys(("plain", "best_static", *of_file, *adaptive, *ORACLES)))
+        trees = OF_TREES if log.manifest.stores else ()
+        return tuple(dict.fromkeys(("plain", "best_static", *of_file, *adaptive, *trees[:1], *ORACLES[:2], *trees[1:])))
     return tuple(dict.fromkeys(("plain", *config.policy)))
 
 
 def _play(level: Level, names: Sequence[str], say: Say) -> dict[str, ReplayResult]:
     """Every policy on all traces of a level; the oracle too, whose gain the others are measured by."""
     players = {}
-    for name in dict.fromkeys((*names, "oracle")):
+    for name in dict.fromkeys((*names, _limit(names))):
         say(f"{level.compression}: {name}")
         players[name] = level.player(name)
     parts: dict[str, list[ReplayResult]] = {name: [] for name in players}
@@ -293,6 +335,11 @@ def _play(level: Level, names: Sequence[str], say: Say) -> dict[str, ReplayResul
         for name, play in players.items():
             parts[name].append(play(traces))
     return {name: concatenated(results) for name, results in parts.items()}
+
+
+def _limit(names: Sequence[str]) -> str:
+    """The oracle that bounds all of these policies but trees that an exit drafts too."""
+    return "oracle_tree" if any(name in (*OF_TREES, BEST_TREE) or is_tree_name(name) for name in names) else "oracle"
 
 
 def _tasks(result: ReplayResult) -> list[str]:
@@ -305,7 +352,7 @@ def _rows(level: Level, results: dict[str, ReplayResult], names: Sequence[str], 
     chosen = [i for i, name in enumerate(results["plain"].tasks) if task in ("all", name)]
     plain, best = (
         results["plain"].only(chosen),
-        results["oracle"].only(chosen).speedup_over(results["plain"].only(chosen)),
+        results[_limit(names)].only(chosen).speedup_over(results["plain"].only(chosen)),
     )
     for name in names:
         result = results[name].only(chosen)

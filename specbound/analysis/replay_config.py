@@ -7,15 +7,16 @@ from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 from specbound_controller.policy_names import rejoined, require_policy_name
+from specbound_controller.trees.names import BEST_TREE
 
 TUNED_POLICIES = ("best_static_annealed", *BASELINES)
 """Those that need a file of settings."""
 REPLAYED_POLICIES = (
     *("plain", "static", "best_static", "best_static_learned", "controller"),
     *TUNED_POLICIES,
-    *("random", "oracle", "oracle_grid"),
+    *("random", "oracle", "oracle_grid", "oracle_tree", BEST_TREE),
 )
-"""Policies that `specbound replay` knows; `specbound.analysis.replay` says what they are."""
+"""Policies that `specbound replay` knows beside the names of trees; `specbound.analysis.replay` says what they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,9 @@ class ReplayConfig:
     of policies, else searched on this log), controller, best_static_learned (its score at one fixed action), random
     (another action at every step), oracle and oracle_grid (clairvoyant: the limit), and from the file of policies
     {TUNED_POLICIES}; fixed settings such as static:lookup0.5+exit4,width2; classes of your own, module:Class.
-    auto: plain, best_static, all of the file where there is one, the controller, both limits."""
+    Draft trees by name: best_tree (the fastest of six, searched on this log), free_tree, tree7, eagle2, ...
+    (docs/trees.md), and oracle_tree (clairvoyant: the limit of trees of sources that run no layer).
+    auto: plain, best_static, all of the file where there is one, the controller, free_tree, the limits."""
     policies: str | None = None
     """File that specbound tune wrote: the settings of the policies of the literature, and of best_static."""
     controller: str | None = None
@@ -65,6 +68,8 @@ class ReplayConfig:
     """Its phase2_experiment_results.csv, for tokens per second and the split by prompt."""
     threads: int = 1
     """CPU threads of live decoding."""
+    by_kind: bool = False
+    """Show every kind of content also where there are more than six; the JSON always holds all."""
     json: str | None = None
     """File for the results as JSON; - is standard output, where the tables are left out."""
 
@@ -80,7 +85,7 @@ class ReplayConfig:
         if self.save_steps and not self.live:
             raise InputError("save_steps keeps live steps, and needs live, the number of prompts to decode")
         for policy in () if self.policy == "auto" else self.policy:
-            require_policy_name(policy, REPLAYED_POLICIES, has_trees=False)
+            require_policy_name(policy, REPLAYED_POLICIES)
         for level in () if self.compression == "auto" else self.compression:
             require_one_of(COMPRESSIONS, compression=level)
         if not self.policy or not self.compression:

@@ -14,6 +14,7 @@ from specbound.cli.streams import drop_output, flush, prepare_streams, tell
 from specbound_controller.errors import InputError, MissingExtraError
 
 COMMANDS = {
+    "fit": ("specbound.cli.fit:run", "find what decodes a model of yours fastest here, and say how much faster"),
     "prompts": ("specbound.cli.prompts:run", "make training prompts of many kinds from free texts"),
     "profile": ("specbound.cli.profile:run", "record how every exit layer agrees with the full model"),
     "train-controller": ("specbound.cli.train_controller:run", "fit a controller on a log that profile wrote"),

@@ -158,7 +158,7 @@ class Sequence:
                 return emitted, accepted
 
     def _recycle(self, tokens: SequenceOf[int], rows: SequenceOf[int], logits: Tensor) -> None:
-        """Shows the full model's best tokens after verified ones to the source that proposes them again, if it is asked.
+        """Shows the full model's best tokens after verified ones to the source that proposes them again.
 
         tokens: the step's root and accepted drafts, of a chain too, so that what the source knows of a text does not
             depend on how the text was drafted. rows: theirs in the logits.

@@ -14,9 +14,8 @@ from specbound.stores.trees import TreeSituation, exit_tree_name, tree_policy
 from specbound_controller.actions import PLAIN
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
+from specbound_controller.trees.names import FREE_ENTRANTS
 
-FREE_ENTRANTS = ("chain4", "chain8", "tree3", "tree5", "tree7", "tree15")
-"""Of sources that cost no layer."""
 NUM_EXITS, EXIT_SIZES = 2, (7, 15)
 """Exits, the shallowest of the model's, that draft in trees of these sizes."""
 

@@ -10,15 +10,13 @@ from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 from specbound_controller.policy_names import rejoined, require_policy_name
-from specbound_controller.trees.names import TREE_NAMES
+from specbound_controller.trees.names import BEST_TREE, TREE_NAMES
 from specbound_profiling.prompts.files import other_prompts
 
 RACED_POLICIES = ("best_static", "best_static_annealed")
 """One action at every step, chosen by a race on tuning prompts."""
 FIXED_POLICIES = (*RACED_POLICIES, "best_static_learned")
 """One action at every step."""
-BEST_TREE = "best_tree"
-"""The fastest of some draft trees in a race on tuning prompts."""
 EVALUATED_POLICIES = (*FIXED_POLICIES, "controller", *BASELINES)
 """Policies that `specbound evaluate` knows besides plain decoding, in the order of its tables."""
 
@@ -75,6 +73,8 @@ class EvaluateConfig(SamplingConfig):
     """Show speedups, with a warning, also where the machine was busy with something else; otherwise fail."""
     threads: int = 1
     """CPU threads."""
+    by_kind: bool = False
+    """Show every kind of content also where there are more than six; files always hold all."""
     out: str | None = None
     """Folder for evaluate.json, evaluate.md and evaluate.html (needs the extra report)."""
     json: str | None = None

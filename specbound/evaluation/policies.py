@@ -9,7 +9,7 @@ from pathlib import Path
 
 from specbound.evaluation.best_static import StaticChoice
 from specbound.evaluation.best_tree import TreeChoice
-from specbound.evaluation.config import BEST_TREE, EVALUATED_POLICIES, RACED_POLICIES, EvaluateConfig
+from specbound.evaluation.config import EVALUATED_POLICIES, RACED_POLICIES, EvaluateConfig
 from specbound.policies import TunedPolicies, controller_policy, learned_action
 from specbound.stores.trees import TreeSituation, tree_policy
 from specbound_controller.controller import Controller
@@ -19,7 +19,7 @@ from specbound_controller.guarded import GuardedPolicy
 from specbound_controller.policy import Policy
 from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.settings import in_words, is_setting
-from specbound_controller.trees.names import is_tree_name
+from specbound_controller.trees.names import BEST_TREE, is_tree_name
 
 NEEDS_CONTROLLER = ("best_static_learned", "controller")
 

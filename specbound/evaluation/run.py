@@ -10,7 +10,7 @@ from typing import Any
 
 from specbound.evaluation.best_static import StaticSearch, choose_static
 from specbound.evaluation.best_tree import choose_tree
-from specbound.evaluation.config import BEST_TREE, EvaluateConfig
+from specbound.evaluation.config import EvaluateConfig
 from specbound.evaluation.level import LevelEvaluation, Protocol, Say, evaluate_level, timed_prompts
 from specbound.evaluation.policies import Sources
 from specbound.evaluation.rows import EvaluatedRow
@@ -29,6 +29,7 @@ from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 from specbound_controller.sources.stores import Stores
+from specbound_controller.trees.names import BEST_TREE
 from specbound_profiling.prompts.files import Prompt, load_prompts, prompts_hash
 from specbound_profiling.recording.config import auto_exit_layers
 

@@ -31,6 +31,7 @@ from specbound_controller.records import Decision
 from specbound_controller.sources.context import ContextSource
 from specbound_controller.sources.recycled import RecycledSource
 from specbound_controller.trees.plan import TreePlan
+from specbound_profiling.progress import working
 from specbound_profiling.prompts.files import load_prompts
 from specbound_profiling.prompts.tokenization import tokenize_prompts
 
@@ -216,10 +217,13 @@ def decode_all(
 ) -> tuple[list[list[int]], DecodeStats]:
     """New tokens of every prompt, and the counts of all. Prompt i samples with seed + i."""
     outputs, total = [], DecodeStats()
-    for index, ids in enumerate(prompts):
-        output = decoder.decode([ids], **for_prompt(settings, index))
-        outputs.append(output.sequences[0, ids.shape[1] :].tolist())
-        total = total + output.stats
+    prompts = list(prompts)
+    with working("decoding", len(prompts)) as work:
+        for index, ids in enumerate(prompts):
+            output = decoder.decode([ids], **for_prompt(settings, index))
+            outputs.append(output.sequences[0, ids.shape[1] :].tolist())
+            total = total + output.stats
+            work.advance()
     return outputs, total
 
 

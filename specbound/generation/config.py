@@ -96,7 +96,7 @@ class GenerateConfig(SamplingConfig):
     @property
     def is_folder(self) -> bool:
         """Whether the policy is what a folder on disk, or of the Hub, holds."""
-        return Path(self.policy).expanduser().is_dir() or self.policy.startswith("hf:")
+        return "/" in self.policy or self.policy.startswith("hf:") or Path(self.policy).expanduser().is_dir()
 
     @property
     def method(self) -> str:

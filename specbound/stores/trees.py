@@ -11,7 +11,7 @@ from specbound_controller.trees.names import EXIT_TREE, TREE_NAMES, is_tree_name
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.trees.priced import PricedTreePolicy
-from specbound_controller.trees.rates import prior_rates
+from specbound_controller.trees.rates import earlier_rates, prior_rates
 
 EXIT_SURVIVAL = 0.6
 """Least survival of a node that runs to the exit of an `exitE_treeN`."""
@@ -36,8 +36,10 @@ class TreeSituation:
 
     def rates(self) -> dict[str, list[float]]:
         """Acceptance rates of the sources that have what they need."""
-        has = {name: getattr(self.stores, name) is not None for name in ("bigrams", "earlier", "own_text")}
+        has = {name: getattr(self.stores, name) is not None for name in ("bigrams", "own_text")}
         found = {**prior_rates(), **self.counted}
+        if self.stores.earlier is not None:
+            found["earlier"] = earlier_rates(found["context"])
         return {n: list(rates) for n, rates in found.items() if has.get(n, True) and n != self.left_out}
 
 

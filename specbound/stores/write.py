@@ -39,8 +39,8 @@ COUNTS_FOLDER = "own_text"
 SCHEMA = 1
 SORTED_BATCHES = 8
 """Prompts of so many batches are sorted by length, so that those of one batch are padded little."""
-FREE_SETTINGS = ("out", "num_tokens", "most_bytes", "threads", "json")
-"""Settings that a run which goes on may change."""
+FREE_SETTINGS = ("out", "model", "num_tokens", "most_bytes", "threads", "json")
+"""Settings that a run which goes on may change; that it is the same model its fingerprint says."""
 
 # B answers of a batch, T tokens of the longest prompt
 
@@ -70,12 +70,47 @@ class Written:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TextRun:
+    """Text that stands in a folder, and what wrote it."""
+
+    folder: Path
+    loaded: LoadedModel
+    fingerprint: str
+    prompt_ids: Mapping[str, Sequence[int]]
+    """Prompt -> its token ids."""
+    num_shards: int
+    num_tokens: int
+    num_new_tokens: int
+    seconds: float
+
+
 def write(config: WriteConfig, say: Callable[[str], None] = lambda line: None) -> Written:
     """Writes text until there are `num_tokens` tokens of it, then counts it.
 
     Raises:
         InputError: prompts that things are evaluated on, a folder of another run, a disk that is full.
     """
+    started = time.perf_counter()
+    run = write_text(config, say)
+    store = OwnText.count(read_text(run.folder), config.most_bytes)
+    bigrams = local_bigrams(run.loaded.model, say)
+    rates = counted_rates(read_answers(run.folder, run.prompt_ids), bigrams, config.most_bytes)
+    facts = {"model_fingerprint": run.fingerprint, "num_tokens": run.num_tokens, "rates": rates}
+    save_own_text(run.folder / COUNTS_FOLDER, store, facts)
+    return Written(
+        str(run.folder),
+        run.num_shards,
+        run.num_tokens,
+        len(store),
+        store.num_bytes,
+        time.perf_counter() - started,
+        run.num_new_tokens,
+    )
+
+
+def write_text(config: WriteConfig, say: Callable[[str], None] = lambda line: None) -> TextRun:
+    """The first half: writes the shards that are missing. Raises as `write`."""
     started = time.perf_counter()
     if config.prompts == "demo:evaluate" or config.prompts.endswith(":evaluation"):
         raise InputError(f"prompts must be none that anything is evaluated on, got {config.prompts}")
@@ -99,13 +134,9 @@ def write(config: WriteConfig, say: Callable[[str], None] = lambda line: None) -
         num_tokens += sum(map(len, read_shard(path)))
         num_shards += 1
         say(_progress(num_tokens, num_new, config.num_tokens, time.perf_counter() - started))
-    store = OwnText.count(read_text(folder), config.most_bytes)
     ids_of = {prompt.prompt_id: ids.tolist() for prompt, ids in zip(prompts, all_ids, strict=True)}
-    rates = counted_rates(read_answers(folder, ids_of), local_bigrams(loaded.model, say), config.most_bytes)
-    facts = {"model_fingerprint": fingerprint, "num_tokens": num_tokens, "rates": rates}
-    save_own_text(folder / COUNTS_FOLDER, store, facts)
     seconds = time.perf_counter() - started
-    return Written(str(folder), num_shards, num_tokens, len(store), store.num_bytes, seconds, num_new)
+    return TextRun(folder, loaded, fingerprint, ids_of, num_shards, num_tokens, num_new, seconds)
 
 
 def batches(lengths: Sequence[int], config: WriteConfig) -> Iterator[tuple[list[int], bool]]:

@@ -22,6 +22,11 @@ TREE_NAMES = (
 """Trees of a fixed number of nodes grown best first, chains of the same sources, rules of others; `free_tree` chooses
 the number by price."""
 
+BEST_TREE = "best_tree"
+"""The fastest of some of them."""
+FREE_ENTRANTS = ("chain4", "chain8", "tree3", "tree5", "tree7", "tree15")
+"""Trees of sources that cost no layer, from which the fastest is chosen."""
+
 
 def is_tree_name(name: str) -> bool:
     """Whether a tree setting has this name."""

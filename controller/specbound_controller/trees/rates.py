@@ -24,10 +24,14 @@ def prior_rates() -> dict[str, list[float]]:
         found["context"][cell] = min(0.95, _MATCH[match] * _BY_RANK[rank] * (1.2 if is_repeated else 1.0))
     for (order, rank, bucket), cell in own_text.CELLS.items():
         found["own_text"][cell] = min(0.95, _ORDER[order] * _BY_RANK[rank] * (0.6, 0.8, 1.0, 1.2)[bucket])
-    found["earlier"] = [EARLIER_WEIGHT * rate for rate in found["context"]]
     found["recycled"] = [0.3, 0.12, 0.08, 0.05, 0.04, 0.03, 0.025, 0.02][:MOST_CANDIDATES]
     found["bigrams"] = [0.12, 0.06, 0.04, 0.03, 0.025, 0.02, 0.015, 0.01][:MOST_CANDIDATES]
     return found
+
+
+def earlier_rates(context_rates: Sequence[float]) -> list[float]:
+    """Of the source that learns while it serves, whose cells are the context's."""
+    return [EARLIER_WEIGHT * rate for rate in context_rates]
 
 
 class RateCounts:

@@ -38,6 +38,8 @@ from specbound_profiling.log.tables import (
 )
 from specbound_profiling.log.trace import PromptTrace
 
+_HASHES = ("prompts_hash", "model_fingerprint")
+"""What is named only where nothing says more: two hashes tell a reader nothing."""
 _FOLDERS = ("exits", "branches", "positions")
 
 
@@ -65,7 +67,7 @@ class LogWriter:
     def _adopt(self) -> Manifest:
         found = read_manifest(self.root)
         wanted, there = identity(self.manifest), identity(found)
-        for name, value in wanted.items():
+        for name, value in sorted(wanted.items(), key=lambda item: item[0] in _HASHES):
             if there[name] != value:
                 raise InputError(
                     f"out holds another run: {name} is {_short(there[name])} there, {_short(value)} here "
@@ -115,8 +117,11 @@ class StepLog:
     costs: dict[str, CostTable]
     """Compression level -> cost table of the machine that recorded it."""
 
-    def stores(self) -> Stores:
-        """What draft trees draw from beside the text. Raises InputError where it is not what was recorded."""
+    def stores(self) -> tuple[Stores, dict[str, list[float]]]:
+        """What draft trees draw from beside the text, and the rates that were counted with it.
+
+        Raises InputError where it is not what was recorded.
+        """
         return read_log_stores(self.root, self.manifest.stores, self.manifest.model_fingerprint)
 
     def iter_shards(self, compression: str) -> Iterator[list[PromptTrace]]:

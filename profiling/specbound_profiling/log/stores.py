@@ -4,7 +4,7 @@ Knows no model and no tree.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,30 +35,31 @@ def _checksum(arrays: list[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def write_log_stores(root: Path, stores: Stores, fingerprint: str) -> None:
-    """Puts the stores into a log that does not hold them yet."""
+def write_log_stores(
+    root: Path, stores: Stores, fingerprint: str, rates: Mapping[str, Sequence[float]] | None = None
+) -> None:
+    """Puts the stores into a log that does not hold them yet. rates: counted with the own text (`load_own_text`)"""
     bigrams, own_text = root / FOLDER / "bigrams", root / FOLDER / "own_text"
     if stores.bigrams is not None and not bigrams.exists():
         save_bigrams(bigrams, stores.bigrams, fingerprint)
     if stores.own_text is not None and not own_text.exists():
-        save_own_text(own_text, stores.own_text, {"model_fingerprint": fingerprint})
+        save_own_text(own_text, stores.own_text, {"model_fingerprint": fingerprint, "rates": dict(rates or {})})
 
 
-def read_log_stores(root: Path, expected: Mapping[str, str], fingerprint: str) -> Stores:
-    """The stores of a log. expected: its manifest's checksums.
+def read_log_stores(root: Path, expected: Mapping[str, str], fingerprint: str) -> tuple[Stores, dict[str, list[float]]]:
+    """The stores of a log, and rates that were counted with its own text. expected: its manifest's checksums.
 
     Raises:
         InputError: one is missing, or is not what the manifest names.
     """
     folder = root / FOLDER
-    stores = Stores(
-        read_bigrams(folder / "bigrams", fingerprint) if "bigrams" in expected else None,
-        load_own_text(folder / "own_text", fingerprint)[0] if "own_text" in expected else None,
-    )
+    bigrams = read_bigrams(folder / "bigrams", fingerprint) if "bigrams" in expected else None
+    text, rates = load_own_text(folder / "own_text", fingerprint) if "own_text" in expected else (None, {})
+    stores = Stores(bigrams, text)
     for name, found in checksums(stores).items():
         if found != expected[name]:
             raise InputError(
                 f"{folder / name} must be the {name} that was recorded, {expected[name][:16]}, got {found[:16]}; "
                 "profile again"
             )
-    return stores
+    return stores, rates

@@ -81,11 +81,11 @@ def profile(config: ProfileConfig) -> ProfileSummary:
         )
         if writer is None:
             vocabulary = _draft_vocabulary(config, root, adapter, prompt_ids)
-            stores = _stores(config, root, loaded)
+            stores, rates = _stores(config, root, loaded)
             manifest = new_manifest(config, prompts, loaded, adapter, vocabulary, stores)
             writer = LogWriter(root, manifest, config.resume)
             if not (root / FOLDER).exists():
-                write_log_stores(root, stores, manifest.model_fingerprint)
+                write_log_stores(root, stores, manifest.model_fingerprint, rates)
         record_missing(writer, adapter, prompts, prompt_ids, compression, engine)
         if not _has_own_costs(root, compression, machine_fingerprint(adapter.device)):
             with status(f"{compression}: measuring what work costs here"):
@@ -149,15 +149,15 @@ def _cost_prompts(prompt_ids: Sequence[Tensor], adapter: ModelAdapter) -> list[T
     return [ids if room is None else ids[:, :room] for ids in prompt_ids[:NUM_COST_PROMPTS]]
 
 
-def _stores(config: ProfileConfig, root: Path, loaded: LoadedModel) -> Stores:
-    """What draft trees of this model draw from: what lies in the log that is gone on with, else what lies here."""
+def _stores(config: ProfileConfig, root: Path, loaded: LoadedModel) -> tuple[Stores, dict[str, list[float]]]:
+    """What draft trees of this model draw from, with bigrams of the log that is gone on with, and counted rates."""
     fingerprint = model_fingerprint(loaded.model)
-    own_text = None
+    own_text, rates = None, dict[str, list[float]]()
     if config.own_text is not None:
-        own_text, _ = load_own_text(Path(config.own_text).expanduser(), fingerprint)
+        own_text, rates = load_own_text(Path(config.own_text).expanduser(), fingerprint)
     kept = root / FOLDER / "bigrams"
     bigrams = read_bigrams(kept, fingerprint) if kept.exists() else local_bigrams(loaded.model, logger.info)
-    return Stores(bigrams, own_text)
+    return Stores(bigrams, own_text), rates
 
 
 def _draft_vocabulary(

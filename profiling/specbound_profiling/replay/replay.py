@@ -15,8 +15,10 @@ import numpy as np
 
 from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.features import FEATURE_NAMES, FeatureState
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, decides_in_batches
 from specbound_controller.records import Decision, StepRecord
+from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.work import record_work
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.batch import replay_batch
@@ -25,6 +27,7 @@ from specbound_profiling.replay.outcomes import StepOutcomes, has_outcomes, step
 from specbound_profiling.replay.result import ReplayResult, Steps
 from specbound_profiling.replay.simulate import SimulatedStep, simulate
 from specbound_profiling.replay.trace_batch import TraceBatch
+from specbound_profiling.replay.tree_steps import replay_plan
 from specbound_profiling.replay.trees import TreeReplay
 
 PLAIN = Decision(w_max=0)
@@ -51,6 +54,8 @@ def replay(
             return replay_static(traces, policy.decisions[0], costs, num_layers)
         if all(map(is_single_exit, policy.decisions)):
             return replay_batch(TraceBatch(traces), policy, costs, num_layers, compression)
+    if not keep_records and isinstance(policy, TreePolicy) and policy.plan.exit_layer == LOOKUP_EXIT:
+        return replay_plan(traces, policy.plan, costs, num_layers)
     return replay_stepwise(traces, policy, costs, num_layers, compression, keep_records)
 
 

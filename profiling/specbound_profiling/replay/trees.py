@@ -7,6 +7,7 @@ and what the tree gains or loses by that is an estimate.
 
 # P positions, C candidates of an exit
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.sources.recycled import RecycledSource
-from specbound_controller.sources.source import DraftSource
+from specbound_controller.sources.source import TAIL, DraftSource
 from specbound_controller.trees.exit_growth import ExitGrowth
 from specbound_controller.trees.growth import grow
 from specbound_controller.trees.plan import TreePlan
@@ -44,6 +45,7 @@ class TreeReplay:
         assert trace.prompt_tokens is not None and trace.best_tokens is not None  # just checked
         self.trace, self.num_layers = trace, num_layers
         self.tokens: list[int] = [*trace.prompt_tokens.tolist(), *trace.tokens.tolist()]
+        self.eos_tokens = trace.eos_tokens
         self._best: list[list[int]] = trace.best_tokens.tolist()
         self._sources: dict[str, tuple[DraftSource, int]] = {}
         """Sources by name, with how many tokens each has seen."""
@@ -54,20 +56,35 @@ class TreeReplay:
         """What a step would do, from `start` >= 1 tokens generated, by a decision that has a tree."""
         plan = decision.tree
         assert plan is not None  # else it were a chain
-        end = self.trace.prompt_length + start
-        most_depth = min(decision.w_max, self.trace.length_limit - start - 1)
-        tail, sources = self.tokens[max(0, end - 32) : end], self._sources_of(plan, start)
-        if plan.exit_layer == LOOKUP_EXIT:
-            tree = grow(tail, sources, plan, most_depth, self.trace.eos_tokens)
-            draft = TreeDraft(tree, end - 1, decision)
-            self._verify(draft)
-            record = self._record(draft, start, has_full_signals)
-            return SimulatedStep(record, record)
-        growth = ExitGrowth(tail, sources, plan, most_depth, self.trace.eos_tokens)
-        return self._grown_with_exit(growth, start, decision, has_full_signals)
+        if plan.exit_layer != LOOKUP_EXIT:
+            return self._with_exit(plan, start, decision, has_full_signals)
+        tree = self.grow(plan, start, decision.w_max)
+        draft = TreeDraft(tree, self.trace.prompt_length + start - 1, decision)
+        self._verify(draft)
+        record = self._record(draft, start, has_full_signals)
+        return SimulatedStep(record, record)
 
-    def _sources_of(self, plan: TreePlan, start: int) -> list[DraftSource]:
-        return [self._source(name, plan, start) for name in plan.rates]
+    def grow(self, plan: TreePlan, start: int, most_depth: int) -> DraftTree:
+        """The tree of sources that run no layer."""
+        tail, sources, most = self._grown_after(plan, start, most_depth)
+        return grow(tail, sources, plan, most, self.eos_tokens)
+
+    def true_run(self, plan: TreePlan, start: int, most: int) -> int:
+        """True tokens in a row, at most so many, that the plan's sources propose to a step which begins at `start`."""
+        tail, sources, most = self._grown_after(plan, start, most)
+        end = self.trace.prompt_length + start
+        for length, token in enumerate(self.tokens[end : end + most]):
+            tail_now = tuple(tail[-TAIL:])
+            if not any(token == candidate for source in sources for candidate, _ in source.propose(tail_now)):
+                return length
+            tail.append(token)
+        return min(most, len(self.tokens) - end)
+
+    def _grown_after(self, plan: TreePlan, start: int, most_depth: int) -> tuple[list[int], list[DraftSource], int]:
+        """Newest tokens, sources, and the depth that is left."""
+        end = self.trace.prompt_length + start
+        sources = [self._source(name, plan, start) for name in plan.rates]
+        return self.tokens[max(0, end - TAIL) : end], sources, min(most_depth, self.trace.length_limit - start - 1)
 
     def _source(self, name: str, plan: TreePlan, start: int) -> DraftSource:
         """A source that has seen what it would have seen live."""
@@ -86,11 +103,11 @@ class TreeReplay:
             self._num_recycled = start
         return source
 
-    def _grown_with_exit(
-        self, growth: ExitGrowth, start: int, decision: Decision, has_full_signals: bool
-    ) -> SimulatedStep:
+    def _with_exit(self, plan: TreePlan, start: int, decision: Decision, has_full_signals: bool) -> SimulatedStep:
+        tail, sources, most_depth = self._grown_after(plan, start, decision.w_max)
+        growth = ExitGrowth(tail, sources, plan, most_depth, self.eos_tokens)
         draft = TreeDraft(growth.tree, self.trace.prompt_length + start - 1, decision, growth=growth)
-        plan, proposals, known = draft.plan, self._exit_proposals(draft.plan), None
+        proposals, known = self._exit_proposals(plan), None
         on_path = {ROOT: True}
         while growth.frontier:
             draft.work.add_layers(len(growth.frontier), plan.exit_layer)
@@ -129,9 +146,9 @@ class TreeReplay:
 
     def _known_so_far(self, draft: TreeDraft, start: int, has_full_signals: bool) -> StepRecord:
         """The step, had its tree ended with the nodes that have run to the exit by now."""
-        tree, count = draft.tree, draft.num_run
-        columns = (tree.tokens, tree.parents, tree.depths, tree.sources, tree.cells, tree.survivals)
-        twin = TreeDraft(DraftTree(*(column[:count] for column in columns)), draft.position, draft.decision)
+        tree, count = copy.deepcopy(draft.tree), draft.num_run
+        tree.cut(count)
+        twin = TreeDraft(tree, draft.position, draft.decision)
         twin.work.layer_calls, twin.work.head_reads = dict(draft.work.layer_calls), dict(draft.work.head_reads)
         twin.work.num_exit_tests = draft.work.num_exit_tests
         twin.work.add_layers(count, self.num_layers - draft.depth)

@@ -16,6 +16,7 @@ from specbound_controller.errors import InputError
 from specbound_controller.sources.bigrams import BigramTable
 from specbound_controller.sources.own_text import OwnText
 from specbound_controller.sources.stores import Stores
+from specbound_controller.trees.rates import prior_rates
 from specbound_profiling.log import manifest
 from specbound_profiling.log import store as log
 from specbound_profiling.log.manifest import Manifest, read_costs, read_manifest
@@ -108,7 +109,7 @@ def test_log_of_schema_2_is_read_as_chains(tmp_path: Path, traces: list[PromptTr
     for old, trace in zip(open_log(tmp_path / "old").traces("none"), traces, strict=True):
         assert not old.knows_trees and old.best_tokens is None and old.candidates is None
         np.testing.assert_array_equal(old.draft_token, trace.draft_token)
-    assert open_log(tmp_path / "old").stores() == Stores()
+    assert open_log(tmp_path / "old").stores() == (Stores(), {})
     with pytest.raises(InputError, match="schema_version is 2 there, 3 here"):
         LogWriter(tmp_path / "old", MANIFEST)
 
@@ -118,8 +119,10 @@ def test_stores_of_a_log_are_those_that_its_manifest_names(tmp_path: Path, trace
     stores = Stores(BigramTable(np.arange(40, dtype=np.int32).reshape(10, 4)), text)
     manifest = replace(MANIFEST, stores=checksums(stores))
     write(tmp_path, traces, manifest)
-    write_log_stores(tmp_path, stores, manifest.model_fingerprint)
-    found = open_log(tmp_path).stores()
+    rates = prior_rates() | {"bigrams": [0.5] * 8}
+    write_log_stores(tmp_path, stores, manifest.model_fingerprint, rates)
+    found, counted = open_log(tmp_path).stores()
+    assert counted == rates
     assert found.bigrams is not None and found.own_text is not None
     np.testing.assert_array_equal(found.bigrams.best, np.arange(40).reshape(10, 4))
     assert found.own_text.followers([1, 2]) == text.followers([1, 2]) != []

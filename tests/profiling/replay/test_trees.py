@@ -1,6 +1,6 @@
 """Draft trees by replay: the steps that a log says a tree policy would take are the steps that the decoder takes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.models.loading import load_model
 from specbound.stores.trees import TreeSituation, tree_policy
-from specbound_controller.costs import CostTable
+from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.errors import InputError
-from specbound_controller.policy import Policy
+from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
 from specbound_controller.sources.bigrams import BigramTable
 from specbound_controller.sources.own_text import OwnText
@@ -28,7 +28,9 @@ from specbound_controller.trees.tree import tree_of
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.recording.record import Recorder
 from specbound_profiling.recording.settings import RecordSettings
+from specbound_profiling.replay.oracle import TreeRuns, oracle
 from specbound_profiling.replay.replay import replay
+from specbound_profiling.replay.tree_steps import tree_runs
 from specbound_profiling.replay.trees import TreeReplay, right_path
 from tests.profiling.recorded import prompt
 from tests.step_fields import EXACT_FIELDS
@@ -96,6 +98,10 @@ def test_trees_do_live_what_replay_says(
             for field in TREE_FIELDS:
                 assert getattr(step, field) == getattr(record, field), field
     assert replayed.estimated_share == 0
+    totals = replay(traces, tree_policy(name, situation), costs, 4, "none")
+    for field in ("num_tokens", "num_steps", "num_drafted", "num_accepted", "num_layer_calls"):
+        np.testing.assert_array_equal(getattr(totals, field), getattr(replayed, field), err_msg=field)
+    np.testing.assert_allclose(totals.work, replayed.work, rtol=1e-12)
     if name == "tree15":
         assert sum(len(record.path) for records in replayed.records for record in records) > 5
 
@@ -177,8 +183,6 @@ def test_log_of_schema_2_replays_no_trees(run: tuple[list[torch.Tensor], list[Pr
 
 
 def test_right_path_by_hand(run: tuple[list[torch.Tensor], list[PromptTrace]]) -> None:
-    from specbound_controller.trees.tree import tree_of
-
     trace = run[1][0]
     a, b, c = trace.tokens[1:4].tolist()
     tree = tree_of([-1, 0, 0, 2, 3, 3], [0, 63 - a, a, b, c, (c + 1) % 64])
@@ -186,3 +190,39 @@ def test_right_path_by_hand(run: tuple[list[torch.Tensor], list[PromptTrace]]) -
     assert right_path(tree_of([-1, 0], [0, (a + 1) % 64]), trace, 1) == ([], 1)
     end = trace.num_positions - 1
     assert right_path(tree_of([-1, 0], [0, int(trace.tokens[end])]), trace, end) == ([1], 1)
+
+
+def random_costs(seed: int) -> CostTable:
+    """Prices of any shape, also such that fall with more rows, as a fit may give them."""
+    seconds = np.random.default_rng(seed).uniform(0.5, 1.5, len(WORK_NAMES))
+    return CostTable(dict(zip(WORK_NAMES, seconds.tolist(), strict=True)), "none", "m", 0.0, 300)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_tree_beats_the_oracle_of_trees_on_any_prompt(
+    run: tuple[list[torch.Tensor], list[PromptTrace]], seed: int
+) -> None:
+    traces, costs = run[1], random_costs(seed)
+    stores = stores_of(traces)
+    situation = TreeSituation(stores, costs, 4)
+    runs = TreeRuns(tree_runs(traces, TreePlan(63, prior_rates(), stores), 4), 63)
+    limit = oracle(traces, costs, 4, 8, trees=runs)
+    chains = oracle(traces, costs, 4, 8)
+    assert (limit.seconds <= chains.seconds + 1e-9).all() and limit.seconds.sum() < chains.seconds.sum()
+    for name in ("plain", *NAMES):
+        policy = StaticPolicy(()) if name == "plain" else tree_policy(name, situation)
+        result = replay(traces, policy, costs, 4, "none")
+        assert (limit.seconds <= result.seconds + 1e-9).all(), name
+    assert (limit.num_accepted + limit.num_steps == limit.num_tokens).all()
+
+
+def test_oracle_of_trees_by_hand(trace_of: Callable[..., PromptTrace], costs: CostTable) -> None:
+    """Tokens 10, 11, ... 19 after 5 tokens of prompt; bigrams know what follows all but 13."""
+    best = np.stack([np.arange(64) + 1, np.arange(64) + 2], axis=1).astype(np.int32)
+    best[13] = 0
+    trace = trace_of([[0]] * 10, prompt_tokens=np.arange(50, 55), best_tokens=np.full((10, 2), 60))
+    plan = TreePlan(3, {"bigrams": prior_rates()["bigrams"]}, Stores(BigramTable(best)))
+    assert tree_runs([trace], plan, 4).tolist() == [0, 3, 2, 1, 0, 3, 3, 2, 1, 0]
+    free = replace(costs, coefficients=dict.fromkeys(WORK_NAMES, 0.0) | {"steps": 1.0})
+    limit = oracle([trace], free, 4, 8, trees=TreeRuns(tree_runs([trace], plan, 4), 3))
+    assert (limit.num_steps.tolist(), limit.num_accepted.tolist()) == ([3], [6])  # 11 .. 14 | 15 .. 18 | 19

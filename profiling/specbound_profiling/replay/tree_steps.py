@@ -1,0 +1,64 @@
+"""Replays one plan of a draft tree at every step: what a step did in a few numbers, without its record.
+
+Equal to `replay_stepwise` (a test compares the two). Knows no policy.
+"""
+
+# R steps, W work counts
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from specbound_controller.costs import WORK_NAMES, CostTable, work_vector
+from specbound_controller.trees.plan import TreePlan
+from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.replay.result import ReplayResult, Steps
+from specbound_profiling.replay.trees import TreeReplay, right_path
+
+
+def replay_plan(traces: Sequence[PromptTrace], plan: TreePlan, costs: CostTable, num_layers: int) -> ReplayResult:
+    """`replay` of a tree policy that always plays one plan, of sources that run no layer."""
+    prompts, contexts, drafted, accepted = list[int](), list[int](), list[int](), list[int]()
+    for index, trace in enumerate(traces):
+        trees, start = TreeReplay(trace, num_layers), 1
+        while start < trace.num_positions:
+            tree = trees.grow(plan, start, plan.max_depth)
+            path, num_emitted = right_path(tree, trace, start)
+            prompts.append(index)
+            contexts.append(trace.prompt_length + start)
+            drafted.append(tree.num_drafted)
+            accepted.append(len(path))
+            start += num_emitted
+    num_drafted = np.array(drafted, dtype=np.int64)
+    return Steps(
+        prompt=np.array(prompts, dtype=np.int64),
+        num_drafted=num_drafted,
+        num_accepted=np.array(accepted, dtype=np.int64),
+        num_layer_calls=np.full(len(prompts), num_layers),
+        work=tree_work(num_drafted, np.array(contexts), num_layers),
+        estimated_s=np.full(len(prompts), np.nan),
+        estimate_error_s=np.full(len(prompts), np.nan),
+    ).totals(traces, costs)
+
+
+def tree_work(num_drafted: np.ndarray, context_length: np.ndarray, num_layers: int) -> np.ndarray:
+    """Counts of work of steps that verify so many nodes and the root in one pass. (R,), (R,) -> (R, W)"""
+    if not len(num_drafted):
+        return np.zeros((0, len(WORK_NAMES)))
+    rows = range(1, int(num_drafted.max()) + 2)
+    base = np.array([work_vector({n: num_layers}, {n: 1}, 0, 0, num_decisions=0) for n in rows])
+    slope = np.array([work_vector({n: num_layers}, {n: 1}, 0, 1, num_decisions=0) for n in rows]) - base
+    work: np.ndarray = base[num_drafted] + slope[num_drafted] * context_length[:, None]
+    return work
+
+
+def tree_runs(traces: Sequence[PromptTrace], plan: TreePlan, num_layers: int) -> np.ndarray:
+    """True tokens in a row that the plan's sources propose, for a step that begins at each row; 0 at first rows. (N,)
+
+    Sources know what they would know at the step's beginning, having seen every step before it.
+    """
+    runs = list[int]()
+    for trace in traces:
+        trees = TreeReplay(trace, num_layers)
+        runs += [0, *(trees.true_run(plan, start, plan.max_nodes) for start in range(1, trace.num_positions))]
+    return np.array(runs, dtype=np.int64)
