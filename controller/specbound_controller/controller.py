@@ -6,6 +6,7 @@ Knows no model: it is told a fingerprint and a number of layers to compare with 
 import hashlib
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from specbound_controller.text_files import decoded
 WEIGHTS_FILE = "controller.safetensors"
 CONFIG_FILE = "config.json"
 DRAFT_VOCABULARY = "draft_vocabulary"
+EXITS = "draft_vocabulary.exits"
+"""Array of the bytes of the trained exits' name."""
 """Array of the weights file; where there is none, exits read all tokens."""
 MAX_SAMPLE_ROWS = 5000
 """Most rows of the sample that a controller carries."""
@@ -197,6 +200,8 @@ class Controller:
         }
         if self.draft_vocabulary is not None:
             arrays[DRAFT_VOCABULARY] = self.draft_vocabulary.ids
+            if self.draft_vocabulary.exits:
+                arrays[EXITS] = np.frombuffer(self.draft_vocabulary.exits.encode(), dtype=np.uint8)
         return arrays
 
     @staticmethod
@@ -221,7 +226,7 @@ class Controller:
                 Mlp.from_arrays(arrays, "score"),
                 Mlp.from_arrays(arrays, "step"),
                 Sample(arrays["sample.features"], arrays["sample.weights"]),
-                DraftVocabulary(arrays[DRAFT_VOCABULARY]) if DRAFT_VOCABULARY in arrays else None,
+                _vocabulary(arrays),
             )
             unknown = sorted(arrays.keys() - controller._arrays().keys())
             if unknown:
@@ -229,6 +234,14 @@ class Controller:
             return controller
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder / WEIGHTS_FILE} holds no weights for this config: {_reason(error)}") from error
+
+
+def _vocabulary(arrays: Mapping[str, np.ndarray]) -> DraftVocabulary | None:
+    """What its exits read, and the name of the trained ones."""
+    if DRAFT_VOCABULARY not in arrays:
+        return None
+    exits = bytes(arrays[EXITS]).decode() if EXITS in arrays else ""
+    return DraftVocabulary(arrays[DRAFT_VOCABULARY], exits)
 
 
 def is_feature(num_inputs: int, *beginnings: str) -> np.ndarray:

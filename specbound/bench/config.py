@@ -44,6 +44,8 @@ class BenchConfig(SamplingConfig):
 
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
+    exits: str | None = None
+    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2."""
     prompts: str = "demo"
     """demo (its evaluation set), FILE.jsonl (Spec-Bench's question.jsonl too), or hf:NAME[:split[:column]]."""
     raw: bool = False

@@ -38,6 +38,7 @@ def new_decoder(loaded: LoadedModel, exactness: str, is_compiled: bool = False) 
         record_steps=False,
         exactness=exactness,
         compile=is_compiled,
+        exits=loaded.exits,
     )
 
 

@@ -12,11 +12,11 @@ from specbound.bench.specbench import Item, Question, items_of, load_questions
 from specbound.bench.transformers_methods import TransformersMethod
 from specbound.bench.tuning import GRID_KINDS, speedup_map, tune_transformers
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.segments import CALLS_BEFORE_CAPTURE
 from specbound.evaluation.best_static import StaticSearch, choose_static, record_exits
 from specbound.evaluation.best_tree import choose_tree
 from specbound.evaluation.timing import ContentionProbe, TimedPrompt
+from specbound.exits.trained import new_adapter, with_exits
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
@@ -38,8 +38,8 @@ class Bench:
         self.controller = load_controller(config.controller_name)
         self.questions = load_questions(config.prompt_source, config.num_prompts)
         self.tuning_questions = load_questions(config.tuning_source, config.num_tuning_prompts)
-        self.loaded: LoadedModel = load_model(config.model, config.compression, config.device)
-        self.adapter = ModelAdapter(self.loaded.model)
+        self.loaded: LoadedModel = with_exits(load_model(config.model, config.compression, config.device), config.exits)
+        self.adapter = new_adapter(self.loaded)
         if self.controller is not None:
             self.controller.check_model(model_fingerprint(self.loaded.model), self.adapter.num_layers)
         self.notes: list[str] = []

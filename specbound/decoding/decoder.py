@@ -118,6 +118,7 @@ class SpecBoundDecoder:
         exactness: str | None = None,
         record_steps: bool = True,
         compile: bool = False,
+        exits: TrainedFor | None = None,
     ) -> "SpecBoundDecoder":
         """A decoder with what `specbound fit` or `train-controller` made for this model.
 
@@ -128,6 +129,7 @@ class SpecBoundDecoder:
             name: a folder that `fit` or `train-controller` wrote, a Hugging Face name, or `demo`.
             compression: level of the model's weights; None detects it.
             exactness: None is the one that `fit` measured, else `token`.
+            exits: trained ones, where the controller was trained on a log with them.
 
         Raises:
             InputError: nothing is there, or it was made for another model; both are named.
@@ -139,7 +141,7 @@ class SpecBoundDecoder:
         given = unwrapped(model)
         level = detected_level(given) if compression is None else compression
         level_of_output, make = opened(str(name), given, level, exactness, compile)
-        decoder = cls(model, None, level, record_steps, level_of_output, compile)
+        decoder = cls(model, None, level, record_steps, level_of_output, compile, exits)
         decoder._make_later(make)
         return decoder
 

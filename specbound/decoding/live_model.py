@@ -11,10 +11,19 @@ from specbound.decoding.model.composition import Composition
 from specbound.decoding.model.exit_modules import ExitSet
 from specbound.decoding.model.wrapped import refuse_offloaded, unwrapped
 from specbound.decoding.step_model import step_adapter
+from specbound_controller.draft_vocabulary import DraftVocabulary
 
 
 class TrainedFor(Protocol):
-    """Trained exits that know their model (`specbound.exits.TrainedExits`)."""
+    """Trained exits that know their model (`specbound.exits.trained.TrainedExits`)."""
+
+    @property
+    def vocabulary(self) -> DraftVocabulary:
+        """Tokens that they draft, with their name."""
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """Layers that have one, shallow to deep."""
 
     def for_model(self, model: PreTrainedModel) -> ExitSet:
         """The modules. Raises InputError where they were trained for another model."""

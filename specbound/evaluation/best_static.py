@@ -20,6 +20,7 @@ from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.evaluation.timing import ContentionProbe, TimedPrompt, policy_method
 from specbound.evaluation.tournament import Standing, successive_halving
+from specbound.exits.trained import new_adapter
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel
 from specbound.policies import static_policy
@@ -149,7 +150,7 @@ def choose_static(search: StaticSearch, say: Say) -> StaticChoice:
 
 def race(search: StaticSearch, say: Say) -> StaticChoice:
     """Ranks the static grid by replay and races the best of it against each other and plain decoding."""
-    level, adapter = search.loaded.compression, ModelAdapter(search.loaded.model)
+    level, adapter = search.loaded.compression, new_adapter(search.loaded)
     traces = search.traces
     if traces is None:
         say(f"{level}: recording {len(search.prompts)} tuning prompts")
@@ -169,6 +170,7 @@ def race(search: StaticSearch, say: Say) -> StaticChoice:
         record_steps=False,
         exactness=search.exactness,
         compile=search.is_compiled,
+        exits=search.loaded.exits,
     )
     policies: dict[str, Policy] = {action.name: static_policy(action, alpha) for action in entrants}
     if search.vocabulary is not None:

@@ -65,7 +65,12 @@ def choose_tree(search: StaticSearch, situation: TreeSituation, say: Callable[[s
     """Races the trees on the prompts of a search for the best fixed setting."""
     level = search.loaded.compression
     decoder = SpecBoundDecoder(
-        greedy_twin(search.loaded.model), None, level, record_steps=False, exactness=search.exactness
+        greedy_twin(search.loaded.model),
+        None,
+        level,
+        record_steps=False,
+        exactness=search.exactness,
+        exits=search.loaded.exits,
     )
     names = entrants(search.exit_layers)
     methods = [policy_method(name, decoder, tree_policy(name, situation)) for name in names]

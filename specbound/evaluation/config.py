@@ -28,6 +28,8 @@ class EvaluateConfig(SamplingConfig):
 
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
+    exits: str | None = None
+    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2."""
     controller: str | None = None
     """demo, a folder that train-controller wrote, or none. By default demo for the demo model only."""
     prompts: str = "demo:evaluate"

@@ -23,6 +23,7 @@ from specbound.evaluation.timing import (
     transformers_method,
 )
 from specbound.evaluation.verify import for_prompt
+from specbound.exits.trained import new_adapter
 from specbound.models.loading import LoadedModel
 from specbound_controller.costs import CostTable
 from specbound_controller.figures import number, times
@@ -171,11 +172,13 @@ def evaluate_level(
         say: gets a line as each part begins.
     """
     say(f"{loaded.compression}: recording what plain decoding writes on {len(prompts)} prompts")
-    adapter = ModelAdapter(loaded.model)
+    adapter = new_adapter(loaded)
     traces = _record(adapter, prompts, exit_layers, protocol)
     prompts = [replace(p, max_new_tokens=t.num_positions) for p, t in zip(prompts, traces, strict=True)]  # loops cut
     twin = greedy_twin(loaded.model)
-    decoder = SpecBoundDecoder(twin, None, loaded.compression, record_steps=False, exactness=protocol.exactness)
+    decoder = SpecBoundDecoder(
+        twin, None, loaded.compression, record_steps=False, exactness=protocol.exactness, exits=loaded.exits
+    )
     methods = _methods(loaded, decoder, policies)
     say(f"{loaded.compression}: decoding them with {len(methods)} methods, interleaved, {protocol.num_rounds} times")
     probe = ContentionProbe()

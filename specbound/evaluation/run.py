@@ -14,6 +14,7 @@ from specbound.evaluation.config import EvaluateConfig
 from specbound.evaluation.level import LevelEvaluation, Protocol, Say, evaluate_level, timed_prompts
 from specbound.evaluation.policies import Sources
 from specbound.evaluation.rows import EvaluatedRow
+from specbound.exits.trained import with_exits
 from specbound.models.controllers import load_controller
 from specbound.models.loading import LoadedModel, load_model, require_compression
 from specbound.pricing.local import choose_costs, given_costs, required_costs
@@ -24,6 +25,7 @@ from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.figures import share
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 from specbound_controller.sources.stores import Stores
@@ -93,7 +95,7 @@ def evaluate(
     prompts = load_prompts(config.prompts, config.num_prompts)
     result = EvaluationResult(notes=prompt_notes(config, prompts, sources.prompt_hashes()))
     for compression in config.compression:
-        loaded = load_model(config.model, compression)
+        loaded = with_exits(load_model(config.model, compression), config.exits)
         if not result.model:
             result.model.update(model_info(config.model, loaded.model))
         sources.check_model(result.model["fingerprint"], result.model["num_layers"])
@@ -108,6 +110,8 @@ def _level(
 ) -> LevelEvaluation:
     exactness, controller = config.exactness_of(loaded.compression), sources.controller
     exit_layers = auto_exit_layers(loaded.model.config.num_hidden_layers)
+    if loaded.exits is not None:
+        exit_layers = (LOOKUP_EXIT, *loaded.exits.exit_layers)
     if controller is not None:
         exit_layers = controller.config.exit_layers
     costs, costs_used = _costs(config, loaded, controller, exit_layers, exactness)

@@ -17,6 +17,7 @@ from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import Difference, find_difference
 from specbound.evaluation.verify_config import VerifyConfig
+from specbound.exits.trained import with_exits
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model, require_compression
@@ -164,7 +165,7 @@ def verify(config: VerifyConfig, say: Say) -> Verification:
     prompts = load_prompts(config.prompts, config.num_prompts)
     result = Verification({}, [], [], [])
     for compression in config.compression:
-        loaded = load_model(config.model, compression)
+        loaded = with_exits(load_model(config.model, compression), config.exits)
         result.model.update(result.model or model_info(config.model, loaded.model))
         plain = new_decoder(loaded, None, config.exactness)
         ids = tokenize_prompts(prompts, loaded, plain.adapter, config.max_new_tokens, config.raw, config.exactness)
@@ -186,7 +187,9 @@ def verify(config: VerifyConfig, say: Say) -> Verification:
 def new_decoder(loaded: LoadedModel, policy: Policy | None, exactness: str) -> SpecBoundDecoder:
     """A decoder that nothing of the model's generation config reaches but its end tokens."""
     twin = greedy_twin(loaded.model)
-    return SpecBoundDecoder(twin, policy, loaded.compression, record_steps=False, exactness=exactness)
+    return SpecBoundDecoder(
+        twin, policy, loaded.compression, record_steps=False, exactness=exactness, exits=loaded.exits
+    )
 
 
 def new_policy(name: str, loaded: LoadedModel, controller: Controller | None, seed: int) -> Policy:

@@ -21,6 +21,8 @@ class VerifyConfig(SamplingConfig):
 
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
+    exits: str | None = None
+    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2."""
     prompts: str = "demo:evaluate"
     """demo, demo:evaluate, FILE.jsonl, or hf:NAME[:split[:column]]."""
     raw: bool = False

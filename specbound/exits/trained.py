@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.exit_modules import ExitModule, ExitSet, ExitShape
 from specbound.exits.card import exits_card
 from specbound.models.fingerprint import model_fingerprint
+from specbound.models.loading import LoadedModel
 from specbound.results.files import write_whole
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
@@ -145,6 +147,24 @@ class TrainedExits:
         except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise InputError(f"{path} holds no exits of {CONFIG_FILE}: {' '.join(str(error).split())[:300]}") from None
         return self
+
+
+def with_exits(loaded: LoadedModel, name: str | None) -> LoadedModel:
+    """A model whose decoders read trained exits. name: as `from_pretrained` takes it; None is none
+
+    Raises:
+        InputError: there are no exits of that name, or they are another model's.
+    """
+    if name is None:
+        return loaded
+    exits = TrainedExits.from_pretrained(name)
+    exits.for_model(loaded.model)
+    return replace(loaded, exits=exits)
+
+
+def new_adapter(loaded: LoadedModel) -> ModelAdapter:
+    """Runs a model, with its trained exits where it has any."""
+    return ModelAdapter(loaded.model, None if loaded.exits is None else loaded.exits.for_model(loaded.model))
 
 
 def _tensors(modules: Mapping[int, ExitModule], vocabulary_ids: np.ndarray) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from specbound.decoding.decoder import SpecBoundDecoder, request_of
 from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import find_difference
+from specbound.exits.trained import with_exits
 from specbound.generation.config import GenerateConfig
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
@@ -110,13 +111,14 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
 def prepare(config: GenerateConfig) -> Prepared:
     """Loads the model, and what drafts for it."""
     controller = load_controller(config.controller_name) if config.method == "controller" else None
-    loaded = load_model(config.model, config.compression)
+    loaded = with_exits(load_model(config.model, config.compression), config.exits)
     arguments = {"max_new_tokens": config.max_new_tokens, **config.generate_arguments()}
     if config.stop:
         _refuse_unsayable(config.stop, loaded)
         arguments |= {"stop_strings": list(config.stop), "tokenizer": loaded.tokenizer}
     twin = greedy_twin(loaded.model)
     settings: dict[str, Any] = {"record_steps": False, "exactness": config.exactness, "compile": config.compile}
+    settings["exits"] = loaded.exits
     plain = SpecBoundDecoder(twin, None, loaded.compression, **settings)
     if config.method == "plain":
         return Prepared(loaded, plain, plain, "plain", arguments, "")
@@ -170,6 +172,7 @@ def _with_tree(
             lines.append,
             config.compile,
             config.own_text,
+            exits=loaded.exits,
         )
     except MissingExtraError as error:
         if config.policy != "auto":

@@ -26,6 +26,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from specbound.assets import demo_model_dir
+from specbound.decoding.live_model import TrainedFor
 from specbound.models import smollm2
 from specbound.models.checkpoint import (
     damaged_file,
@@ -59,6 +60,8 @@ class LoadedModel:
     """What the user called it: `demo`, a path, or a hub id."""
     compression: str
     """One of `COMPRESSIONS`."""
+    exits: TrainedFor | None = None
+    """Trained exits that decoders of it read (`specbound.exits.trained.with_exits`)."""
 
 
 def load_model(name: str, compression: str = "none", device: str = "auto") -> LoadedModel:

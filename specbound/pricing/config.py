@@ -15,6 +15,8 @@ class CostsConfig:
 
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
+    exits: str | None = None
+    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2."""
     compression: tuple[str, ...] = ("none",)
     """How the weights are held, one table each: none, bf16, fp16, int8, nf4."""
     out: str | None = None

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from specbound.decoding.model.adapter import ModelAdapter
+from specbound.exits.trained import with_exits
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model, require_compression
@@ -56,7 +57,7 @@ def measure_all(config: CostsConfig, say: Callable[[str], None] = lambda line: N
     kept = _kept(config)
     costs = Costs()
     for level in config.compression:
-        loaded = load_model(config.model, level)
+        loaded = with_exits(load_model(config.model, level), config.exits)
         costs.model = costs.model or model_info(config.model, loaded.model)
         say(f"{level}: measuring")
         measured = _measure(config, loaded, log)
@@ -81,6 +82,8 @@ def _kept(config: CostsConfig) -> dict[str, CostTable]:
 
 def _measure(config: CostsConfig, loaded: LoadedModel, log: StepLog | None) -> CostMeasurement:
     level, exactness, exit_layers, vocabulary = loaded.compression, config.exactness, None, None
+    if loaded.exits is not None:
+        exit_layers, vocabulary = loaded.exits.exit_layers, loaded.exits.vocabulary
     if log is not None:
         manifest, found = log.manifest, model_fingerprint(loaded.model)
         if not same_model(manifest.model_fingerprint, found):

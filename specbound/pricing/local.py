@@ -78,6 +78,8 @@ def local_costs(
         is_compiled: whether steps run on captured segments.
     """
     level = loaded.compression
+    if draft_vocabulary is None and loaded.exits is not None:
+        draft_vocabulary = loaded.exits.vocabulary  # what decoders of it read where nothing else is asked for
     machine = machine_fingerprint(loaded.model.device)
     folder = kept_folder(machine, fingerprint, exactness, draft_vocabulary, is_compiled)
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from specbound.decoding.live_model import TrainedFor
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel
 from specbound.pricing.local import local_costs
@@ -30,6 +31,7 @@ def auto_policy(
     is_compiled: bool = False,
     own_text: str | None = None,
     learns: bool = False,
+    exits: TrainedFor | None = None,
 ) -> Policy:
     """A tree policy for a model that nobody trained anything for.
 
@@ -44,6 +46,7 @@ def auto_policy(
         own_text: folder that `specbound write` left for this model: one more source, and rates counted on its text.
         learns: one more source, all text that this policy has read and written so far. Outputs are the same, but how
             fast they come depends on what was served before.
+        exits: trained ones that the decoder reads; trees that draft at an exit are priced with them.
 
     Raises:
         MissingExtraError: costs must be measured and scipy is not installed.
@@ -55,9 +58,11 @@ def auto_policy(
     num_layers = model.config.num_hidden_layers
     fingerprint = model_fingerprint(model)
     text, rates = (None, {}) if own_text is None else load_own_text(Path(own_text).expanduser(), fingerprint)
-    loaded = LoadedModel(model, None, type(model).__name__, compression)
-    exits = auto_exit_layers(num_layers)
-    found = local_costs(loaded, fingerprint, exits, exactness, None, is_compiled)
+    loaded = LoadedModel(model, None, type(model).__name__, compression, exits)
+    layers, vocabulary = auto_exit_layers(num_layers), None
+    if exits is not None:
+        layers, vocabulary = exits.exit_layers, exits.vocabulary
+    found = local_costs(loaded, fingerprint, layers, exactness, vocabulary, is_compiled)
     if found is None:
         raise MissingExtraError("measuring what work costs here", "profile")
     costs, line = found

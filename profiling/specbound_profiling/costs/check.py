@@ -69,7 +69,7 @@ def check_costs(
         probe_s: speed of the machine that the table was measured at; None takes the usual speed of this check.
     """
     model = greedy_twin(loaded.model, has_end=False)
-    decoder = SpecBoundDecoder(model, compression=loaded.compression, exactness=table.exactness)
+    decoder = SpecBoundDecoder(model, compression=loaded.compression, exactness=table.exactness, exits=loaded.exits)
     watch, names = Stopwatch(decoder), list(kinds)
     rounds: dict[str, list[TimedSteps]] = {kind: [] for kind in kinds}
     for policy in kinds.values():

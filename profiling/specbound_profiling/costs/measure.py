@@ -174,7 +174,9 @@ def cost_measurement(
     """
     started = time.perf_counter()
     model = greedy_twin(loaded.model, has_end=False)
-    decoder = SpecBoundDecoder(model, compression=loaded.compression, exactness=exactness, compile=is_compiled)
+    decoder = SpecBoundDecoder(
+        model, compression=loaded.compression, exactness=exactness, compile=is_compiled, exits=loaded.exits
+    )
     exits = auto_exit_layers(decoder.adapter.num_layers) if exit_layers is None else tuple(exit_layers)
     decoder.policy = policy = RandomPolicy(exits, seed, draft_vocabulary, decoder.adapter.vocab_size)
     watch = Stopwatch(decoder)

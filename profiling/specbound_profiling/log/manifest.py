@@ -67,6 +67,9 @@ class Manifest:
     """What draft trees draw from beside the text: `bigrams`, `own_text` -> sha256 of what lies in `stores/`."""
     is_chat: bool = False
     """Whether the prompts went through the tokenizer's chat template."""
+    exits: str = ""
+    """Name of the trained exits that were read, where their layers have one; empty: the model's own. Their drafts are
+    those at distance 1 from the newest verified position; those of branches are at their own."""
     draft_vocabulary: tuple[int, ...] | None = None
     """Token ids that the exits read and draft, ascending; None, also where a manifest does not say, is all. It comes
     last, since it is long."""
@@ -82,6 +85,8 @@ class Manifest:
                     raise ValueError(f"{name} must hold only {kind.__name__}, got {entry!r}")
         if not _is_a(self.rollout_rate, float) or not 0 <= self.rollout_rate <= 1:
             raise ValueError(f"rollout_rate must be a number in [0, 1], got {self.rollout_rate!r}")
+        if not isinstance(self.exits, str) or (self.exits and self.draft_vocabulary is None):
+            raise ValueError(f"exits must be a name, beside a draft_vocabulary, got {self.exits!r}")
         if not isinstance(self.is_chat, bool):
             raise ValueError(f"is_chat must be true or false, got {self.is_chat!r}")
         for name in ("sampling", "exactness", "versions", "counts", "stores"):
@@ -96,7 +101,7 @@ class Manifest:
         """What the exits read; None is all tokens."""
         if self.draft_vocabulary is None:
             return None
-        return DraftVocabulary(np.array(self.draft_vocabulary, dtype=np.int64))
+        return DraftVocabulary(np.array(self.draft_vocabulary, dtype=np.int64), self.exits)
 
     @property
     def num_shards(self) -> int:

@@ -31,6 +31,9 @@ class ProfileConfig(SamplingConfig):
     exit_layers: Literal["auto"] | tuple[int, ...] = "auto"
     """Layers to read the head after; 0 looks drafts up in the context instead, without any layer. auto is 0 and every
     layer of the shallower half, at most 8 of them."""
+    exits: str | None = None
+    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2. They are read
+    where exit_layers names their layers, with their own draft vocabulary."""
     draft_vocabulary: Literal["all"] | int = "all"
     """Tokens that exits read and draft: all, or so many of the most frequent ones, counted in the prompts and in what
     the model writes after some of them. Reading fewer rows of the head makes exits cheaper; verification reads all, so
@@ -85,6 +88,8 @@ class ProfileConfig(SamplingConfig):
                 raise InputError(f"compression must be among {', '.join(COMPRESSIONS)}, got {name!r}")
         if len(set(self.compression)) < len(self.compression):
             raise InputError(f"compression must not repeat a level, got {','.join(self.compression)}")
+        if self.exits is not None and (self.draft_vocabulary != "all" or self.engine != "local"):
+            raise InputError("exits bring their own draft_vocabulary and need engine local: leave both out")
         if self.draft_vocabulary != "all" and self.draft_vocabulary < MIN_TOKENS:
             raise InputError(f"draft_vocabulary must be all or >= {MIN_TOKENS}, got {self.draft_vocabulary}")
         least = {"max_new_tokens": 2, "shard_prompts": 1, "w_max": 1, "num_cost_steps": 30}
@@ -107,12 +112,15 @@ class ProfileConfig(SamplingConfig):
             return self.exactness
         return "token" if compression == "none" else "bitwise"
 
-    def exits_for(self, num_layers: int) -> tuple[int, ...]:
-        """The exit layers for an L-layer model, shallow to deep. Raises InputError where one is not in it."""
+    def exits_for(self, num_layers: int, trained: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """The exit layers for an L-layer model, shallow to deep. Raises InputError where one is not in it.
+
+        trained: those of trained exits, which auto reads in place of the model's own.
+        """
         if num_layers < 2:
             raise InputError(f"a model must have at least 2 layers to draft with, got {num_layers}")
         if self.exit_layers == "auto":
-            return auto_exit_layers(num_layers)
+            return (LOOKUP_EXIT, *trained) if trained else auto_exit_layers(num_layers)
         for exit_layer in self.exit_layers:
             if not 0 <= exit_layer < num_layers:
                 raise InputError(

@@ -29,7 +29,7 @@ from specbound_profiling.recording.columns import (
     no_candidates,
     unknown_columns,
 )
-from specbound_profiling.recording.rollout import branch_logits
+from specbound_profiling.recording.rollout import branch_logits, exit_logits
 from specbound_profiling.recording.settings import RecordSettings
 
 NUM_CANDIDATES = 4
@@ -60,6 +60,10 @@ class ExitReader:
         self.token_ids = torch.arange(adapter.vocab_size, device=adapter.device)
         self.states: list[Tensor] = []
         """Exits' hidden states of positions not read yet, (1, E, D) each."""
+        self.verified: list[Tensor] = []
+        """The full model's last hidden state before each of them, (1, 1, D) each, for trained exits."""
+        self.newest_verified: Tensor | None = None
+        """That of the newest position."""
         self.full_logits: list[Tensor] = []
         """(1, V) each."""
         self.tokens: list[int] = []
@@ -67,9 +71,14 @@ class ExitReader:
         self.parts: list[dict[str, np.ndarray]] = []
         self.branch_parts: list[dict[str, np.ndarray]] = []
 
-    def add(self, states: Sequence[Tensor], full_logits: Tensor, token: int) -> None:
-        """Takes the exits' hidden states (1, 1, D) of a position, the full model's logits (1, V) and its token."""
+    def add(self, states: Sequence[Tensor], full_logits: Tensor, token: int, verified: Tensor) -> None:
+        """Takes the exits' hidden states (1, 1, D) of a position, the full model's logits (1, V) and its token.
+
+        verified: the full model's last hidden state at the position before, (1, 1, D).
+        """
         self.states.append(torch.cat(list(states), dim=1))
+        self.newest_verified = verified
+        self.verified.append(verified)
         self.full_logits.append(full_logits)
         self.tokens.append(token)
         if self.num_lookups:
@@ -80,7 +89,9 @@ class ExitReader:
 
     def _read(self) -> None:
         shape = (len(self.states), len(self.read_layers))
-        logits = self.adapter.read_exit(torch.cat(self.states, dim=1), self.head)[0].float()
+        states, verified = torch.cat(self.states, dim=1), torch.cat(self.verified, dim=1)
+        distances = [1] * shape[0]
+        logits = exit_logits(self.adapter, states, self.read_layers, self.head, verified, distances).float()
         labels = torch.tensor(self.tokens, device=logits.device).repeat_interleave(shape[1])
         first = len(self.request.prompt) + self.num_read
         noised = self._noised(logits, range(first, first + shape[0]))
@@ -95,7 +106,7 @@ class ExitReader:
         part |= {f"full_{name}": getattr(full, name).cpu().numpy() for name in ("confidence", "entropy_nats", "margin")}
         self.parts.append(part)
         self.num_read += shape[0]
-        self.states, self.full_logits, self.tokens, self.found = [], [], [], []
+        self.states, self.verified, self.full_logits, self.tokens, self.found = [], [], [], [], []
 
     def _with_lookups(
         self, columns: dict[str, np.ndarray], found: Sequence[Lookup], labels: np.ndarray | None = None
@@ -196,7 +207,10 @@ class ExitReader:
         while len(rows) < length and token != NO_TOKEN and token not in self.request.eos_token_ids:
             at = held + len(rows)
             drafted.append(token)
-            rows.append(branch_logits(self.adapter, token, self.read_layers, cache, at, self.head).float())
+            verified, distance = self.newest_verified, 2 + len(rows)
+            rows.append(
+                branch_logits(self.adapter, token, self.read_layers, cache, at, self.head, verified, distance).float()
+            )
             choices.append(self._choice(rows[-1], [at + 1]))
             if self.num_lookups:
                 found.append(self.lookup.find(self.context[:-1], drafted))

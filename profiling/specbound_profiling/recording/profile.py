@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from specbound.decoding.model.adapter import ModelAdapter
+from specbound.exits.trained import new_adapter, with_exits
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, has_chat_template, load_model, require_compression
 from specbound.stores.bigrams import local_bigrams, read_bigrams
@@ -73,8 +74,8 @@ def profile(config: ProfileConfig) -> ProfileSummary:
     prompts = load_prompts(config.prompts, config.num_prompts)
     writer: LogWriter | None = None
     for compression in config.compression:
-        loaded = load_model(config.model, compression, config.device)
-        adapter = ModelAdapter(loaded.model)
+        loaded = with_exits(load_model(config.model, compression, config.device), config.exits)
+        adapter = new_adapter(loaded)
         prompt_ids = tokenize_prompts(
             prompts, loaded, adapter, config.max_new_tokens, config.raw, config.exactness_of(compression)
         )
@@ -162,7 +163,10 @@ def _stores(config: ProfileConfig, root: Path, loaded: LoadedModel) -> tuple[Sto
 def _draft_vocabulary(
     config: ProfileConfig, root: Path, adapter: ModelAdapter, prompt_ids: Sequence[Tensor]
 ) -> DraftVocabulary | None:
-    """What exits read: all tokens, those of the run that is gone on with, or the most frequent ones."""
+    """What exits read: all tokens, those of trained exits, those of the run that is gone on with, or the most
+    frequent ones."""
+    if adapter.exits is not None:
+        return adapter.exits.vocabulary
     size = config.draft_vocabulary
     if size == "all":
         return None
@@ -197,7 +201,7 @@ def new_manifest(
         prompts_hash=prompts_hash(prompts),
         num_prompts=len(prompts),
         shard_prompts=config.shard_prompts,
-        exit_layers=config.exits_for(adapter.num_layers),
+        exit_layers=config.exits_for(adapter.num_layers, adapter.exits.exit_layers if adapter.exits else ()),
         temperatures=config.temperatures,
         compressions=config.compression,
         max_new_tokens=config.max_new_tokens,
@@ -210,6 +214,7 @@ def new_manifest(
         stores=checksums(stores),
         is_chat=has_chat_template(loaded) and not config.raw,
         draft_vocabulary=None if vocabulary is None else tuple(vocabulary.ids.tolist()),
+        exits="" if vocabulary is None else vocabulary.exits,
     )
 
 

@@ -51,13 +51,17 @@ class Recorder:
         reader = ExitReader(self.step_adapter, request, settings, index)
         cache = self.adapter.new_cache(capacity=length + settings.max_new_tokens)
         adapter, inputs, position = self.adapter, prompt_ids.to(self.adapter.device), 0
+        verified: Tensor | None = None
         while True:
             states = run_exits(adapter, adapter.embed(inputs, position), reader.read_layers, cache, position)
             deepest = reader.read_layers[-1]
             hidden = adapter.run_layers(states[-1], deepest, adapter.num_layers, cache, position)
             logits = adapter.read_head(hidden[:, -1:])[0]
             token = sequence.commit_token(logits)
-            reader.add([state[:, -1:] for state in states], logits, token)
+            if verified is None:  # of a prompt of one token there is nothing before it
+                verified = hidden[:, max(0, hidden.shape[1] - 2) :][:, :1].clone()
+            reader.add([state[:, -1:] for state in states], logits, token, verified)
+            verified = hidden[:, -1:].clone()
             reader.roll_out(cache)
             cut = detector.add(token)
             if on_token is not None:

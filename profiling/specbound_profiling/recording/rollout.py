@@ -16,6 +16,8 @@ from torch import Tensor
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.model.draft_head import DraftHead
+from specbound.decoding.model.exit_modules import ExitPlace
+from specbound.decoding.model.trained_head import TrainedHead
 from specbound.decoding.noise import MASK64, mix64
 
 
@@ -55,11 +57,36 @@ def branch_logits(
     cache: DecodeCache,
     position: int,
     head: DraftHead | None = None,
+    verified: Tensor | None = None,
+    distance: int = 1,
 ) -> Tensor:
     """What every exit says after a draft token at `position`, which joins the cache up to the last exit.
 
-    (E, V), or (E, N) by a draft head.
+    (E, V), or (E, N) by a draft head. verified: for trained exits the full model's state (1, 1, D) at the newest
+    verified position, which is `distance` back.
     """
     hidden = adapter.embed(torch.tensor([[token]], device=adapter.device), position)
     states = run_exits(adapter, hidden, exit_layers, cache, position)
-    return adapter.read_exit(torch.cat(states, dim=1), head)[0]
+    return exit_logits(adapter, torch.cat(states, dim=1), exit_layers, head, verified, [distance])
+
+
+def exit_logits(
+    adapter: ModelAdapter,
+    states: Tensor,
+    exit_layers: Sequence[int],
+    head: DraftHead | None,
+    verified: Tensor | None,
+    distances: Sequence[int],
+) -> Tensor:
+    """What every exit says at n positions. states: (1, n * E, D), the exits of a position together
+
+    (n * E, V), or (n * E, N) by a draft head. verified: for trained exits, (1, n, D).
+    """
+    if not isinstance(head, TrainedHead):
+        return adapter.read_exit(states, head)[0]
+    by_exit = states.view(1, -1, len(exit_layers), states.shape[-1]).unbind(2)
+    logits = [
+        adapter.read_exit(hidden, head, ExitPlace(exit_layer, verified, distances))[0]
+        for exit_layer, hidden in zip(exit_layers, by_exit, strict=True)
+    ]
+    return torch.stack(logits, dim=1).flatten(0, 1)

@@ -181,8 +181,8 @@ def test_costs_are_measured_with_exits_that_read_the_draft_vocabulary(
     loaded, read = load_model(str(tiny_model_dir)), []
     whole = ModelAdapter.read_exit
 
-    def watched(adapter: ModelAdapter, hidden: torch.Tensor, head: object) -> torch.Tensor:
-        logits = whole(adapter, hidden, head)  # type: ignore[arg-type]
+    def watched(adapter: ModelAdapter, hidden: torch.Tensor, head: object, place: object = None) -> torch.Tensor:
+        logits = whole(adapter, hidden, head, place)  # type: ignore[arg-type]
         read.append(logits.shape[-1])
         return logits
 
