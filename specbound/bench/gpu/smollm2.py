@@ -55,16 +55,6 @@ def model_is_here(stage: str) -> bool:
     return True
 
 
-def converted(folder: Path) -> Path:
-    """The model that its parts make, as a checkpoint."""
-    here, _ = parts_here(folder)
-    model = folder / CONVERTED
-    if not model.is_dir():
-        joined(here, folder / MODEL)
-        read_gguf(folder / MODEL, "smollm2").save(model)
-    return model
-
-
 def measured(level: str, temperature: float, settings: Settings) -> Finding:
     """One cell of the table."""
     with tempfile.TemporaryDirectory() as dry:
@@ -80,7 +70,7 @@ def carried_config(folder: Path) -> SuiteConfig:
     """The model from its parts, and 24 questions."""
     here, _ = parts_here(folder)
     return SuiteConfig(
-        model=str(converted(folder)),
+        model=str(carried_model(folder)),
         prompts=f"{here[0] / QUESTIONS}:evaluation",
         out=str(folder / RUN_FOLDER),
         num_prompts=24,
@@ -91,6 +81,16 @@ def carried_config(folder: Path) -> SuiteConfig:
         tuned_lengths=(2, 4),
         allow_noise=True,
     )
+
+
+def carried_model(folder: Path) -> Path:
+    """The model from its parts, as a checkpoint that is made once."""
+    here, _ = parts_here(folder)
+    model = folder / CONVERTED
+    if not model.is_dir():
+        joined(here, folder / MODEL)
+        read_gguf(folder / MODEL, "smollm2").save(model)
+    return model
 
 
 def dry_config(folder: Path) -> SuiteConfig:

@@ -31,8 +31,8 @@ STAGES = (
     Stage("micro", "specbound.bench.gpu.micro", 60.0, "launches, synchronisations, vocabularies, bits, graphs"),
     Stage("demo", "specbound.bench.gpu.demo", 100.0, "the demonstration model, evaluated at bf16 and nf4"),
     Stage("smollm2", "specbound.bench.gpu.smollm2", 0.0, "SmolLM2-135M on Spec-Bench, where it has been carried"),
-    Stage("write", "specbound.bench.gpu.write", 0.0, "text of SmolLM2's own, at least 10 million tokens"),
-    Stage("exits", "specbound.bench.gpu.exits", 0.0, "exits trained for SmolLM2-135M on the text that it has written"),
+    Stage("write", "specbound.bench.gpu.write", 120.0, "text of SmolLM2's own, at least 10 million tokens"),
+    Stage("exits", "specbound.bench.gpu.exits", 240.0, "exits trained for SmolLM2-135M on that text"),
 )
 
 

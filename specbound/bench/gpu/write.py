@@ -1,29 +1,29 @@
 """Stage `write`: text that the reference model writes itself, for the source `own_text` and for trained exits.
 
-Each part raises what is written by some tokens; shards are brought back as a few archives. Counting is left to
+Each part raises what is written by some tokens; an archive brings the shards back. Counting is left to
 `specbound write`, which takes the unpacked folder for a run of its own and has nothing more to write.
 """
 
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from specbound.bench.gpu.carried import MODEL_FOLDER
 from specbound.bench.gpu.finding import Finding, Part, Settings, Table
 from specbound.bench.gpu.results import MOST_FILE_BYTES
-from specbound.bench.gpu.smollm2 import CONVERTED, converted, model_is_here, write_dry_model
+from specbound.bench.gpu.smollm2 import CONVERTED, carried_model, model_is_here, write_dry_model
 from specbound.stores.write import MANIFEST_FILE, TEXT_FOLDER, write_text
 from specbound.stores.write_config import WriteConfig
 
 TEXT_RUN = "own-text"
-"""Folder of the run beside the model, and how the archives' names begin."""
-TOKENS, DRY_TOKENS = tuple(range(2_000_000, 16_000_001, 2_000_000)), (8,)
+"""Folder of the run beside the model, and the archive's name."""
+TOKENS, DRY_TOKENS = tuple(range(2_000_000, 12_000_001, 2_000_000)), (8,)
 """What is written after each part."""
 SECONDS = 60.0
-MOST_ARCHIVES = 3
-"""What more is written is not brought back."""
+ENTRY_BYTES = 400
+"""Of an archive, for a file's name, twice, and what stands beside it; at least."""
 
 
 def parts(settings: Settings) -> Iterator[Part]:
@@ -40,56 +40,36 @@ def written(num_tokens: int, settings: Settings) -> Finding:
     with tempfile.TemporaryDirectory() as dry:
         config = dry_config(Path(dry), num_tokens) if settings.is_dry else carried_config(MODEL_FOLDER, num_tokens)
         run = write_text(config, partial(print, flush=True))
-        archives = packed(run.folder, settings.out, MOST_FILE_BYTES)
+        count = packed(run.folder, settings.out / f"{TEXT_RUN}.zip", MOST_FILE_BYTES)
     speed = run.num_new_tokens / run.seconds
-    columns = ("tokens", "shards", "new tokens", "seconds", "tokens/s", "archives")
-    rows = [(run.num_tokens, run.num_shards, run.num_new_tokens, run.seconds, speed, len(archives))]
+    columns = ("tokens", "shards", "new tokens", "seconds", "tokens/s", "shards brought back")
+    rows = [(run.num_tokens, run.num_shards, run.num_new_tokens, run.seconds, speed, count)]
     name = "a tiny random model" if settings.is_dry else "SmolLM2-135M-Instruct"
     options = f"--batch {config.batch} --compression {config.compression} --max-new-tokens {config.max_new_tokens}"
     note = (
-        "unpack the archives into a folder and count there: specbound write --out FOLDER --model smollm2 "
+        "unpack the archive into a folder and count there: specbound write --out FOLDER --model smollm2 "
         f"--prompts {config.prompts} {options} --num-tokens {num_tokens}"
     )
     return Finding([Table(f"{name}: own text, {config.batch} answers side by side", columns, rows)], [note])
 
 
-def packed(folder: Path, out: Path, most_bytes: int) -> list[Path]:
-    """The run's manifest and its shards in archives of at most so many bytes, whole shards each, the first ones first.
-
-    Shards are compressed, so that their sizes add up.
-    """
-    for old in out.glob(f"{TEXT_RUN}-*.zip"):
-        old.unlink()
-    shards = sorted((folder / TEXT_FOLDER).glob("*.parquet"))
-    made = []
-    for number, group in enumerate(_groups([folder / MANIFEST_FILE, *shards], most_bytes - 100_000), start=1):
-        if number > MOST_ARCHIVES:
-            break
-        path = out / f"{TEXT_RUN}-{number}.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for file in group:
-                archive.write(file, file.relative_to(folder))
-        made.append(path)
-    return made
-
-
-def _groups(files: Sequence[Path], most_bytes: int) -> Iterator[list[Path]]:
-    group: list[Path] = []
-    size = 0
-    for file in files:
-        of_file = file.stat().st_size + 400  # its name, twice, and what stands beside it
-        if group and size + of_file > most_bytes:
-            yield group
-            group, size = [], 0
-        group.append(file)
-        size += of_file
-    yield group
+def packed(folder: Path, archive: Path, most_bytes: int) -> int:
+    """Puts the run's manifest and its shards, the first ones first, into an archive of at most so many bytes; how many
+    shards it holds. Shards are compressed, so that their sizes add up."""
+    shards, size = sorted((folder / TEXT_FOLDER).glob("*.parquet")), 0
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as whole:
+        for count, file in enumerate([folder / MANIFEST_FILE, *shards]):
+            size += file.stat().st_size + ENTRY_BYTES
+            if size > most_bytes:
+                return count - 1
+            whole.write(file, file.relative_to(folder))
+    return len(shards)
 
 
 def carried_config(folder: Path, num_tokens: int) -> WriteConfig:
     """The carried model on the training prompts that ship."""
     return WriteConfig(
-        model=str(converted(folder)),
+        model=str(carried_model(folder)),
         prompts="training",
         out=str(folder / TEXT_RUN),
         num_tokens=num_tokens,
@@ -107,6 +87,6 @@ def dry_config(folder: Path, num_tokens: int) -> WriteConfig:
         prompts="training",
         out=str(folder / TEXT_RUN),
         num_tokens=num_tokens,
-        max_new_tokens=2,
-        batch=4,
+        max_new_tokens=16,
+        batch=8,
     )
