@@ -123,7 +123,8 @@ def _exits(agreement: Mapping[int, float], accepted: Mapping[str, int] | None) -
     if not exits or any(name.startswith("exit") for name in accepted or ()):
         return []
     low, high = (f"{100 * value:.0f}" for value in (min(exits.values()), max(exits.values())))
-    return [f"Exits of this model agree {low} to {high} % (layers {min(exits)} to {max(exits)}): not used."]
+    where = f"layers {min(exits)} to {max(exits)}"
+    return [f"Exits of this model agree {low} to {high} % ({where}): not used. specbound train-exits may help."]
 
 
 def _tried(measured: Measured | None, finalists: Mapping[str, float]) -> list[str]:

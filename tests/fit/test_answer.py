@@ -39,7 +39,9 @@ def test_gain_is_said_with_interval_setting_and_sources() -> None:
 
 
 def test_exits_that_nobody_uses_are_named_with_their_agreement() -> None:
-    assert "agree 4 to 10 % (layers 1 to 2): not used" in words(replace(MEASURED, accepted_by_source={"context": 9}))
+    assert "agree 4 to 10 % (layers 1 to 2): not used. specbound train-exits may help" in words(
+        replace(MEASURED, accepted_by_source={"context": 9})
+    )
 
 
 @pytest.mark.parametrize(
