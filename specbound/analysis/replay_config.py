@@ -6,9 +6,9 @@ from typing import Literal
 from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
-from specbound_controller.trees.names import BEST_TREE, is_tree_name
+from specbound_controller.trees.names import BEST_TREE, TUNED_TREES, is_tree_name
 
-TUNED_POLICIES = ("best_static_annealed", *BASELINES)
+TUNED_POLICIES = ("best_static_annealed", *BASELINES, *TUNED_TREES)
 """Those that need a file of settings."""
 REPLAYED_POLICIES = (
     *("plain", "static", "best_static", "best_static_learned", "controller"),

@@ -9,7 +9,7 @@ from specbound.models.names import chosen_controller
 from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
-from specbound_controller.trees.names import BEST_TREE, TREE_NAMES, is_tree_name
+from specbound_controller.trees.names import BEST_TREE, TREE_NAMES, TUNED_TREES, is_tree_name
 from specbound_profiling.prompts.files import other_prompts
 
 RACED_POLICIES = ("best_static", "best_static_annealed")
@@ -92,7 +92,9 @@ class EvaluateConfig(SamplingConfig):
             raise InputError(f"compression must not repeat a level, got {','.join(self.compression)}")
         for policy in self.asked:
             if not is_tree_name(policy):
-                require_one_of((*EVALUATED_POLICIES, BEST_TREE, *TREE_NAMES, "exitE_treeN"), policy=policy)
+                require_one_of(
+                    (*EVALUATED_POLICIES, BEST_TREE, *TUNED_TREES, *TREE_NAMES, "exitE_treeN"), policy=policy
+                )
             if policy in BASELINES and self.policies is None:
                 raise InputError(f"policy {policy} needs --policies, a file with its constants")
         if self.tuning_source == self.prompts:

@@ -16,7 +16,8 @@ from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
-from specbound_controller.trees.names import BEST_TREE, is_tree_name
+from specbound_controller.trees.names import BEST_TREE, TUNED_TREES, is_tree_name
+from specbound_controller.trees.settings import TreeSources
 
 NEEDS_CONTROLLER = ("best_static_learned", "controller")
 
@@ -38,7 +39,12 @@ class Sources:
         for compression in config.compression:
             if tuned is not None:
                 tuned.level(compression)
-            missing = [name for name in config.asked if name not in sources.available and not is_tree(name)]
+            trees = () if tuned is None else tuned.tree_names
+            missing = [
+                name
+                for name in config.asked
+                if name not in (*sources.available, *trees) and (name in TUNED_TREES or not is_tree(name))
+            ]
             if missing:
                 raise InputError(f"policy {missing[0]} needs --policies with its constants, or --controller")
         return sources
@@ -89,6 +95,12 @@ class Sources:
             elif name == BEST_TREE:
                 assert trees is not None and best_tree is not None  # the config asked for them
                 choice.add(name, best_tree.policy(trees), best_tree.describe())
+            elif name in TUNED_TREES:
+                assert trees is not None and self.tuned is not None  # `open` sees to it
+                sources = TreeSources(trees.stores, trees.rates())
+                choice.add(
+                    name, self.tuned.tree(name, compression, costs, sources), self.tuned.describe(name, compression)
+                )
             elif is_tree(name):
                 assert trees is not None  # `needs_trees` said so
                 choice.add(name, tree_policy(name, trees), "")
@@ -128,7 +140,7 @@ class Sources:
 
 def is_tree(policy: str) -> bool:
     """Whether a policy drafts trees."""
-    return policy == BEST_TREE or is_tree_name(policy)
+    return policy == BEST_TREE or policy in TUNED_TREES or is_tree_name(policy)
 
 
 @dataclass(slots=True)
