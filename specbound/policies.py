@@ -5,17 +5,20 @@ Knows no model. Settings are read from a file that `specbound tune` wrote.
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from specbound_controller.actions import Action
 from specbound_controller.baselines import BASELINES
 from specbound_controller.baselines.situation import Situation
-from specbound_controller.baselines.tuned import Tuned, TunedFile, TunedLevel
+from specbound_controller.baselines.tuned import Tuned, TunedFile, TunedLevel, TunedTree
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.fingerprint import same_model
 from specbound_controller.policy import AnnealedConfidence, FixedPolicy, Policy, StaticPolicy
+from specbound_controller.trees.names import TUNED_TREES
+from specbound_controller.trees.settings import TreeSources
 
 STATIC_NAMES = ("best_static", "best_static_annealed")
 CONTROLLER_NAMES = ("best_static_learned", "controller")
@@ -60,6 +63,23 @@ class TunedPolicies:
         """Policies that this file makes at every level, plain decoding included; without those of a controller."""
         levels = self.file.levels.values()
         return tuple(name for name in POLICY_NAMES if name == "plain" or all(name in lv.policies for lv in levels))
+
+    @property
+    def tree_names(self) -> tuple[str, ...]:
+        """Draft trees that this file makes at every level."""
+        return tuple(name for name in TUNED_TREES if all(name in level.trees for level in self.file.levels.values()))
+
+    def tree(self, name: str, compression: str, costs: CostTable, sources: TreeSources) -> Policy:
+        """A draft tree of a name at today's prices. Raises InputError where it was not tuned at this level."""
+        return self._tree(name, compression).settings.policy(sources, costs, self.file.num_layers)
+
+    def _tree(self, name: str, compression: str) -> TunedTree:
+        trees = self.level(compression).trees
+        if name not in trees:
+            raise InputError(
+                f"policy {name!r} was not tuned for {compression} ({self.source}); run specbound tune on a newer log"
+            )
+        return trees[name]
 
     def level(self, compression: str) -> TunedLevel:
         """What was tuned at a level. Raises InputError where nothing was."""
@@ -107,8 +127,8 @@ class TunedPolicies:
 
     def describe(self, name: str, compression: str) -> str:
         """The constants of a policy in one line; weights are only counted."""
-        tuned = self.tuned(name, compression)
-        parts = [_constant(key, value) for key, value in asdict(tuned.settings).items()]  # type: ignore[call-overload]
+        tuned: Any = self._tree(name, compression) if name in TUNED_TREES else self.tuned(name, compression)
+        parts = [_constant(key, value) for key, value in asdict(tuned.settings).items()]
         constants = ", ".join(filter(None, parts))
         return f"{constants}; the best of {tuned.num_candidates} settings on {self.file.num_prompts} prompts"
 

@@ -32,7 +32,7 @@ from specbound_controller.figures import DASH, number, share
 from specbound_controller.policy import AnnealedConfidence, Policy, StaticPolicy
 from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.records import Decision
-from specbound_controller.trees.names import BEST_TREE, FREE_ENTRANTS, is_tree_name
+from specbound_controller.trees.names import BEST_TREE, FREE_ENTRANTS, TUNED_TREES, is_tree_name
 from specbound_controller.trees.plan import TreePlan
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.store import StepLog, open_log
@@ -177,6 +177,9 @@ class Level:
             return tree_policy(self.best_tree, self.trees)
         if is_tree_name(name):
             return tree_policy(name, self.trees)
+        if name in TUNED_TREES:
+            assert self.tuned is not None  # the config sees to it
+            return self.tuned.tree(name, self.compression, self.costs, self.log.tree_sources())
         if name == "random":
             return RandomChoice(self.grid, config.seed)
         if self.tuned is not None:
@@ -298,7 +301,7 @@ def _constants(level: Level, names: Sequence[str]) -> list[str]:
         return []
     is_same = tuned.file.prompts_hash == level.log.manifest.prompts_hash
     lines = [f"{level.compression}: policies were tuned on {'these same' if is_same else 'other'} prompts"]
-    own = [name for name in names if name in tuned.names and name != "plain"]
+    own = [name for name in names if name in (*tuned.names, *tuned.tree_names) and name != "plain"]
     return lines + [f"{level.compression}: {name}: {tuned.describe(name, level.compression)}" for name in own]
 
 
@@ -320,6 +323,7 @@ def _policies(
         of_file = () if tuned is None else tuned.names
         adaptive = () if controller is None else ("controller",)
         trees = OF_TREES if log.manifest.stores else ()
+        of_file = (*of_file, *(tuned.tree_names if tuned is not None and trees else ()))
         return tuple(dict.fromkeys(("plain", "best_static", *of_file, *adaptive, *trees[:1], *ORACLES[:2], *trees[1:])))
     return tuple(dict.fromkeys(("plain", *config.policy)))
 
@@ -339,7 +343,11 @@ def _play(level: Level, names: Sequence[str], say: Say) -> dict[str, ReplayResul
 
 def _limit(names: Sequence[str]) -> str:
     """The oracle that bounds all of these policies but trees that an exit drafts too."""
-    return "oracle_tree" if any(name in (*OF_TREES, BEST_TREE) or is_tree_name(name) for name in names) else "oracle"
+    return (
+        "oracle_tree"
+        if any(name in (*OF_TREES, BEST_TREE, *TUNED_TREES) or is_tree_name(name) for name in names)
+        else "oracle"
+    )
 
 
 def _tasks(result: ReplayResult) -> list[str]:

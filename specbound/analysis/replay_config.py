@@ -7,9 +7,9 @@ from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 from specbound_controller.policy_names import rejoined, require_policy_name
-from specbound_controller.trees.names import BEST_TREE
+from specbound_controller.trees.names import BEST_TREE, TUNED_TREES
 
-TUNED_POLICIES = ("best_static_annealed", *BASELINES)
+TUNED_POLICIES = ("best_static_annealed", *BASELINES, *TUNED_TREES)
 """Those that need a file of settings."""
 REPLAYED_POLICIES = (
     *("plain", "static", "best_static", "best_static_learned", "controller"),

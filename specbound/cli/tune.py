@@ -55,7 +55,7 @@ def _print(policies: "TunedPolicies") -> None:
                 times(ratio(tuned.tokens_per_second, level.plain_tokens_per_second), 3),
                 str(tuned.num_candidates),
             )
-            for name, tuned in sorted(level.policies.items(), key=lambda item: -item[1].tokens_per_second)
+            for name, tuned in sorted(level.everything.items(), key=lambda item: -item[1].tokens_per_second)
         ]
-        constants = [f"{compression}, {name}: {policies.describe(name, compression)}" for name in level.policies]
+        constants = [f"{compression}, {name}: {policies.describe(name, compression)}" for name in level.everything]
         show(Cells(title, ("policy", "tokens per s", "speedup", "settings tried"), rows), notes=(*constants, ""))

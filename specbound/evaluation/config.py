@@ -10,7 +10,7 @@ from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 from specbound_controller.policy_names import rejoined, require_policy_name
-from specbound_controller.trees.names import BEST_TREE, TREE_NAMES
+from specbound_controller.trees.names import BEST_TREE, TREE_NAMES, TUNED_TREES
 from specbound_profiling.prompts.files import other_prompts
 
 RACED_POLICIES = ("best_static", "best_static_annealed")
@@ -99,7 +99,7 @@ class EvaluateConfig(SamplingConfig):
         if len(set(self.compression)) < len(self.compression):
             raise InputError(f"compression must not repeat a level, got {','.join(self.compression)}")
         for policy in self.asked:
-            require_policy_name(policy, (*EVALUATED_POLICIES, BEST_TREE, *TREE_NAMES))
+            require_policy_name(policy, (*EVALUATED_POLICIES, BEST_TREE, *TUNED_TREES, *TREE_NAMES))
             if policy in BASELINES and self.policies is None:
                 raise InputError(f"policy {policy} needs --policies, a file with its constants")
         if self.tuning_source == self.prompts:

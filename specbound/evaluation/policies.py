@@ -19,7 +19,8 @@ from specbound_controller.guarded import GuardedPolicy
 from specbound_controller.policy import Policy
 from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.settings import in_words, is_setting
-from specbound_controller.trees.names import BEST_TREE, is_tree_name
+from specbound_controller.trees.names import BEST_TREE, TUNED_TREES, is_tree_name
+from specbound_controller.trees.settings import TreeSources
 
 NEEDS_CONTROLLER = ("best_static_learned", "controller")
 
@@ -43,8 +44,12 @@ class Sources:
         for compression in config.compression:
             if tuned is not None:
                 tuned.level(compression)
-            known = sources.available
-            missing = [n for n in config.asked if n not in known and not is_tree(n) and not is_written_out(n)]
+            known = (*sources.available, *(() if tuned is None else tuned.tree_names))
+            missing = [
+                name
+                for name in config.asked
+                if name not in known and (name in TUNED_TREES or not (is_tree(name) or is_written_out(name)))
+            ]
             if missing:
                 raise InputError(f"policy {missing[0]} needs --policies with its constants, or --controller")
         return sources
@@ -97,6 +102,12 @@ class Sources:
                 choice.add(name, best_tree.policy(trees), best_tree.describe())
             elif is_written_out(name):
                 choice.add(name, self._written_out(name, costs), in_words(name) if is_setting(name) else "")
+            elif name in TUNED_TREES:
+                assert trees is not None and self.tuned is not None  # `open` sees to it
+                sources = TreeSources(trees.stores, trees.rates())
+                choice.add(
+                    name, self.tuned.tree(name, compression, costs, sources), self.tuned.describe(name, compression)
+                )
             elif is_tree(name):
                 assert trees is not None  # `needs_trees` said so
                 choice.add(name, tree_policy(name, trees), "")
@@ -141,7 +152,7 @@ class Sources:
 
 def is_tree(policy: str) -> bool:
     """Whether a policy drafts trees."""
-    return policy == BEST_TREE or is_tree_name(policy)
+    return policy == BEST_TREE or policy in TUNED_TREES or is_tree_name(policy)
 
 
 @dataclass(slots=True)

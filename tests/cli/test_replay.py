@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from specbound.analysis.replay_config import REPLAYED_POLICIES, TUNED_POLICIES
+from specbound_controller.trees.names import TUNED_TREES
 from specbound_profiling.log.store import StepLog, open_log
 from specbound_profiling.log.trace import PromptTrace
 
@@ -64,7 +65,10 @@ def test_policies_of_the_literature_are_replayed_as_they_were_tuned(
         tuned = content["levels"][level]
         rows = {r["method"]: r for r in report["rows"] if (r["compression"], r["task"]) == (level, "all")}
         assert rows["plain"]["tokens_per_second"] == pytest.approx(tuned["plain_tokens_per_second"])
-        for name, entry in tuned["policies"].items():  # what was found in tuning is what the replay says
+        assert set(tuned["trees"]) == set(TUNED_TREES)
+        for name, entry in (
+            tuned["policies"] | tuned["trees"]
+        ).items():  # what was found in tuning is what the replay says
             assert rows[name]["tokens_per_second"] == pytest.approx(entry["tokens_per_second"]), name
     notes = [note for note in report["notes"] if note.startswith("none: ")]
     assert any(note.startswith("none: svip: exit_layer ") and "the best of 108 settings" in note for note in notes)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -18,6 +18,8 @@ from specbound_controller.baselines.situation import Settings
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError
 from specbound_controller.text_files import parse_json, read_text
+from specbound_controller.trees.names import TUNED_TREES
+from specbound_controller.trees.settings import TreeSettings
 
 SCHEMA = 1
 
@@ -49,6 +51,17 @@ class Tuned:
 
 
 @dataclass(frozen=True, slots=True)
+class TunedTree:
+    """The same of a draft tree."""
+
+    settings: TreeSettings
+    tokens_per_second: float
+    """Replayed on some of the training prompts."""
+    num_candidates: int
+    """Settings that were tried."""
+
+
+@dataclass(frozen=True, slots=True)
 class TunedLevel:
     """All policies at one compression level."""
 
@@ -60,6 +73,13 @@ class TunedLevel:
     """Level of exactness that the costs were measured at."""
     policies: Mapping[str, Tuned]
     """By name, each of `SETTINGS`."""
+    trees: Mapping[str, TunedTree] = field(default_factory=dict)
+    """By name, each of `TUNED_TREES`; empty where the log holds no stores, and in files of earlier versions."""
+
+    @property
+    def everything(self) -> dict[str, Tuned | TunedTree]:
+        """Policies and trees."""
+        return {**self.policies, **self.trees}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +153,12 @@ def _level(values: Any, name: str, exit_layers: tuple[int, ...]) -> TunedLevel:
         if not _layers(settings) <= {0, *exit_layers}:
             raise ValueError(f"{where}: exit layers must be among {list(exit_layers)}, got {sorted(_layers(settings))}")
         policies[policy] = _built(Tuned, {**entry, "settings": settings}, where)
-    level: TunedLevel = _built(TunedLevel, {**values, "policies": policies}, name)
+    trees = {}
+    for tree, entry in _object(values.get("trees", {}), f"trees of {name}").items():
+        if tree not in TUNED_TREES:
+            raise ValueError(f"{name}: unknown tree {tree!r}")
+        trees[tree] = _built(TunedTree, _object(entry, f"{name}: {tree}"), f"{name}: {tree}")
+    level: TunedLevel = _built(TunedLevel, {**values, "policies": policies, "trees": trees}, name)
     return level
 
 
@@ -176,7 +201,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where} must be a list, got {value!r}")
         return tuple(_value(get_args(hint)[0], entry, where) for entry in value)
-    if is_dataclass(hint) and isinstance(value, dict):
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
         return _built(hint, value, where)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)

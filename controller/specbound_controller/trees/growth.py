@@ -17,6 +17,8 @@ Child = tuple[float, int, str, int]
 """Score, token, source and cell of a candidate after a path."""
 Children = list[Child]
 """The best first."""
+MOST_CHILDREN = 64
+"""More than all sources propose together."""
 
 
 def grow(
@@ -25,6 +27,7 @@ def grow(
     plan: TreePlan,
     most_depth: int,
     end_tokens: frozenset[int] = frozenset(),
+    known: dict[tuple[int, ...], Children] | None = None,
 ) -> DraftTree:
     """The tree after a sequence.
 
@@ -33,13 +36,21 @@ def grow(
         sources: asked in this order; of those with equal scores the first counts.
         most_depth: bounds the plan's; 0 leaves the root alone.
         end_tokens: nodes that hold one of them get no children.
+        known: newest tokens of a path -> all its candidates by the same sources and rates at this place of the text;
+            used and filled, so that other plans need not ask again.
     """
     tree = DraftTree([tokens[-1]])
     asked = [(source, plan.rates[source.name]) for source in sources if source.name in plan.rates]
     tails = [tuple(tokens[-TAIL:])]
 
     def expand(node: int) -> Children:
-        return children_of(tails[node], asked, plan.breadth)
+        tail = tails[node]
+        if known is None:
+            return children_of(tail, asked, plan.breadth)
+        found = known.get(tail)
+        if found is None:
+            found = known[tail] = children_of(tail, asked, MOST_CHILDREN)
+        return found[: plan.breadth]
 
     def add(parent: int, child: Child) -> int:
         score, token, source, cell = child

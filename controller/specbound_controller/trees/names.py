@@ -22,6 +22,9 @@ TREE_NAMES = (
 """Trees of a fixed number of nodes grown best first, chains of the same sources, rules of others; `free_tree` chooses
 the number by price."""
 
+TUNED_TREES = ("tuned_tree", "tuned_eagle2", "tuned_recycling", "priced_tree")
+"""Trees whose constants `specbound tune` chooses: best first with so many nodes, EAGLE-2's beam, Token Recycling's
+shape, and best first with nodes that must pay."""
 BEST_TREE = "best_tree"
 """The fastest of some of them."""
 FREE_ENTRANTS = ("chain4", "chain8", "tree3", "tree5", "tree7", "tree15")

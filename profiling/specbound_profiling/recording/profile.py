@@ -155,8 +155,10 @@ def _stores(config: ProfileConfig, root: Path, loaded: LoadedModel) -> tuple[Sto
     own_text, rates = None, dict[str, list[float]]()
     if config.own_text is not None:
         own_text, rates = load_own_text(Path(config.own_text).expanduser(), fingerprint)
-    kept = root / FOLDER / "bigrams"
-    bigrams = read_bigrams(kept, fingerprint) if kept.exists() else local_bigrams(loaded.model, logger.info)
+    try:
+        bigrams = read_bigrams(root / FOLDER / "bigrams", fingerprint)
+    except InputError:  # a new log; one of another model is refused when its manifest is compared
+        bigrams = local_bigrams(loaded.model, logger.info)
     return Stores(bigrams, own_text), rates
 
 

@@ -10,19 +10,42 @@ from collections.abc import Sequence
 import numpy as np
 
 from specbound_controller.costs import WORK_NAMES, CostTable, work_vector
+from specbound_controller.trees.growth import Children
 from specbound_controller.trees.plan import TreePlan
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.result import ReplayResult, Steps
 from specbound_profiling.replay.trees import TreeReplay, right_path
 
 
-def replay_plan(traces: Sequence[PromptTrace], plan: TreePlan, costs: CostTable, num_layers: int) -> ReplayResult:
-    """`replay` of a tree policy that always plays one plan, of sources that run no layer."""
+class TreeMemo:
+    """What sources proposed at places of some traces: other plans of the same rates need not ask again."""
+
+    def __init__(self, most: int = 100_000) -> None:
+        """most: paths that are kept."""
+        self._found: dict[tuple[int, int, tuple[str, ...]], dict[tuple[int, ...], Children]] = {}
+        self._most, self._num = most, 0
+
+    def at(self, trace: int, start: int, plan: TreePlan) -> dict[tuple[int, ...], Children]:
+        """Of one place by the plan's sources; forgets all where too much is kept."""
+        self._num += plan.max_nodes
+        if self._num > self._most * 16:
+            self._found, self._num = {}, 0
+        return self._found.setdefault((trace, start, tuple(plan.rates)), {})
+
+
+def replay_plan(
+    traces: Sequence[PromptTrace], plan: TreePlan, costs: CostTable, num_layers: int, memo: TreeMemo | None = None
+) -> ReplayResult:
+    """`replay` of a tree policy that always plays one plan, of sources that run no layer.
+
+    memo: of these traces, at these rates.
+    """
     prompts, contexts, drafted, accepted = list[int](), list[int](), list[int](), list[int]()
     for index, trace in enumerate(traces):
         trees, start = TreeReplay(trace, num_layers), 1
         while start < trace.num_positions:
-            tree = trees.grow(plan, start, plan.max_depth)
+            known = None if memo is None else memo.at(index, start, plan)
+            tree = trees.grow(plan, start, plan.max_depth, known)
             path, num_emitted = right_path(tree, trace, start)
             prompts.append(index)
             contexts.append(trace.prompt_length + start)

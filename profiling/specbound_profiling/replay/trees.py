@@ -23,7 +23,7 @@ from specbound_controller.records import Decision, StepRecord
 from specbound_controller.sources.recycled import RecycledSource
 from specbound_controller.sources.source import TAIL, DraftSource
 from specbound_controller.trees.exit_growth import ExitGrowth
-from specbound_controller.trees.growth import grow
+from specbound_controller.trees.growth import Children, grow
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.tree import ROOT, DraftTree
 from specbound_profiling.log.trace import PromptTrace, interpolate_confidence
@@ -64,10 +64,16 @@ class TreeReplay:
         record = self._record(draft, start, has_full_signals)
         return SimulatedStep(record, record)
 
-    def grow(self, plan: TreePlan, start: int, most_depth: int) -> DraftTree:
-        """The tree of sources that run no layer."""
+    def grow(
+        self,
+        plan: TreePlan,
+        start: int,
+        most_depth: int,
+        known: dict[tuple[int, ...], Children] | None = None,
+    ) -> DraftTree:
+        """The tree of sources that run no layer. known: as `trees.growth.grow` takes it."""
         tail, sources, most = self._grown_after(plan, start, most_depth)
-        return grow(tail, sources, plan, most, self.eos_tokens)
+        return grow(tail, sources, plan, most, self.eos_tokens, known)
 
     def true_run(self, plan: TreePlan, start: int, most: int) -> int:
         """True tokens in a row, at most so many, that the plan's sources propose to a step which begins at `start`."""

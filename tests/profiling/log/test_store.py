@@ -127,7 +127,7 @@ def test_stores_of_a_log_are_those_that_its_manifest_names(tmp_path: Path, trace
     np.testing.assert_array_equal(found.bigrams.best, np.arange(40).reshape(10, 4))
     assert found.own_text.followers([1, 2]) == text.followers([1, 2]) != []
     shutil.rmtree(tmp_path / "stores")
-    other = Stores(BigramTable(np.zeros((10, 4), dtype=np.int32)), None)
+    other = Stores(BigramTable(np.zeros((10, 4), dtype=np.int32)), text)
     write_log_stores(tmp_path, other, manifest.model_fingerprint)
     with pytest.raises(InputError, match="must be the bigrams that was recorded"):
         open_log(tmp_path).stores()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from specbound_controller.actions import static_grid
 from specbound_controller.baselines.fixed import StaticSettings
@@ -20,6 +21,7 @@ from specbound_profiling.replay.best_static import static_seconds
 from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.data import check_enough
 from specbound_train.tuning.fit import logistic_weights, speckv_settings
+from specbound_train.tuning.trees import tune_trees
 
 DRAFT_LENGTHS = ((1, 2), (1, 2, 3, 4), (2, 4, 6, 8))
 """Lengths that SpecKV may choose from; the last ones are the paper's."""
@@ -48,6 +50,12 @@ def tune_log(log: StepLog, costs: Mapping[str, CostTable], seed: int, say: Say) 
         check_enough(traces, compression, str(log.root))
         by_level[compression] = [trace for trace in traces if trace.num_positions > 1]
     levels = tune_levels(by_level, costs, manifest.num_layers, seed, say)
+    if manifest.stores:
+        sources = log.tree_sources()
+        for compression, traces in by_level.items():
+            own = partial(_of_level, say, compression)
+            trees = tune_trees(traces, sources, costs[compression], manifest.num_layers, own)
+            levels[compression] = replace(levels[compression], trees=trees)
     return TunedFile(
         model_fingerprint=manifest.model_fingerprint,
         num_layers=manifest.num_layers,
@@ -57,6 +65,10 @@ def tune_log(log: StepLog, costs: Mapping[str, CostTable], seed: int, say: Say) 
         budget=len(static_grid(manifest.exit_layers)),
         levels=levels,
     )
+
+
+def _of_level(say: Say, compression: str, line: str) -> None:
+    say(f"{compression}: {line}")
 
 
 def tune_levels(
