@@ -149,7 +149,7 @@ def test_manifest_without_a_draft_vocabulary_means_all_tokens(tmp_path: Path) ->
 def test_broken_draft_vocabulary_is_refused(tmp_path: Path, tokens: object) -> None:
     values = asdict(MANIFEST) | {"draft_vocabulary": tokens}
     (tmp_path / "manifest.json").write_text(json.dumps(values))
-    with pytest.raises(InputError, match="is not a manifest of schema 2") as error:
+    with pytest.raises(InputError, match="is not a manifest of schema 3") as error:
         read_manifest(tmp_path)
     assert "\n" not in str(error.value)
 
