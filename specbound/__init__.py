@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from specbound.decoding.decoder import SpecBoundDecoder
     from specbound.evaluation.config import EvaluateConfig
     from specbound.evaluation.run import evaluate
+    from specbound.exits.trained import TrainedExits
     from specbound.models.controllers import load_controller
     from specbound.models.hub import HubController
     from specbound.models.loading import LoadedModel, load_model
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from specbound_profiling.recording.config import ProfileConfig
     from specbound_profiling.recording.profile import profile
     from specbound_train.config import TrainConfig
+    from specbound_train.exits.config import TrainExitsConfig
+    from specbound_train.exits.train import train_exits
     from specbound_train.train import train_controller
 
 __version__ = "0.1.0"
@@ -50,6 +53,8 @@ __all__ = [
     "StaticPolicy",
     "StepRecord",
     "TrainConfig",
+    "TrainExitsConfig",
+    "TrainedExits",
     "TreePlan",
     "TreePolicy",
     "__version__",
@@ -62,6 +67,7 @@ __all__ = [
     "profile",
     "replay",
     "train_controller",
+    "train_exits",
 ]
 
 _HOMES = {
@@ -81,6 +87,8 @@ _HOMES = {
     "StaticPolicy": "specbound_controller.policy:StaticPolicy",
     "StepRecord": "specbound_controller.records:StepRecord",
     "TrainConfig": "specbound_train.config:TrainConfig",
+    "TrainExitsConfig": "specbound_train.exits.config:TrainExitsConfig",
+    "TrainedExits": "specbound.exits.trained:TrainedExits",
     "TreePlan": "specbound_controller.trees.plan:TreePlan",
     "TreePolicy": "specbound_controller.trees.policy:TreePolicy",
     "auto_policy": "specbound.stores.auto:auto_policy",
@@ -92,6 +100,7 @@ _HOMES = {
     "profile": "specbound_profiling.recording.profile:profile",
     "replay": "specbound.analysis.replay:replay_log",
     "train_controller": "specbound_train.train:train_controller",
+    "train_exits": "specbound_train.exits.train:train_exits",
 }
 """Public name -> module and name where it lives today."""
 

@@ -18,6 +18,7 @@ CONFIG_CLASSES = {
     "train.yaml": "specbound_train.config:TrainConfig",
     "train_without_compression.yaml": "specbound_train.config:TrainConfig",
     "train_one_level.yaml": "specbound_train.config:TrainConfig",
+    "train_exits.yaml": "specbound_train.exits.config:TrainExitsConfig",
     "tune.yaml": "specbound_train.tuning.config:TuneConfig",
     "write.yaml": "specbound.stores.write_config:WriteConfig",
     "replay.yaml": "specbound.analysis.replay_config:ReplayConfig",

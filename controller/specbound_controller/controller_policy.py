@@ -9,7 +9,7 @@ import numpy as np
 
 from specbound_controller.actions import PLAIN
 from specbound_controller.config import TEXT_KINDS, ControllerConfig, correction_key
-from specbound_controller.costs import CostTable
+from specbound_controller.costs import CostTable, work_vector
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.guard import GuardBatch, NeverSlowerGuard
@@ -19,6 +19,8 @@ from specbound_controller.score import LearnedScore
 from specbound_controller.step_batch import Choices, StepBatch
 from specbound_controller.step_policy import StepPolicy
 
+_CONTEXT_OF_PRICES = 512
+"""Tokens of context at which plain decoding of a batch is compared with that of one sequence."""
 _CONTEXT, _TEMPERATURE = (FEATURE_NAMES.index(name) for name in ("log_context_length", "sampling_temperature"))
 
 
@@ -68,7 +70,8 @@ class ControllerPolicy:
         self.guard = NeverSlowerGuard(costs, config.num_layers, self.needs_features) if guard else None
         self.rho = rho
         """Long-run tokens per second that the choice is made at."""
-        vocabulary = controller.draft_vocabulary
+        self.draft_vocabulary = vocabulary = controller.draft_vocabulary
+        """Tokens that its scores and actions were fitted on, and the trained exits that read them; None is all."""
         self._decisions = tuple(
             replace(action.decision(scores), draft_vocabulary=vocabulary) for action in self.actions
         )
@@ -77,12 +80,31 @@ class ControllerPolicy:
         self.decisions = (*self._decisions, self._plain, *(() if self._static is None else (self._static,)))
         """All that it may choose: the grid's, plain decoding of a pause, the stored static action."""
         self._guards: GuardBatch | None = None
-        self._step_policy = controller.step_policy
-        prices = self._step_policy.prices(costs, config.num_layers)
-        self._gains = self._step_policy.gains(prices, rho)
+        self._step_policy, self._num_layers = controller.step_policy, config.num_layers
+        self._alone, self._num_rows = costs, 1
+        self._gains = self._gains_at(costs, rho)
         self._corrections = np.zeros((len(TEXT_KINDS), len(self.actions)), dtype=np.float32)
         for index, kind in enumerate(TEXT_KINDS):
             self._corrections[index] = config.corrections.get(correction_key(compression, kind), 0.0)
+
+    def _gains_at(self, costs: CostTable, rho: float) -> np.ndarray:
+        """What the choice weighs curves of survival by."""
+        return self._step_policy.gains(self._step_policy.prices(costs, self._num_layers), rho)
+
+    def share(self, num_rows: int) -> None:
+        """So many sequences share the calls of the coming steps: prices are those of one of them.
+
+        The long-run speed is taken to change as plain decoding's does.
+        """
+        if num_rows == self._num_rows:
+            return
+        self._num_rows = num_rows
+        if self.guard is not None:
+            self.guard.share(num_rows)
+        self.costs = costs = self._alone.shared(num_rows)
+        plain = work_vector({1: self._num_layers}, {1: 1}, 0, _CONTEXT_OF_PRICES, num_decisions=0)
+        alone_s, shared_s = (float(each.seconds(plain)) for each in (self._alone, costs))
+        self._gains = self._gains_at(costs, self.rho * alone_s / shared_s)
 
     @property
     def needs_full_signals(self) -> bool:

@@ -1,7 +1,7 @@
 """The cost table: what work costs on one machine, in seconds. Counts of work in, seconds out; measures nothing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -101,6 +101,25 @@ class CostTable:
     def slowdown(self, probe_s: float) -> float | None:
         """How much slower a machine is on which the probe takes so long, 0.1 for 10 %; None where it is not known."""
         return None if self.probe_s is None else probe_s / self.probe_s - 1.0
+
+    def shared(self, num_rows: int) -> "CostTable":
+        """What work costs one of so many sequences whose steps run in the same calls.
+
+        A call on n of its rows is a call on `num_rows * n`, of which it pays its part; so it does of the fixed costs of
+        heads and steps. Beyond the last knot the line of the last two goes on.
+        """
+        if num_rows == 1:
+            return self
+        found, names = dict(self.coefficients), WORK_NAMES[: len(ROW_KNOTS)]
+        before, last = (self.coefficients[name] for name in names[-2:])
+        per_row = max(0.0, last - before) / (ROW_KNOTS[-1] - ROW_KNOTS[-2])
+        for name, rows in zip(names, ROW_KNOTS, strict=True):
+            together = num_rows * rows
+            shares = row_shares(together) @ np.array([self.coefficients[each] for each in names])
+            found[name] = (float(shares) + per_row * max(0, together - ROW_KNOTS[-1])) / num_rows
+        for name in ("head_reads", "steps"):
+            found[name] /= num_rows
+        return replace(self, coefficients=found)
 
     def seconds(self, work: np.ndarray) -> np.ndarray:
         """Modelled seconds of work vectors. (..., W) -> (...)"""

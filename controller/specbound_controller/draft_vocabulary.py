@@ -21,12 +21,14 @@ MIN_TOKENS = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DraftVocabulary:
-    """Some tokens of a model's vocabulary; two with the same tokens are equal."""
+    """Some tokens of a model's vocabulary; two with the same tokens, read by the same exits, are equal."""
 
     ids: np.ndarray
     """Token ids, ascending, at least two. (N,) int64"""
+    exits: str = ""
+    """Name of the trained exits that draft them; empty where an exit's own hidden state is read."""
     checksum: str = field(init=False)
-    """Of the ids."""
+    """Of the ids, and of the trained exits."""
 
     def __post_init__(self) -> None:
         ids = np.asarray(self.ids)
@@ -37,7 +39,8 @@ class DraftVocabulary:
         ids = ids.copy()
         ids.flags.writeable = False
         object.__setattr__(self, "ids", ids)
-        object.__setattr__(self, "checksum", hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest())
+        content = ids.astype("<i8").tobytes() + self.exits.encode()
+        object.__setattr__(self, "checksum", hashlib.sha256(content).hexdigest())
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,7 +52,8 @@ class DraftVocabulary:
         return hash(self.checksum)
 
     def __str__(self) -> str:
-        return f"{len(self)} tokens ({self.checksum[:8]})"
+        exits = f" of the trained exits {self.exits}" if self.exits else ""
+        return f"{len(self)} tokens ({self.checksum[:8]}){exits}"
 
     def share(self, counts: np.ndarray) -> float:
         """Share of counted tokens that lie within it; nan where nothing was counted. counts: (V,)"""

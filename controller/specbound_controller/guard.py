@@ -49,18 +49,27 @@ class NeverSlowerGuard:
     ) -> None:
         """is_adaptive: whether each step also pays for a decision and for the full model's signals."""
         self.limits = limits or GuardLimits()
-        self.costs = costs
-        self._is_adaptive, self.prices = is_adaptive, StepPrices(costs)
-        self._plain_s, with_context = (
-            float(costs.seconds(work_vector({1: num_layers}, {1: 1}, 0, context_length, num_decisions=0)))
-            for context_length in (0, 1)
-        )
-        self._plain_per_context_s = with_context - self._plain_s
+        self._alone, self._num_layers, self._is_adaptive = costs, num_layers, is_adaptive
+        self._num_rows = 0
+        self.share(1)
         self.num_pauses = 0
         """Pauses so far, over all prompts."""
         self.num_paused_steps = 0
         """Plain steps taken in pauses, over all prompts."""
         self.reset()
+
+    def share(self, num_rows: int) -> None:
+        """So many sequences share the calls of the coming steps: prices are those of one of them."""
+        if num_rows == self._num_rows:
+            return
+        self._num_rows = num_rows
+        self.costs = costs = self._alone.shared(num_rows)
+        self.prices = StepPrices(costs)
+        self._plain_s, with_context = (
+            float(costs.seconds(work_vector({1: self._num_layers}, {1: 1}, 0, context_length, num_decisions=0)))
+            for context_length in (0, 1)
+        )
+        self._plain_per_context_s = with_context - self._plain_s
 
     def reset(self) -> None:
         """Forgets the last prompt; the counts stay."""

@@ -137,12 +137,18 @@ class StaticPolicy(FixedPolicy):
         alpha: float = 0.0,
         d_max: int | None = None,
         combine: str = "token",
+        guarded: bool = False,
     ) -> None:
-        """Exit layers with one threshold for all, or one each. A threshold of 0 drafts `w_max` tokens always."""
+        """Exit layers with one threshold for all, or one each. A threshold of 0 drafts `w_max` tokens always.
+
+        guarded: fall back to plain decoding where drafts do not pay. A decoder then prices steps by this machine's
+            cost table, which is measured at the first use of a model (half a minute) and kept.
+        """
         thresholds = [threshold] * len(exit_layers) if isinstance(threshold, int | float) else list(threshold)
         if len(thresholds) != len(exit_layers):
             raise ValueError(f"threshold must be one number or {len(exit_layers)}, got {len(thresholds)}")
         self.exit_layers = tuple(exit_layers)
+        self.guarded = guarded
         decision = Decision(
             w_max=w_max if exit_layers else 0,
             thresholds=dict(zip(self.exit_layers, thresholds, strict=True)),

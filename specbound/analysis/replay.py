@@ -30,6 +30,7 @@ from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError, MissingExtraError
 from specbound_controller.figures import DASH, number, share
 from specbound_controller.policy import AnnealedConfidence, Policy, StaticPolicy
+from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.records import Decision
 from specbound_controller.trees.names import BEST_TREE, FREE_ENTRANTS, TUNED_TREES, is_tree_name
 from specbound_controller.trees.plan import TreePlan
@@ -168,6 +169,8 @@ class Level:
             return StaticPolicy(())
         if name == "static":
             return StaticPolicy(config.exit_layers, config.threshold, config.width, config.alpha, None, config.combine)
+        if is_written_out(name):
+            return written_out(name)
         if name in CONTROLLER_NAMES:
             return controller_policy(name, self.compression, self.costs, self.controller)
         if name == BEST_TREE:

@@ -6,7 +6,8 @@ from typing import Literal
 from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
-from specbound_controller.trees.names import BEST_TREE, TUNED_TREES, is_tree_name
+from specbound_controller.policy_names import rejoined, require_policy_name
+from specbound_controller.trees.names import BEST_TREE, TUNED_TREES
 
 TUNED_POLICIES = ("best_static_annealed", *BASELINES, *TUNED_TREES)
 """Those that need a file of settings."""
@@ -32,7 +33,7 @@ class ReplayConfig:
     """One or several of plain, static (the action given below), best_static (the fastest fixed action: that of the file
     of policies, else searched on this log), controller, best_static_learned (its score at one fixed action), random
     (another action at every step), oracle and oracle_grid (clairvoyant: the limit), and from the file of policies
-    {TUNED_POLICIES}.
+    {TUNED_POLICIES}; fixed settings such as static:lookup0.5+exit4,width2; classes of your own, module:Class.
     Draft trees by name: best_tree (the fastest of six, searched on this log), free_tree, tree7, eagle2, ...
     (docs/trees.md), and oracle_tree (clairvoyant: the limit of trees of sources that run no layer).
     auto: plain, best_static, all of the file where there is one, the controller, free_tree, the limits."""
@@ -67,10 +68,14 @@ class ReplayConfig:
     """Its phase2_experiment_results.csv, for tokens per second and the split by prompt."""
     threads: int = 1
     """CPU threads of live decoding."""
+    by_kind: bool = False
+    """Show every kind of content also where there are more than six; the JSON always holds all."""
     json: str | None = None
     """File for the results as JSON; - is standard output, where the tables are left out."""
 
     def __post_init__(self) -> None:
+        if self.policy != "auto":
+            object.__setattr__(self, "policy", rejoined(self.policy))
         require_at_least(0, width=self.width, live=self.live, seed=self.seed)
         require_at_least(1, w_max=self.w_max, threads=self.threads)
         if self.speckv_clock is not None and self.speckv is None:
@@ -80,8 +85,7 @@ class ReplayConfig:
         if self.save_steps and not self.live:
             raise InputError("save_steps keeps live steps, and needs live, the number of prompts to decode")
         for policy in () if self.policy == "auto" else self.policy:
-            if not is_tree_name(policy):
-                require_one_of(REPLAYED_POLICIES, policy=policy)
+            require_policy_name(policy, REPLAYED_POLICIES)
         for level in () if self.compression == "auto" else self.compression:
             require_one_of(COMPRESSIONS, compression=level)
         if not self.policy or not self.compression:

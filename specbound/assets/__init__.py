@@ -23,3 +23,8 @@ def demo_prompts_path(split: str) -> Path:
 def training_prompts_path() -> Path:
     """Six hundred prompts of ten kinds, by `specbound prompts`; source and licence stand on each line."""
     return _HERE / "training_prompts.jsonl"
+
+
+def smollm2_exits_dir() -> Path:
+    """Trained exits for SmolLM2-135M-Instruct, where the package holds them."""
+    return _HERE / "smollm2_exits"

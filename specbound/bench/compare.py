@@ -52,7 +52,8 @@ class Comparison:
         """All methods interleaved on one clock, then everything that would disturb it. groups: exactness -> group"""
         named = {(level, m.name): m for level, group in groups.items() for m in group.methods}
         timed = [Method(f"{name}@{level}", method.run) for (level, name), method in named.items()]
-        timings = time_methods(timed, prompts, self.num_rounds, probe)
+        shorter = "--num-prompts, --num-rounds, --methods and --max-new-tokens shorten it"
+        timings = time_methods(timed, prompts, self.num_rounds, probe, shorter=shorter)
         levels = []
         for level, group in groups.items():
             of_level = {method.name: timings[f"{method.name}@{level}"] for method in group.methods}

@@ -19,11 +19,16 @@ METHODS = (
     "assistant_model",
     "prompt_lookup",
     "best_static",
+    "best_tree",
     "controller",
 )
 """Methods in the order of the table. Those of transformers: its greedy or sampling `generate`; its early exit, the best
 of a grid, as its defaults are, and with its heuristic schedule; a draft model made of the first layers, with its
-dynamic threshold; prompt lookup. Ours: plain decoding, the best static setting, the controller."""
+dynamic threshold; prompt lookup. Ours: plain decoding, the best static setting, the best draft tree, the
+controller."""
+
+EAGER_METHODS = ("best_tree",)
+"""Those that captured CUDA graphs cannot run."""
 
 SHAPES = ("tiny", "small", "1b", "7b", "13b")
 """Shapes of random models: two small ones for a CPU, Llama 3.2 1B, Vicuna 7B, CodeLlama 13B."""
@@ -120,6 +125,9 @@ class BenchConfig(SamplingConfig):
             raise InputError("exactness must name one or both of token, bitwise, got none")
         if self.compile and self.exactness != ("token",):
             raise InputError(f"exactness must be token alone with compile, got {','.join(self.exactness)}")
+        eager = [name for name in EAGER_METHODS if self.methods != "auto" and name in self.methods]
+        if self.compile and eager:
+            raise InputError(f"methods must not hold {eager[0]} with compile: captured graphs run chains only")
         if self.compile and (self.shape is not None or self.scaling):
             raise InputError("compile must not be given with shape or scaling: it is for a model's methods")
         if self.prompt_source == self.tuning_source:
@@ -169,6 +177,8 @@ class BenchConfig(SamplingConfig):
         asked = METHODS if self.methods == "auto" else ("plain", *self.methods)
         if self.methods != "auto" and "controller" in asked and self.controller_name == "none":
             raise InputError("method controller needs a controller, got controller none")
+        if self.compile:
+            asked = tuple(name for name in asked if name not in EAGER_METHODS)
         return tuple(
             name for name in METHODS if name in asked and (name != "controller" or self.controller_name != "none")
         )

@@ -14,15 +14,18 @@ from specbound.bench.tuning import GRID_KINDS, speedup_map, tune_transformers
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.segments import CALLS_BEFORE_CAPTURE
-from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static, record_exits
+from specbound.evaluation.best_static import StaticSearch, choose_static, record_exits
+from specbound.evaluation.best_tree import choose_tree
 from specbound.evaluation.timing import ContentionProbe, TimedPrompt
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.pricing.local import given_costs, required_costs
 from specbound.results.report import model_info
+from specbound.stores.bigrams import local_bigrams
+from specbound.stores.trees import TreeSituation
 from specbound_controller.costs import CostTable
-from specbound_profiling.log.trace import PromptTrace
+from specbound_controller.sources.stores import Stores
 from specbound_profiling.recording.config import auto_exit_layers
 
 
@@ -75,39 +78,45 @@ class Bench:
         )
 
     def _ours(self, exactness: str, tuning: Sequence[TimedPrompt]) -> Group:
-        """Plain, best static and controller at one level."""
+        """Plain, best static, best tree and controller at one level."""
         controller, asked = self.controller, self.config.chosen_methods
         exits = auto_exit_layers(self.adapter.num_layers) if controller is None else controller.config.exit_layers
         costs = self._costs(exactness, exits)
         decoder = self._decoder(exactness)
         methods = [OurMethod("plain", decoder)]
+        search = self._search(exactness, exits, costs, tuning)
         if "best_static" in asked:
-            static, traces = self._static(exactness, exits, costs, tuning)
-            methods.append(OurMethod("best_static", decoder, static.policy(), static.action().name))
-            self.speedup_map = self.speedup_map or speedup_map(traces, costs, self.adapter.num_layers)
-            self.notes.append(f"best_static, {exactness}: {static.describe()}")
+            methods.append(self._best_static(decoder, search))
+        if "best_tree" in asked:
+            methods.append(self._best_tree(decoder, search))
         if controller is not None and "controller" in asked:
             methods.append(OurMethod("controller", decoder, controller.policy(costs, self.loaded.compression)))
         return Group(methods, costs)
 
-    def _static(
+    def _search(
         self, exactness: str, exits: Sequence[int], costs: CostTable, tuning: Sequence[TimedPrompt]
-    ) -> tuple[StaticChoice, list[PromptTrace]]:
-        """The best fixed setting at one level, raced on the tuning prompts, and what their exits drafted."""
+    ) -> StaticSearch:
+        """What settings at one level are raced on."""
         alpha = None if self.controller is None else self.controller.config.alpha
-        search = StaticSearch(
-            self.loaded,
-            tuning,
-            self.config.tuning_source,
-            costs,
-            tuple(exits),
-            exactness,
-            alpha,
-            is_compiled=self.config.compile,
-        )
-        self.say(f"{exactness}: recording the tuning prompts")
+        source, is_compiled = self.config.tuning_source, self.config.compile
+        return StaticSearch(self.loaded, tuning, source, costs, tuple(exits), exactness, alpha, is_compiled=is_compiled)
+
+    def _best_static(self, decoder: SpecBoundDecoder, search: StaticSearch) -> OurMethod:
+        """The fastest fixed setting on the tuning prompts."""
+        self.say(f"{search.exactness}: recording the tuning prompts")
         traces = record_exits(self.adapter, search)
-        return choose_static(replace(search, traces=traces), self.say), traces
+        found = choose_static(replace(search, traces=traces), self.say)
+        self.speedup_map = self.speedup_map or speedup_map(traces, search.costs, self.adapter.num_layers)
+        self.notes.append(f"best_static, {search.exactness}: {found.describe()}")
+        return OurMethod("best_static", decoder, found.policy(), found.action().name)
+
+    def _best_tree(self, decoder: SpecBoundDecoder, search: StaticSearch) -> OurMethod:
+        """The fastest draft tree on the tuning prompts."""
+        stores = Stores(local_bigrams(self.loaded.model, self.say))
+        situation = TreeSituation(stores, search.costs, self.adapter.num_layers)
+        found = choose_tree(search, situation, self.say)
+        self.notes.append(f"best_tree, {search.exactness}: {found.describe()}")
+        return OurMethod("best_tree", decoder, found.policy(situation), found.name)
 
     def _decoder(self, exactness: str) -> SpecBoundDecoder:
         return new_decoder(self.loaded, exactness, self.config.compile)

@@ -54,5 +54,14 @@ def _print(result: "BenchResult", is_shape: bool) -> None:
     from specbound.bench.tables import categories_table, shapes_table, totals_table
 
     by_category = None if is_shape else categories_table(result.rows)
+    from specbound.results.headline import headline
+
     tables = [shapes_table(result.rows) if is_shape else totals_table(result.rows)]
-    show(*tables, *([] if by_category is None else [by_category]), notes=result.notes, width=WIDTH)
+    answer = headline(result.rows)
+    show(
+        *([answer] if answer else []),
+        *tables,
+        *([] if by_category is None else [by_category]),
+        notes=result.notes,
+        width=WIDTH,
+    )

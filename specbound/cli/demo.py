@@ -13,11 +13,18 @@ def run(argv: Sequence[str]) -> int:
     config = parse_config(DemoConfig, "demo", with_sizes(argv))
     set_up(config)
     from specbound.demo.run import run_demo
+    from specbound.results.headline import headline
     from specbound.results.tables import results_table
 
     result = run_demo(config, say)
     table = results_table(result.rows)
-    hand_over(config.json, lambda: show(table, notes=result.notes), result.rows, result.model, notes=result.notes)
+    hand_over(
+        config.json,
+        lambda: show(headline(result.rows), table, notes=result.notes),
+        result.rows,
+        result.model,
+        notes=result.notes,
+    )
     return 0 if result.is_trustworthy else 1
 
 

@@ -1,6 +1,7 @@
 """What every command does at the edge of the process: set it up once, say how far it is, hand over what it found."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 MAX_THREADS = 1024
 """More than any machine of today has; each is made at once."""
+NARROWEST = 70
+"""Columns that tables are made to fit; narrower terminals wrap."""
 MAX_WIDTH = 100_000
 """Columns of the widest table that is measured."""
 
@@ -47,7 +50,7 @@ def say(line: str) -> None:
 def show(*parts: Any, notes: Iterable[str] = (), width: int = 0) -> None:
     """Tables and texts for people, an empty line before each table but the first, then notes, one line each.
 
-    A table that is wider than the terminal is shown whole all the same.
+    A table that is wider than the terminal loses columns, from the right; in a file or a pipe it is whole.
 
     width: columns that they take at least, wherever they go.
     """
@@ -68,7 +71,14 @@ def _show_whole(table: Any, width: int) -> None:
 
     plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # a task may be called [b] or :cat:
     console = Console(**plain)
-    whole = Measurement.get(console, console.options.update(max_width=MAX_WIDTH), table).maximum
+
+    def measure(each: Any) -> int:
+        return int(Measurement.get(console, console.options.update(max_width=MAX_WIDTH), each).maximum)
+
+    whole = measure(table)
+    if whole > console.width and hasattr(table, "fitting") and (console.is_terminal or "COLUMNS" in os.environ):
+        table = table.fitting(max(console.width, NARROWEST), measure)
+        whole = measure(table)
     console = Console(width=max(width, whole, console.width), **plain)
     with console.capture() as captured:  # rich ends the process where standard output is closed
         console.print(table)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from specbound.evaluation.run import EvaluationResult
 
 
+REFERENCES = {"plain": "plain decoding", "transformers": "transformers' generate"}
+
+
 def run(argv: Sequence[str]) -> int:
     config = parse_config(EvaluateConfig, "evaluate", argv)
     set_up(config)
@@ -31,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
         if config.json not in (None, "-"):
             write_report(to_report(result), str(config.json))
         if config.json != "-":
-            _print_level(result)
+            _print_level(result, config.by_kind)
 
     try:
         result = evaluate(config, say, keep)
@@ -41,14 +44,18 @@ def run(argv: Sequence[str]) -> int:
     return 0 if result.is_trustworthy else 1
 
 
-def _print_level(result: "EvaluationResult") -> None:
+def _print_level(result: "EvaluationResult", by_kind: bool) -> None:
     """The tables and notes of the newest level, and before the first one what holds for all."""
     from specbound.evaluation.run import level_notes
     from specbound.evaluation.tables import comparison_table, gain_table, heading, speed_table
+    from specbound.results.headline import headline
+    from specbound.results.tables import kinds_note
 
     level = result.levels[-1]
     notes = result.notes if len(result.levels) == 1 else []
-    tables = [speed_table(level, has_intervals=False), gain_table(level)]
+    tables = [speed_table(level, has_intervals=False, by_kind=by_kind), gain_table(level)]
     if level.comparisons:
         tables.append(comparison_table(each for each in level.comparisons if each.task == "all"))
-    show(f"\n{heading(level)}", *tables, "", notes=(*notes, *level_notes(level)))
+    answer = headline(level.rows, REFERENCES[level.evaluation.reference]) or "No speedup is shown; the notes say why."
+    notes = [*kinds_note(level.rows, by_kind), *notes]
+    show(f"\n{answer}", heading(level), *tables, "", notes=(*notes, *level_notes(level)))

@@ -14,9 +14,11 @@ from specbound.cli.streams import drop_output, flush, prepare_streams, tell
 from specbound_controller.errors import InputError, MissingExtraError
 
 COMMANDS = {
+    "fit": ("specbound.cli.fit:run", "find what decodes a model of yours fastest here, and say how much faster"),
     "prompts": ("specbound.cli.prompts:run", "make training prompts of many kinds from free texts"),
     "profile": ("specbound.cli.profile:run", "record how every exit layer agrees with the full model"),
     "train-controller": ("specbound.cli.train_controller:run", "fit a controller on a log that profile wrote"),
+    "train-exits": ("specbound.cli.train_exits:run", "train exits for a frozen model, on text of its own"),
     "tune": ("specbound.cli.tune:run", "choose the constants of the baselines' policies on a log that profile wrote"),
     "costs": ("specbound.cli.costs:run", "measure what the decoder's work costs on this machine, and check it"),
     "replay": ("specbound.cli.replay:run", "say what policies would have done on a log, and the best that any could"),

@@ -25,24 +25,34 @@ def run(argv: Sequence[str]) -> int:
 
     result = replay_log(config, say)
     live = [item.to_dict() for item in result.live]
-    hand_over(config.json, lambda: _print(result), result.rows, result.model, live=live, notes=result.notes)
+    hand_over(
+        config.json, lambda: _print(result, config.by_kind), result.rows, result.model, live=live, notes=result.notes
+    )
     return 1 if result.num_bugs else 0
 
 
-def _print(result: "Replay") -> None:
-    tables = [_level(level, list(rows)) for level, rows in groupby(result.rows, key=lambda row: row.compression)]
+def _print(result: "Replay", by_kind: bool) -> None:
+    from specbound.results.headline import headline
+    from specbound.results.tables import kinds_note
+
+    levels = [(level, list(rows)) for level, rows in groupby(result.rows, key=lambda row: row.compression)]
+    answers = [f"{level}: {headline(rows)}" for level, rows in levels if headline(rows)]
+    tables = [_level(level, rows, by_kind) for level, rows in levels]
     live = [_live(level, list(items)) for level, items in groupby(result.live, key=lambda item: item.compression)]
-    show(*tables, *live, "", notes=result.notes)
+    notes = [*kinds_note(result.rows, by_kind), *result.notes]
+    show(*answers, *tables, *live, "", notes=notes)
 
 
-def _level(compression: str, rows: Sequence["ReplayedRow"]) -> "Cells":
+def _level(compression: str, rows: Sequence["ReplayedRow"], by_kind: bool) -> "Cells":
     from specbound.analysis.replay import ReplayedRow
     from specbound.results.rows import columns
-    from specbound.results.tables import narrow, rows_table
+    from specbound.results.tables import for_people, narrow, rows_table
 
     title = f"{compression}, replayed: {rows[-1].num_prompts} prompts, {rows[-1].num_tokens} tokens"
     shown = narrow(columns(ReplayedRow))
-    return rows_table(title, rows, shown, lambda row: str(row.method).replace("_", " "), what="policy")
+    return rows_table(
+        title, for_people(rows, by_kind), shown, lambda row: str(row.method).replace("_", " "), what="policy"
+    )
 
 
 def _live(compression: str, items: Sequence["LiveItem"]) -> "Cells":

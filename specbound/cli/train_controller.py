@@ -3,10 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specbound.cli.edge import hand_over, say, set_up
 from specbound.cli.parsing import parse_config
+from specbound_controller.settings import in_words
 from specbound_train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from specbound_train.summary import TrainSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,34 @@ class TrainCommand(TrainConfig):
     """Put the controller with its model card on the Hugging Face Hub under this name, such as user/controller."""
     json: str | None = None
     """File for the replayed speeds as JSON; - is standard output, where the text is left out."""
+
+
+FEW_PROMPTS = 24
+"""Prompts below which what a training says of itself is not to be trusted."""
+
+
+def few_prompts(num_prompts: int) -> list[str]:
+    """A warning where there are too few, one line."""
+    if num_prompts >= FEW_PROMPTS:
+        return []
+    return [
+        f"warning: trained and judged on {num_prompts} prompts; at least {FEW_PROMPTS} are needed, and from 100 on "
+        "figures are steady: profile more (--num-prompts)"
+    ]
+
+
+def next_step(summary: "TrainSummary", model: str) -> str:
+    """What to do with the controller: one line."""
+    played = next((level.played_action for level in summary.levels if level.played_action is not None), None)
+    if played is not None and played.width > 0:
+        return (
+            f"next: the fixed setting is as good, static:{played.name} ({in_words(played.name)}); specbound evaluate "
+            f"--model {model} --policy best_static,best_tree races it against others by the clock"
+        )
+    return (
+        f"next: specbound evaluate --model {model} --controller {summary.out} --prompts OTHERS measures it; in Python "
+        f"SpecBoundDecoder.from_pretrained(model, {summary.out!r})"
+    )
 
 
 def run(argv: Sequence[str]) -> None:
@@ -45,6 +78,7 @@ def run(argv: Sequence[str]) -> None:
                 row = replace(row, tokens_per_step=level.tokens_per_step, acceptance_rate=level.acceptance_rate)
             rows.append(row)
     model = logged_model(Path(config.logs[0]).expanduser())
-    hand_over(config.json, lambda: print(summary), rows, model, training=summary.to_dict())
+    lines = [*few_prompts(summary.num_prompts), str(summary), next_step(summary, str(model["name"]))]
+    hand_over(config.json, lambda: print("\n".join(lines)), rows, model, training=summary.to_dict())
     if config.push_to_hub is not None:
         say(f"pushed: {push_controller(Controller.load(summary.out), config.push_to_hub)}")

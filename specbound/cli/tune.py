@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from specbound.policies import TunedPolicies
 
 
+FEW_PROMPTS = 24
+"""Prompts below which constants are tuned to chance."""
+
+
 def run(argv: Sequence[str]) -> None:
     config = parse_config(TuneConfig, "tune", argv)
     set_up(config)
@@ -31,6 +35,12 @@ def run(argv: Sequence[str]) -> None:
     file = tune_log(log, costs, config.seed, say)
     file.save(Path(config.out).expanduser())
     _print(TunedPolicies(file, config.out))
+    if file.num_prompts < FEW_PROMPTS:
+        show(f"warning: tuned on {file.num_prompts} prompts; at least {FEW_PROMPTS} are needed: profile more")
+    show(
+        f"next: specbound evaluate --model {log.manifest.model} --policies {config.out} --prompts OTHERS measures them "
+        "by the clock"
+    )
 
 
 def _print(policies: "TunedPolicies") -> None:

@@ -38,4 +38,18 @@ def _print(result: "Verification") -> None:
         figures = (each.num_prompts, each.num_tokens, each.stats.num_drafted)
         verdicts = (len(each.differences), each.num_near_ties, each.num_bugs)
         rows.append((each.compression, each.policy, each.exactness, *map(str, (*figures, *verdicts))))
-    show(Cells("", (*texts, *counts), rows, len(texts)), notes=result.notes)
+    show(verdict(result), Cells("", (*texts, *counts), rows, len(texts)), notes=result.notes)
+
+
+def verdict(result: "Verification") -> str:
+    """The answer: whether outputs are equal, over how much."""
+    num_tokens = sum(comparison.num_tokens for comparison in result.comparisons)
+    num_drafted = sum(comparison.stats.num_drafted for comparison in result.comparisons)
+    amount = f"{len(result.comparisons)} policies and levels, {num_tokens} tokens, {num_drafted} of them drafted"
+    if result.num_bugs:
+        return f"NOT EQUAL: {result.num_bugs} outputs differ from plain decoding's, and rounding does not explain it."
+    num_ties = sum(comparison.num_near_ties for comparison in result.comparisons)
+    if num_ties:
+        return f"Equal but for {num_ties} near-ties within rounding: {amount}."
+    idle = "" if num_drafted else " Nothing was drafted, so nothing was tried."
+    return f"Equal: every output is plain decoding's, token by token ({amount}).{idle}"

@@ -13,6 +13,7 @@ from torch import Tensor
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.model.draft_head import DraftHead
+from specbound.decoding.model.exit_modules import ExitPlace
 from specbound.decoding.model.ragged import RaggedCall, sent
 from specbound.decoding.step import Draft
 from specbound_controller.lookup import LOOKUP_EXIT
@@ -106,7 +107,8 @@ class BatchRunner:
         for row in rows:
             by_head.setdefault(row.head, []).append(row)
         for head, group in by_head.items():
-            logits = self.adapter.read_exit(torch.cat([row.draft.hidden[-1] for row in group], dim=1), head)[0]
+            hidden = torch.cat([row.draft.hidden[-1] for row in group], dim=1)
+            logits = self.adapter.read_exit(hidden, head, _place(group))[0]
             cleared = []
             for row, own in zip(group, logits.split(1), strict=True):
                 exit_layer, threshold = row.exits[row.next_exit]
@@ -147,6 +149,8 @@ class BatchRunner:
                 hidden[place] = output
             depth = target
         states = [state for state in hidden if state is not None]  # all: every token is pending below the last layer
+        for row, state in zip(rows, states, strict=True):
+            row.draft.final = state
         logits = self.adapter.read_head(torch.cat(states, dim=1))[0]
         for row in rows:
             row.draft.work.add_head(len(row.draft.tokens))
@@ -181,3 +185,11 @@ def next_group(rows: Sequence[Row]) -> list[Row]:
     for row in sorted(rows, key=lambda row: row.depth):
         by_depth.setdefault(row.depth, []).append(row)
     return max(by_depth.values(), key=len)
+
+
+def _place(rows: Sequence[Row]) -> ExitPlace:
+    """Where the newest tokens of some rows stand, at one exit."""
+    verified = [row.draft.verified for row in rows]
+    states = [state for state in verified if state is not None]
+    state = torch.cat(states, dim=1) if len(states) == len(rows) else None
+    return ExitPlace(rows[0].target, state, [row.draft.num_drafted + 1 for row in rows])

@@ -1,15 +1,23 @@
 """A model as it is at the moment of a call, behind the adapters that run it. Knows nothing of calls and drafts."""
 
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
 
 from specbound.decoding.model.adapter import ModelAdapter, autocast_dtype
 from specbound.decoding.model.composition import Composition
+from specbound.decoding.model.exit_modules import ExitSet
 from specbound.decoding.model.wrapped import refuse_offloaded, unwrapped
 from specbound.decoding.step_model import step_adapter
+
+
+class TrainedFor(Protocol):
+    """Trained exits that know their model (`specbound.exits.TrainedExits`)."""
+
+    def for_model(self, model: PreTrainedModel) -> ExitSet:
+        """The modules. Raises InputError where they were trained for another model."""
 
 
 class LiveModel:
@@ -18,12 +26,13 @@ class LiveModel:
     They follow what the owner changes between calls; several threads may ask for them.
     """
 
-    def __init__(self, given: Any, exactness: str) -> None:
+    def __init__(self, given: Any, exactness: str, exits: TrainedFor | None = None) -> None:
         """Makes the adapters for the place where it is called.
 
         given: a model, possibly inside `torch.compile` or PEFT.
+        exits: trained ones.
         """
-        self.given = given
+        self.given, self.exits = given, exits
         self.exactness = exactness
         self.model: PreTrainedModel = unwrapped(given)
         self._lock = threading.Lock()
@@ -43,7 +52,8 @@ class LiveModel:
             region = autocast_dtype(self.model)
             adapter = self._adapters.get(region)
             if adapter is None:
-                adapter = self._adapters[region] = ModelAdapter(self.model)
+                exits = None if self.exits is None else self.exits.for_model(self.model)
+                adapter = self._adapters[region] = ModelAdapter(self.model, exits)
             else:
                 adapter.refresh()
             return adapter, self._step_adapter(adapter)

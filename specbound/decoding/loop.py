@@ -74,6 +74,8 @@ class Row:
         self.sequence = Sequence(request, device)
         self.stats = DecodeStats()
         self.features = FeatureState(compression) if policy.needs_features else None
+        self.verified: Tensor | None = None
+        """The full model's last hidden state (1, 1, D) at the newest verified position, for trained exits."""
 
     def begin(self, logits: Tensor) -> None:
         """Takes the token that prefill yields. logits: (1, V)"""
@@ -93,12 +95,12 @@ class Row:
         vector = self.features.vector(self.sequence.look_up([])) if self.features is not None else None
         decision = bounded(self.policy.decide(vector), self.sequence.limit - len(tokens) - 1)
         if decision.tree is None:
-            return Draft([tokens[-1]], len(tokens) - 1, decision, self.sequence, vector)
+            return Draft([tokens[-1]], len(tokens) - 1, decision, self.sequence, vector, self.verified)
         position = len(tokens) - 1
         if decision.tree.exit_layer == LOOKUP_EXIT:
             return TreeDraft(self.sequence.grow_tree(decision.tree, decision.w_max), position, decision, vector)
         growth = self.sequence.begin_tree(decision.tree, decision.w_max)
-        return TreeDraft(growth.tree, position, decision, vector, growth, self.sequence)
+        return TreeDraft(growth.tree, position, decision, vector, growth, self.sequence, self.verified)
 
     def drop_beyond_end(self) -> None:
         """Takes tokens out of the counts that other rows' criteria have cut off."""
@@ -116,6 +118,8 @@ class Row:
         else:
             emitted, num_accepted = self.sequence.commit(draft, logits)
             last = len(emitted) - 1
+        if draft.final is not None:
+            self.verified = draft.final[:, last : last + 1]
         full_row = logits[last : last + 1] if self.policy.needs_full_signals else None
         record = step_record(draft, num_accepted, len(emitted), context_length, full_row, started)
         if isinstance(draft, TreeDraft):
@@ -179,6 +183,7 @@ class DecodeLoop:
         if self.together is not None:
             self.together.judge()
         active = [row for row in self.rows if not row.sequence.is_finished]
+        share(active)
         own = [caches[row.index] for row in active] or caches[:1]
         cache = own[0] if len(own) == 1 else DecodeCache.joined(own)
         del caches, own  # what the cache of all does not hold is free
@@ -199,6 +204,7 @@ class DecodeLoop:
             if 0 < len(kept) < len(active):
                 cache.keep_rows(kept)
                 runner = self._runner(cache)
+                share([active[slot] for slot in kept])
             active = [active[slot] for slot in kept]
         if self.together is not None:
             for row in self.rows:
@@ -244,11 +250,20 @@ class DecodeLoop:
         held = cache.lengths()[0]
         ids = torch.tensor([prompt[held:]], device=self.adapter.device)
         hidden = self.adapter.run_layers(self.adapter.embed(ids, held), 0, self.adapter.num_layers, cache, held)
+        row.verified = hidden[:, -1:].clone()  # the prompt's other states are free
         return cache, self.adapter.read_head(hidden[:, -1:])[0]
 
     def _time_prefill(self, row: Row, started: float) -> None:
         row.stats.prefill_seconds = time.perf_counter() - started
         row.stats.seconds = time.perf_counter() - self.started
+
+
+def share(rows: SequenceOf[Row]) -> None:
+    """Tells the policies of rows that price their steps how many rows share the calls."""
+    for row in rows:
+        tell = getattr(row.policy, "share", None)
+        if tell is not None:
+            tell(len(rows))
 
 
 def bounded(decision: Decision, most: int) -> Decision:

@@ -107,7 +107,8 @@ def _paddings(input_ids: Tensor, mask: Tensor | None) -> list[int]:
     for row, padding in enumerate(paddings):
         if lengths[row] == 0 or not bool((mask[row, padding:] != 0).all()):
             raise InputError(
-                f"attention_mask must be zeros, then ones (left padding), got other zeros in row {row}; without one, "
+                f"attention_mask must be zeros, then ones (left padding), got other zeros in row {row}: set "
+                "tokenizer.padding_side = 'left'; without a mask, "
                 "transformers masks every padding token"
             )
     return paddings

@@ -15,6 +15,7 @@ from torch import Tensor
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.model.draft_head import DraftHead
+from specbound.decoding.model.exit_modules import ExitPlace
 from specbound.decoding.signals import logit_statistics, row_statistics, tempered_confidence
 from specbound_controller.errors import InputError
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, NOTHING, Lookup, lookup_confidence
@@ -82,6 +83,11 @@ class Draft:
     chooser: DraftChooser
     features: np.ndarray | None = None
     """Features of the step, where the score wants them."""
+    verified: Tensor | None = None
+    """The full model's last hidden state (1, 1, D) at the newest verified position, whose token is the first pending
+    one; for trained exits."""
+    final: Tensor | None = None
+    """The same (1, w + 1, D) at the pending positions, once they are verified."""
     hidden: list[Tensor] = field(default_factory=list)
     """Hidden state of each pending token at its depth, (1, 1, D) each."""
     depths: list[int] = field(default_factory=list)
@@ -98,6 +104,10 @@ class Draft:
     @property
     def num_drafted(self) -> int:
         return len(self.tokens) - 1
+
+    def place(self, exit_layer: int) -> ExitPlace:
+        """Where the newest token stands, at an exit."""
+        return ExitPlace(exit_layer, self.verified, [self.num_drafted + 1])
 
     def checked_exits(self, num_layers: int) -> tuple[tuple[int, float], ...]:
         """The (exit layer, threshold) pairs to read, shallow to deep; none where the step does not draft."""
@@ -193,6 +203,7 @@ class StepRunner:
             hidden = self._run(draft, hidden, depth, target, index)
             depth = target
         draft.work.add_head(hidden.shape[1])
+        draft.final = hidden
         return self.adapter.read_head(hidden)[0]
 
     def _start_token(self, draft: Draft) -> None:
@@ -208,7 +219,7 @@ class StepRunner:
                     return True
                 continue
             self._advance(draft, exit_layer)
-            logits = self.adapter.read_exit(draft.hidden[-1], head)[0]
+            logits = self.adapter.read_exit(draft.hidden[-1], head, draft.place(exit_layer))[0]
             if draft.try_exit(logits, exit_layer, threshold, self.adapter.num_layers, head):
                 return True
         return False

@@ -22,6 +22,6 @@ def step_adapter(adapter: ModelAdapter, exactness: str) -> ModelAdapter:
             f"{name_of(adapter.model)} has PEFT adapters, which can be switched behind the twin's back: merge them for "
             f"bitwise exactness"
         )
-    twin = ModelAdapter(row_stable_model(adapter.model))
+    twin = ModelAdapter(row_stable_model(adapter.model), adapter.exits)
     check_row_stable(twin)
     return twin

@@ -15,6 +15,7 @@ from torch import Tensor
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.model.draft_head import DraftHead
+from specbound.decoding.model.exit_modules import ExitPlace
 from specbound.decoding.model.ragged import sent
 from specbound.decoding.model.tree_call import NodeRows, TreeCall
 from specbound.decoding.step import Work
@@ -52,6 +53,11 @@ class TreeDraft:
     """Grows the tree, where an exit drafts too."""
     chooser: ExitChooser | None = None
     """Reads that exit."""
+    verified: Tensor | None = None
+    """The full model's last hidden state (1, 1, D) at the newest verified position, whose token is the root; for
+    trained exits."""
+    final: Tensor | None = None
+    """The same (1, n, D) at every node, once they are verified."""
     hidden: list[Tensor] = field(default_factory=list)
     """Hidden states at the exit of the nodes that have run there, in their order. (1, k, D) each"""
     work: Work = field(default_factory=Work)
@@ -140,7 +146,8 @@ class TreeRunner:
         growth, chooser, plan = draft.growth, draft.chooser, draft.plan
         assert growth is not None and chooser is not None  # both come with an exit
         head = self.adapter.draft_head(draft.decision.draft_vocabulary)
-        logits = self.adapter.read_exit(hidden, head)[0]
+        place = ExitPlace(plan.exit_layer, draft.verified, [draft.tree.depths[node] + 1 for node in growth.frontier])
+        logits = self.adapter.read_exit(hidden, head, place)[0]
         draft.work.add_head(logits.shape[0])
         draft.work.num_exit_tests += logits.shape[0]
         temperature = AnnealedConfidence(plan.alpha).temperature(plan.exit_layer, self.adapter.num_layers)
@@ -163,8 +170,9 @@ class TreeRunner:
         spans = [(0, count) for count in counts]
         pending = self._run(drafts, slots, spans, hidden, depth, self.adapter.num_layers)
         logits = self.adapter.read_head(torch.cat(pending, dim=1) if len(pending) > 1 else pending[0])[0]
-        for draft, count in zip(drafts, counts, strict=True):
+        for draft, count, state in zip(drafts, counts, pending, strict=True):
             draft.work.add_head(count)
+            draft.final = state
         return list(logits.split(counts))
 
     def _embedded(self, drafts: Sequence[TreeDraft], spans: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -31,6 +31,7 @@ from specbound_controller.fingerprint import exact_part
 from specbound_controller.policy import AnnealedConfidence, DraftingFrom, Policy, StaticPolicy
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.progress import working
 from specbound_profiling.recording.record import Recorder
 from specbound_profiling.recording.rollout import RolloutSettings
 from specbound_profiling.recording.settings import RecordSettings
@@ -159,7 +160,8 @@ def race(search: StaticSearch, say: Say) -> StaticChoice:
     ]
     alpha = fit_alpha(traces, adapter.num_layers) if search.alpha is None else search.alpha
     grid = static_grid(search.exit_layers)
-    entrants = _fastest_by_replay(grid, traces, search.costs, adapter.num_layers, alpha)
+    with working(f"replaying {len(grid)} fixed settings"):
+        entrants = _fastest_by_replay(grid, traces, search.costs, adapter.num_layers, alpha)
     decoder = SpecBoundDecoder(
         greedy_twin(search.loaded.model),
         None,
@@ -202,7 +204,12 @@ def record_exits(adapter: ModelAdapter, search: StaticSearch) -> list[PromptTrac
         draft_vocabulary=search.vocabulary,
     )
     recorder = Recorder(adapter, settings, search.exactness)
-    return [recorder.record(prompt.input_ids, index) for index, prompt in enumerate(search.prompts)]
+    traces = []
+    with working("recording what every exit drafts", len(search.prompts)) as work:
+        for index, prompt in enumerate(search.prompts):
+            traces.append(recorder.record(prompt.input_ids, index))
+            work.advance()
+    return traces
 
 
 def _fastest_by_replay(

@@ -9,7 +9,8 @@ from specbound.models.names import chosen_controller
 from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
-from specbound_controller.trees.names import BEST_TREE, TREE_NAMES, TUNED_TREES, is_tree_name
+from specbound_controller.policy_names import rejoined, require_policy_name
+from specbound_controller.trees.names import BEST_TREE, TREE_NAMES, TUNED_TREES
 from specbound_profiling.prompts.files import other_prompts
 
 RACED_POLICIES = ("best_static", "best_static_annealed")
@@ -46,8 +47,9 @@ class EvaluateConfig(SamplingConfig):
     """File with the constants of other systems' rules, tuned on training prompts."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
     """One or several of best_static, best_static_annealed, best_static_learned, controller, from the file {BASELINES},
-    and draft trees: best_tree, the fastest of some on the tuning prompts, {TREE_NAMES}, exitE_treeN. auto: all that
-    there are but trees."""
+    draft trees: best_tree, the fastest of some on the tuning prompts, {TREE_NAMES}, exitE_treeN; guarded fixed settings
+    such as static:lookup0.5+exit4,width2; and classes of your own, module:Class. auto: those that need no name written
+    out, but trees."""
     tuning_prompts: str | None = None
     """Other prompts, the same forms, on which the best fixed setting is chosen: the best 16 by replay race each other.
     By default FILE:tuning for FILE:evaluation, the demonstration's other set for demo, else training."""
@@ -69,6 +71,8 @@ class EvaluateConfig(SamplingConfig):
     """Show speedups, with a warning, also where the machine was busy with something else; otherwise fail."""
     threads: int = 1
     """CPU threads."""
+    by_kind: bool = False
+    """Show every kind of content also where there are more than six; files always hold all."""
     out: str | None = None
     """Folder for evaluate.json, evaluate.md and evaluate.html (needs the extra report)."""
     json: str | None = None
@@ -76,6 +80,8 @@ class EvaluateConfig(SamplingConfig):
 
     def __post_init__(self) -> None:
         SamplingConfig.__post_init__(self)
+        if self.policy != "auto":
+            object.__setattr__(self, "policy", rejoined(self.policy))
         require_at_least(2, max_new_tokens=self.max_new_tokens)
         require_at_least(8, tuning_tokens=self.tuning_tokens)
         require_at_least(1, rounds=self.rounds, w_max=self.w_max, threads=self.threads)
@@ -91,10 +97,7 @@ class EvaluateConfig(SamplingConfig):
         if len(set(self.compression)) < len(self.compression):
             raise InputError(f"compression must not repeat a level, got {','.join(self.compression)}")
         for policy in self.asked:
-            if not is_tree_name(policy):
-                require_one_of(
-                    (*EVALUATED_POLICIES, BEST_TREE, *TUNED_TREES, *TREE_NAMES, "exitE_treeN"), policy=policy
-                )
+            require_policy_name(policy, (*EVALUATED_POLICIES, BEST_TREE, *TUNED_TREES, *TREE_NAMES))
             if policy in BASELINES and self.policies is None:
                 raise InputError(f"policy {policy} needs --policies, a file with its constants")
         if self.tuning_source == self.prompts:

@@ -3,7 +3,6 @@
 `specbound evaluate` and the last stage of `specbound demo` are this code. Chooses no policy and prints nothing.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +30,7 @@ from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.ratio import ratio
 from specbound_controller.records import Decision
 from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.progress import working
 from specbound_profiling.prompts.files import Prompt, spread
 from specbound_profiling.prompts.tokenization import tokenize_prompts
 from specbound_profiling.recording.record import Recorder
@@ -39,8 +39,6 @@ from specbound_profiling.replay.oracle import oracle, oracle_grid
 from specbound_profiling.replay.replay import PLAIN, replay_static
 
 Say = Callable[[str], None]
-SAY_EVERY_S = 60.0
-"""Seconds between two lines on how far the decoding is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +168,7 @@ def evaluate_level(
         policies: name -> policy, in the order of the table.
         costs: prices of the oracles' work.
         exit_layers: exits that the oracles may choose from.
-        say: gets a line as each part begins, and every minute.
+        say: gets a line as each part begins.
     """
     say(f"{loaded.compression}: recording what plain decoding writes on {len(prompts)} prompts")
     adapter = ModelAdapter(loaded.model)
@@ -181,7 +179,8 @@ def evaluate_level(
     methods = _methods(loaded, decoder, policies)
     say(f"{loaded.compression}: decoding them with {len(methods)} methods, interleaved, {protocol.num_rounds} times")
     probe = ContentionProbe()
-    timings = time_methods(methods, prompts, protocol.num_rounds, probe, _Progress(loaded.compression, say))
+    shorter = "--num-prompts, --rounds and --max-new-tokens shorten it"
+    timings = time_methods(methods, prompts, protocol.num_rounds, probe, shorter=shorter)
     is_promised = loaded.compression == "none" or decoder.exactness == "bitwise"
     without_claim = set(timings) - {"plain"} if not is_promised else set[str]()
     if decoder.exactness == "bitwise" or protocol.sampling.get("do_sample"):
@@ -197,7 +196,9 @@ def evaluate_level(
         decoder.exactness,
         without_claim,
     )
-    rows = evaluation.timed_rows() + _replayed(evaluation, traces, costs, protocol)
+    with working("replaying the limits"):
+        limits = _replayed(evaluation, traces, costs, protocol)
+    rows = evaluation.timed_rows() + limits
     rows.sort(key=lambda row: evaluation.tasks.index(row.task))
     is_shown = probe.is_shown(protocol.allow_noise)
     rows = with_oracle(row if is_shown else row.without_speedup() for row in rows)
@@ -218,10 +219,13 @@ def _record(
     limit = prompts[0].max_new_tokens
     settings = RecordSettings(tuple(sorted(exit_layers)), limit, sampling=protocol.sampling)
     recorder = Recorder(adapter, settings, protocol.exactness)
-    return [
-        replace(recorder.record(prompt.input_ids, index), prompt_id=prompt.prompt_id, task=prompt.task)
-        for index, prompt in enumerate(prompts)
-    ]
+    traces = []
+    with working("recording what plain decoding writes", len(prompts)) as work:
+        for index, prompt in enumerate(prompts):
+            trace = recorder.record(prompt.input_ids, index)
+            traces.append(replace(trace, prompt_id=prompt.prompt_id, task=prompt.task))
+            work.advance()
+    return traces
 
 
 def _methods(loaded: LoadedModel, decoder: SpecBoundDecoder, policies: Mapping[str, Policy]) -> list[Method]:
@@ -265,19 +269,3 @@ def _with_decisions(rows: Sequence[EvaluatedRow], seconds: Mapping[str, float]) 
         replace(row, decision_s_per_step=seconds[row.method]) if row.task == "all" and row.method in seconds else row
         for row in rows
     ]
-
-
-class _Progress:
-    """Says now and then how far the decoding is, between two prompts, when no clock runs."""
-
-    def __init__(self, compression: str, say: Say) -> None:
-        self._compression, self._say = compression, say
-        self._started = self._said = time.perf_counter()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if now - self._said < SAY_EVERY_S or done == total:
-            return
-        self._said = now
-        minutes = (now - self._started) / done * (total - done) / 60
-        self._say(f"{self._compression}: {done} of {total} prompts and rounds, about {minutes:.0f} min left")

@@ -15,7 +15,10 @@ from specbound.stores.trees import TreeSituation, tree_policy
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
+from specbound_controller.guarded import GuardedPolicy
 from specbound_controller.policy import Policy
+from specbound_controller.policy_names import is_written_out, written_out
+from specbound_controller.settings import in_words, is_setting
 from specbound_controller.trees.names import BEST_TREE, TUNED_TREES, is_tree_name
 from specbound_controller.trees.settings import TreeSources
 
@@ -30,6 +33,8 @@ class Sources:
     """Policies that were named; empty where all are wanted that there are."""
     controller: Controller | None
     tuned: TunedPolicies | None
+    num_layers: int = 1
+    """Of the model."""
 
     @staticmethod
     def open(config: EvaluateConfig, controller: Controller | None) -> "Sources":
@@ -39,12 +44,9 @@ class Sources:
         for compression in config.compression:
             if tuned is not None:
                 tuned.level(compression)
-            trees = () if tuned is None else tuned.tree_names
-            missing = [
-                name
-                for name in config.asked
-                if name not in (*sources.available, *trees) and (name in TUNED_TREES or not is_tree(name))
-            ]
+            known = [*sources.available, *(() if tuned is None else tuned.tree_names)]
+            named = [n for n in config.asked if (not is_tree(n) or n in TUNED_TREES) and not is_written_out(n)]
+            missing = [name for name in named if name not in known]
             if missing:
                 raise InputError(f"policy {missing[0]} needs --policies with its constants, or --controller")
         return sources
@@ -101,6 +103,8 @@ class Sources:
                 choice.add(
                     name, self.tuned.tree(name, compression, costs, sources), self.tuned.describe(name, compression)
                 )
+            elif is_written_out(name):
+                choice.add(name, self._written_out(name, costs), in_words(name) if is_setting(name) else "")
             elif is_tree(name):
                 assert trees is not None  # `needs_trees` said so
                 choice.add(name, tree_policy(name, trees), "")
@@ -111,6 +115,11 @@ class Sources:
                 policy = self.tuned.policy(name, compression, costs, self.controller)
                 choice.add(name, policy, self.tuned.describe(name, compression))
         return choice
+
+    def _written_out(self, name: str, costs: CostTable) -> Policy:
+        """A fixed setting wears the guard, as it does in `generate`; a policy of a user's own stays as it is."""
+        policy = written_out(name)
+        return GuardedPolicy(policy, costs, self.num_layers) if is_setting(name) else policy
 
     def _add_static(self, choice: "Choice", name: str, static: StaticChoice) -> None:
         vocabulary = None if self.controller is None else self.controller.draft_vocabulary

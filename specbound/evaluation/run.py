@@ -4,7 +4,7 @@ Knows no command line. A level's results are handed over as soon as they stand, 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,7 @@ def _level(
         trees = TreeSituation(stores, costs, loaded.model.config.num_hidden_layers)
     if search is not None and trees is not None and BEST_TREE in sources.asked:
         best_tree = choose_tree(search, trees, say)
+    sources = replace(sources, num_layers=loaded.model.config.num_hidden_layers)
     choice = sources.choose(loaded.compression, costs, static, trees, best_tree)
     alpha = 0.0 if static is None else static.alpha
     if controller is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from specbound.evaluation.level import LevelEvaluation
 from specbound.evaluation.rows import Comparison, EvaluatedRow
 from specbound.results.rows import Row, columns
-from specbound.results.tables import Cells, grouped, narrow, rows_table
+from specbound.results.tables import Cells, for_people, grouped, narrow, rows_table
 from specbound_controller.figures import interval, number
 
 ORACLES = ("oracle_grid", "oracle")
@@ -21,11 +21,14 @@ def heading(level: LevelEvaluation) -> str:
     return f"{evaluation.compression}, exactness {evaluation.exactness}, {way}: {amount}"
 
 
-def speed_table(level: LevelEvaluation, has_intervals: bool = True) -> Cells:
-    """Every method on every kind of content; without intervals it fits 100 columns."""
+def speed_table(level: LevelEvaluation, has_intervals: bool = True, by_kind: bool = True) -> Cells:
+    """Every method on all prompts, then on every kind of content (by_kind: also where there are many); without
+    intervals it fits 100 columns."""
     shown = {name: column for name, column in columns(EvaluatedRow).items() if name in columns(Row)}
     shown = shown if has_intervals else narrow(shown)
-    return rows_table("Speed", level.rows, shown, lambda row: label(row, level.evaluation.exactness))
+    return rows_table(
+        "Speed", for_people(level.rows, by_kind), shown, lambda row: label(row, level.evaluation.exactness)
+    )
 
 
 def gain_table(level: LevelEvaluation) -> Cells:

@@ -21,6 +21,7 @@ from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import Difference, find_difference
 from specbound_controller.policy import Policy
+from specbound_profiling.progress import warn_of_long_work, working
 
 WARM_UP_TOKENS = 16
 """Tokens that each method decodes before the clock counts."""
@@ -158,25 +159,36 @@ def time_methods(
     num_rounds: int,
     probe: ContentionProbe,
     on_prompt: Callable[[int, int], None] | None = None,
+    shorter: str = "",
 ) -> dict[str, list[Timing]]:
     """Every method on every prompt, one after the other on each prompt, a different one first each time.
 
     on_prompt: called after each prompt of each round with how many are done, of how many.
+    shorter: the options that shorten it, for a warning where it will take long; empty for none.
 
     Returns method name -> one `Timing` per prompt.
     """
     timings = {method.name: [Timing() for _ in prompts] for method in methods}
-    for method in methods:
-        method.run(replace(prompts[0], max_new_tokens=min(WARM_UP_TOKENS, prompts[0].max_new_tokens)))
-    probe.sample()
-    for round_index in range(num_rounds):
-        for prompt_index, prompt in enumerate(prompts):
-            first = (round_index + prompt_index) % len(methods)
-            for method in [*methods[first:], *methods[:first]]:
-                _time(method, prompt, timings[method.name][prompt_index])
-            probe.sample()
-            if on_prompt is not None:
-                on_prompt(round_index * len(prompts) + prompt_index + 1, num_rounds * len(prompts))
+    total = len(methods) * (1 + num_rounds * len(prompts))
+    with working(f"{len(methods)} methods on {len(prompts)} prompts", total) as work:
+        short = replace(prompts[0], max_new_tokens=min(WARM_UP_TOKENS, prompts[0].max_new_tokens))
+        started = time.perf_counter()
+        for method in methods:
+            method.run(short)
+            work.advance()
+        if shorter:
+            per_token_s = (time.perf_counter() - started) / short.max_new_tokens
+            warn_of_long_work(per_token_s * num_rounds * sum(p.max_new_tokens for p in prompts), shorter)
+        probe.sample()
+        for round_index in range(num_rounds):
+            for prompt_index, prompt in enumerate(prompts):
+                first = (round_index + prompt_index) % len(methods)
+                for method in [*methods[first:], *methods[:first]]:
+                    _time(method, prompt, timings[method.name][prompt_index])
+                    work.advance()
+                probe.sample()
+                if on_prompt is not None:
+                    on_prompt(round_index * len(prompts) + prompt_index + 1, num_rounds * len(prompts))
     return timings
 
 

@@ -25,10 +25,12 @@ from specbound.results.rows import Row
 from specbound_controller.controller import Controller
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
+from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.records import Decision
 from specbound_controller.sources.context import ContextSource
 from specbound_controller.sources.recycled import RecycledSource
 from specbound_controller.trees.plan import TreePlan
+from specbound_profiling.progress import working
 from specbound_profiling.prompts.files import load_prompts
 from specbound_profiling.prompts.tokenization import tokenize_prompts
 
@@ -191,6 +193,8 @@ def new_policy(name: str, loaded: LoadedModel, controller: Controller | None, se
     """The policy of that name. The controller decides by a cost table that it carries: any table is as exact."""
     num_layers = loaded.model.config.num_hidden_layers
     shallow, middle = max(1, num_layers // 4), max(1, num_layers // 2)
+    if is_written_out(name):
+        return written_out(name)
     if name == "random":
         return RandomPolicy(num_layers, seed)
     if name == "trees":
@@ -210,10 +214,13 @@ def decode_all(
 ) -> tuple[list[list[int]], DecodeStats]:
     """New tokens of every prompt, and the counts of all. Prompt i samples with seed + i."""
     outputs, total = [], DecodeStats()
-    for index, ids in enumerate(prompts):
-        output = decoder.decode([ids], **for_prompt(settings, index))
-        outputs.append(output.sequences[0, ids.shape[1] :].tolist())
-        total = total + output.stats
+    prompts = list(prompts)
+    with working("decoding", len(prompts)) as work:
+        for index, ids in enumerate(prompts):
+            output = decoder.decode([ids], **for_prompt(settings, index))
+            outputs.append(output.sequences[0, ids.shape[1] :].tolist())
+            total = total + output.stats
+            work.advance()
     return outputs, total
 
 

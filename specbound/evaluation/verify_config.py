@@ -8,6 +8,7 @@ from specbound.decoding.sampling_config import SamplingConfig
 from specbound.models.names import chosen_controller
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
+from specbound_controller.policy_names import rejoined, require_policy_name
 
 VERIFIED_POLICIES = ("controller", "static", "layerskip", "random", "trees")
 """Policies that `specbound verify` knows."""
@@ -31,8 +32,9 @@ class VerifyConfig(SamplingConfig):
     only."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
     """Who drafts, one or several: controller, static (thresholds on annealed confidence), layerskip (a fixed draft),
-    random (other exits, thresholds and widths at every step), trees (other draft trees at every step). auto: the
-    controller, or layerskip without one, random and trees."""
+    random (other exits, thresholds and widths at every step), trees (other draft trees at every step), fixed settings
+    such as static:lookup0.5+exit4,width2, classes of your own, module:Class. auto: the controller, or layerskip without
+    one, random and trees."""
     compression: tuple[str, ...] = ("none",)
     """How the weights are held, one or several: none, bf16, fp16, int8, nf4."""
     exactness: str = "token"
@@ -46,10 +48,12 @@ class VerifyConfig(SamplingConfig):
 
     def __post_init__(self) -> None:
         SamplingConfig.__post_init__(self)
+        if self.policy != "auto":
+            object.__setattr__(self, "policy", rejoined(self.policy))
         require_at_least(1, num_prompts=self.num_prompts, max_new_tokens=self.max_new_tokens, threads=self.threads)
         require_exactness(self.exactness)
         for policy in () if self.policy == "auto" else self.policy:
-            require_one_of(VERIFIED_POLICIES, policy=policy)
+            require_policy_name(policy, VERIFIED_POLICIES, has_trees=False)
         for level in self.compression:
             require_one_of(COMPRESSIONS, compression=level)
         if not self.compression or not self.policy:

@@ -1,13 +1,15 @@
 """The config of `specbound generate`. Imports no torch, so that `--help` is fast."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from specbound.decoding.exactness import require_exactness
 from specbound.decoding.sampling_config import SamplingConfig
 from specbound.models.names import chosen_controller
-from specbound_controller.errors import InputError, require_at_least, require_one_of
+from specbound_controller.errors import InputError, require_at_least
+from specbound_controller.policy_names import require_policy_name
 from specbound_controller.text_files import is_unicode
-from specbound_controller.trees.names import TREE_NAMES
+from specbound_controller.trees.names import TREE_NAMES, is_tree_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,9 @@ class GenerateConfig(SamplingConfig):
     only."""
     policy: str = "auto"
     """Who drafts: auto (the controller where there is one; without one a tree of what costs no layer, guarded; plain
-    where controller is none), plain, or a tree by name: free_tree, tree3 to tree63, chain4, chain8, eagle2,
-    token_recycling."""
+    where controller is none), plain, a folder that specbound fit wrote, a tree by name (free_tree, tree3 to tree63,
+    chain4, chain8, eagle2, token_recycling, exitE_treeN), a guarded fixed setting such as
+    static:lookup0.5+exit4,width2, or a class of your own, module:Class."""
     own_text: str | None = None
     """Folder that specbound write left for this model: its habits are one more source of a tree."""
     compression: str = "none"
@@ -71,13 +74,17 @@ class GenerateConfig(SamplingConfig):
             raise InputError("stop must be text in the terminal's encoding, got half of a character")
         if self.stream and self.json == "-":
             raise InputError("stream must be off where json is -: both write to standard output")
-        require_one_of(("auto", "plain", *TREE_NAMES), policy=self.policy)
+        if not self.is_folder:
+            require_policy_name(self.policy, ("auto", "plain", "a folder of specbound fit", *TREE_NAMES))
         if self.policy != "auto" and self.controller not in (None, "none"):
             raise InputError(f"policy must be auto where a controller is given, got {self.policy!r}")
-        if self.own_text is not None and self.method not in TREE_NAMES:
+        if self.own_text is not None and not is_tree_name(self.method):
             raise InputError(f"own_text is read by trees only, got policy {self.method}")
         if self.compare and self.method == "plain":
-            raise InputError("compare needs drafts beside plain decoding, got controller none or policy plain")
+            raise InputError(
+                "compare needs drafts beside plain decoding, got controller none or policy plain: give --policy "
+                "free_tree, which needs no training, or a --controller of this model (specbound fit makes one)"
+            )
 
     @property
     def controller_name(self) -> str:
@@ -85,8 +92,13 @@ class GenerateConfig(SamplingConfig):
         return chosen_controller(self.controller, self.model)
 
     @property
+    def is_folder(self) -> bool:
+        """Whether the policy is what a folder on disk, or of the Hub, holds."""
+        return "/" in self.policy or self.policy.startswith("hf:") or Path(self.policy).expanduser().is_dir()
+
+    @property
     def method(self) -> str:
-        """Who drafts, resolved: `controller`, `plain`, or the name of a tree."""
+        """Who drafts, resolved: `controller`, `plain`, or another policy's name."""
         if self.policy != "auto":
             return self.policy
         if self.controller_name != "none":

@@ -22,6 +22,7 @@ from specbound.results.report import model_info
 from specbound.results.rows import Row
 from specbound.stores.auto import auto_policy
 from specbound_controller.errors import InputError, MissingExtraError
+from specbound_controller.policy_names import is_written_out
 from specbound_profiling.prompts.tokenization import known_ids, text_ids
 
 WARM_UP_TOKENS = 8
@@ -119,6 +120,12 @@ def prepare(config: GenerateConfig) -> Prepared:
     plain = SpecBoundDecoder(twin, None, loaded.compression, **settings)
     if config.method == "plain":
         return Prepared(loaded, plain, plain, "plain", arguments, "")
+    if config.is_folder:
+        decoder = SpecBoundDecoder.from_pretrained(twin, config.policy, compression=loaded.compression, **settings)
+        return Prepared(loaded, plain, _made(decoder), "fitted", arguments, "")
+    if is_written_out(config.method):
+        decoder = SpecBoundDecoder(twin, config.method, loaded.compression, **settings)
+        return Prepared(loaded, plain, _made(decoder), config.method, arguments, "")
     if controller is None:
         return _with_tree(config, loaded, plain, settings, arguments)
     controller.check_model(model_fingerprint(loaded.model), plain.adapter.num_layers)
@@ -126,6 +133,12 @@ def prepare(config: GenerateConfig) -> Prepared:
     policy = controller.policy(costs, loaded.compression)
     decoder = SpecBoundDecoder(twin, policy, loaded.compression, **settings)
     return Prepared(loaded, plain, decoder, "controller", arguments, costs_used)
+
+
+def _made(decoder: SpecBoundDecoder) -> SpecBoundDecoder:
+    """The same once what it needs of this machine has been measured."""
+    assert decoder.policy is not None
+    return decoder
 
 
 def _refuse_unsayable(stop: Sequence[str], loaded: LoadedModel) -> None:

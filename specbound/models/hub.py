@@ -77,6 +77,30 @@ def pull_controller(name: str) -> Controller:
         raise InputError(f"controller {name!r}: {CONFIG_FILE} is not a controller's config: {_line(error)}") from error
 
 
+FOLDER_FILES = (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    "decoder.json",
+    "costs.json",
+    f"controller/{CONFIG_FILE}",
+    f"controller/{WEIGHTS_FILE}",
+)
+"""What of a repository that holds a controller, or a folder that `specbound fit` wrote, is fetched."""
+
+
+def pull_folder(name: str) -> Path:
+    """The folder of a Hub name, with or without `hf:`, as it was fetched now or before. Raises InputError, one line."""
+    name = name.removeprefix(PREFIX)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FOLDER_FILES)))
+    except HFValidationError as error:
+        raise InputError(f"a decoder must be a folder, or a Hub name, got {name!r}: {_line(error)}") from error
+    except (RepositoryNotFoundError, EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise InputError(f"decoder {name!r} is neither a folder nor on the Hub: {_reason(error)}") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise InputError(f"decoder {name!r} could not be fetched: {_line(error)}") from error
+
+
 def push_controller(controller: Controller, name: str) -> str:
     """Puts a controller with its model card on the Hub, into a repository that is made where there is none.
 

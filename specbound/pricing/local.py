@@ -124,6 +124,17 @@ def kept_folder(
     return Path("~/.cache/specbound").expanduser() / f"costs-{name}"
 
 
+def share_costs(loaded: LoadedModel, exactness: str, table: CostTable) -> None:
+    """Keeps a table that a stage has measured for the other commands of this user, where none is kept yet."""
+    folder = kept_folder(table.machine, model_fingerprint(loaded.model), exactness)
+    try:
+        kept = read_costs(folder)
+    except InputError:
+        kept = {}
+    if loaded.compression not in kept:
+        _keep(folder, {**kept, loaded.compression: table})
+
+
 def given_costs(path: Path, level: str) -> CostTable:
     """The table of a level in a log's folder, or in a file that specbound costs wrote."""
     tables = read_cost_file(path) if path.is_file() else read_costs(path)

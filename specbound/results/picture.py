@@ -31,6 +31,7 @@ LABELS = {
     "prompt_lookup": "transformers: prompt lookup",
     "plain": "plain decoding, our loop",
     "best_static": "best fixed setting",
+    "best_tree": "best draft tree",
     "controller": "trained controller",
     "oracle": "limit, replayed",
 }

@@ -2,13 +2,15 @@
 
 import html
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
 from specbound.results.rows import Column, Row, columns
+
+R = TypeVar("R", bound=Row)
 
 LABELS = {
     "best_static": "best static",
@@ -31,6 +33,13 @@ class Cells:
     starts: Collection[int] = ()
     """Rows at which another section begins."""
 
+    def fitting(self, width: int, measure: Callable[["Cells"], int]) -> "Cells":
+        """The same without its last columns, until it is no wider; names always stay, and one figure."""
+        cells = self
+        while measure(cells) > width and len(cells.headings) > self.num_texts + 1:
+            cells = replace(cells, headings=cells.headings[:-1], rows=[row[:-1] for row in cells.rows])
+        return cells
+
     def __rich__(self) -> Table:
         """For a terminal."""
         table = Table(title=self.title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
@@ -42,6 +51,23 @@ class Cells:
                 table.add_section()
             table.add_row(*row)
         return table
+
+
+MANY_KINDS = 6
+"""Kinds of content above which tables for people show the totals alone, unless they are asked for."""
+
+
+def for_people(rows: Sequence[R], by_kind: bool = False) -> list[R]:
+    """Totals first, then every kind of content where there are few or they are asked for."""
+    kinds = {row.task for row in rows} - {"all"}
+    totals = [row for row in rows if row.task == "all"]
+    return totals if len(kinds) > MANY_KINDS and not by_kind else [*totals, *(r for r in rows if r.task != "all")]
+
+
+def kinds_note(rows: Sequence[Row], by_kind: bool = False) -> list[str]:
+    """What was left out, one line; nothing where all is shown."""
+    kinds = {row.task for row in rows} - {"all"}
+    return [f"{len(kinds)} kinds of content: --by-kind shows each"] if len(kinds) > MANY_KINDS and not by_kind else []
 
 
 def grouped(
@@ -80,9 +106,11 @@ def narrow(shown: Mapping[str, Column]) -> dict[str, Column]:
     return {name: column for name, column in shown.items() if not column.is_wide}
 
 
-def results_table(rows: Sequence[Row]) -> Cells:
-    """One section for each kind of content, in the order of the rows. Fits 80 columns; * marks replayed methods."""
-    return rows_table("", rows, narrow(columns(Row)), lambda row: LABELS.get(row.method, row.method))
+def results_table(rows: Sequence[Row], by_kind: bool = False) -> Cells:
+    """Totals first, then kinds of content, where there are few or they are asked for. * marks replayed methods."""
+    return rows_table(
+        "", for_people(rows, by_kind), narrow(columns(Row)), lambda row: LABELS.get(row.method, row.method)
+    )
 
 
 def markdown(cells: Cells) -> str:

@@ -14,6 +14,7 @@ from specbound.stores.own_text import load_own_text
 from specbound.stores.trees import TreeSituation, tree_policy
 from specbound_controller.errors import MissingExtraError
 from specbound_controller.policy import Policy
+from specbound_controller.sources.earlier import EarlierText
 from specbound_controller.sources.stores import Stores
 from specbound_profiling.recording.config import auto_exit_layers
 
@@ -28,6 +29,7 @@ def auto_policy(
     say: Callable[[str], None] = logger.info,
     is_compiled: bool = False,
     own_text: str | None = None,
+    learns: bool = False,
 ) -> Policy:
     """A tree policy for a model that nobody trained anything for.
 
@@ -40,6 +42,8 @@ def auto_policy(
         name: one of `TREE_POLICIES`.
         say: gets a line for each thing that is made or found.
         own_text: folder that `specbound write` left for this model: one more source, and rates counted on its text.
+        learns: one more source, all text that this policy has read and written so far. Outputs are the same, but how
+            fast they come depends on what was served before.
 
     Raises:
         MissingExtraError: costs must be measured and scipy is not installed.
@@ -58,5 +62,5 @@ def auto_policy(
         raise MissingExtraError("measuring what work costs here", "profile")
     costs, line = found
     say(line)
-    stores = Stores(local_bigrams(model, say), text)
+    stores = Stores(local_bigrams(model, say), text, EarlierText() if learns else None)
     return tree_policy(name, TreeSituation(stores, costs, num_layers, rates))

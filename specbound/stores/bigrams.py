@@ -85,6 +85,11 @@ def read_bigrams(folder: Path, fingerprint: str) -> BigramTable:
     return BigramTable(arrays["best"])
 
 
+def has_bigrams(model: PreTrainedModel) -> bool:
+    """Whether the table of a model was made before."""
+    return kept_folder(model_fingerprint(model)).is_dir()
+
+
 def kept_folder(fingerprint: str) -> Path:
     """Where this user's table for a model is kept."""
     name = hashlib.sha256(fingerprint.encode()).hexdigest()[:16]

@@ -1,17 +1,17 @@
 """Fixed tree settings by name, and what plays when nobody chose: a guarded tree of everything that is free."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
 from specbound_controller.sources.stores import Stores
-from specbound_controller.trees.names import EXIT_TREE, TREE_NAMES
+from specbound_controller.trees.names import EXIT_TREE, TREE_NAMES, is_tree_name, without
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.trees.priced import PricedTreePolicy
-from specbound_controller.trees.rates import prior_rates
+from specbound_controller.trees.rates import earlier_rates, prior_rates
 
 EXIT_SURVIVAL = 0.6
 """Least survival of a node that runs to the exit of an `exitE_treeN`."""
@@ -31,11 +31,16 @@ class TreeSituation:
     num_layers: int
     counted: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Acceptance rates of some sources that were counted on text; those of the others are priors."""
+    left_out: str | None = None
+    """A source that is not asked."""
 
     def rates(self) -> dict[str, list[float]]:
         """Acceptance rates of the sources that have what they need."""
-        has = {"bigrams": self.stores.bigrams is not None, "own_text": self.stores.own_text is not None}
-        return {name: list(rates) for name, rates in {**prior_rates(), **self.counted}.items() if has.get(name, True)}
+        has = {name: getattr(self.stores, name) is not None for name in ("bigrams", "own_text")}
+        found = {**prior_rates(), **self.counted}
+        if self.stores.earlier is not None:
+            found["earlier"] = earlier_rates(found["context"])
+        return {n: list(rates) for n, rates in found.items() if has.get(n, True) and n != self.left_out}
 
 
 def free_tree(situation: TreeSituation) -> PricedTreePolicy:
@@ -86,13 +91,19 @@ def _exit_tree(exit_layer: int, num_nodes: int, situation: TreeSituation) -> Pol
 
 
 def tree_policy(name: str, situation: TreeSituation) -> Policy:
-    """The tree policy of a name; `exit3_tree7` is a tree of 7 nodes that exit layer 3 drafts too.
+    """The tree policy of a name; `exit3_tree7` is a tree of 7 nodes that exit layer 3 drafts too, and
+    `tree7_without_context` one that does not ask a source.
 
     Raises InputError where there is none.
     """
+    whole, left_out = without(name)
+    if left_out is not None and is_tree_name(name):
+        return tree_policy(whole, replace(situation, left_out=left_out))
     found = EXIT_TREE.fullmatch(name)
     if found is not None:
         return _exit_tree(int(found[1]), int(found[2]), situation)
     if name not in TREE_POLICIES:
-        raise InputError(f"policy must be one of {', '.join(TREE_POLICIES)}, exitE_treeN, got {name!r}")
+        raise InputError(
+            f"policy must be one of {', '.join(TREE_POLICIES)}, exitE_treeN, or TREE_without_SOURCE, got {name!r}"
+        )
     return TREE_POLICIES[name](situation)

@@ -26,6 +26,7 @@ from specbound.results.files import make_folder, write_whole
 from specbound.stores.bigrams import local_bigrams
 from specbound.stores.own_text import save_own_text
 from specbound.stores.rates import Answer, counted_rates
+from specbound.stores.text import TEXT_FOLDER, shard_rows, text_rows
 from specbound.stores.write_config import WriteConfig
 from specbound_controller.errors import InputError
 from specbound_controller.sources.own_text import OwnText
@@ -34,12 +35,12 @@ from specbound_profiling.prompts.files import load_prompts, prompts_hash
 from specbound_profiling.prompts.tokenization import tokenize_prompts
 
 MANIFEST_FILE = "manifest.json"
-TEXT_FOLDER, COUNTS_FOLDER = "text", "own_text"
+COUNTS_FOLDER = "own_text"
 SCHEMA = 1
 SORTED_BATCHES = 8
 """Prompts of so many batches are sorted by length, so that those of one batch are padded little."""
-FREE_SETTINGS = ("out", "num_tokens", "most_bytes", "threads", "json")
-"""Settings that a run which goes on may change."""
+FREE_SETTINGS = ("out", "model", "num_tokens", "most_bytes", "threads", "json")
+"""Settings that a run which goes on may change; that it is the same model its fingerprint says."""
 
 # B answers of a batch, T tokens of the longest prompt
 
@@ -69,12 +70,47 @@ class Written:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TextRun:
+    """Text that stands in a folder, and what wrote it."""
+
+    folder: Path
+    loaded: LoadedModel
+    fingerprint: str
+    prompt_ids: Mapping[str, Sequence[int]]
+    """Prompt -> its token ids."""
+    num_shards: int
+    num_tokens: int
+    num_new_tokens: int
+    seconds: float
+
+
 def write(config: WriteConfig, say: Callable[[str], None] = lambda line: None) -> Written:
     """Writes text until there are `num_tokens` tokens of it, then counts it.
 
     Raises:
         InputError: prompts that things are evaluated on, a folder of another run, a disk that is full.
     """
+    started = time.perf_counter()
+    run = write_text(config, say)
+    store = OwnText.count(read_text(run.folder), config.most_bytes)
+    bigrams = local_bigrams(run.loaded.model, say)
+    rates = counted_rates(read_answers(run.folder, run.prompt_ids), bigrams, config.most_bytes)
+    facts = {"model_fingerprint": run.fingerprint, "num_tokens": run.num_tokens, "rates": rates}
+    save_own_text(run.folder / COUNTS_FOLDER, store, facts)
+    return Written(
+        str(run.folder),
+        run.num_shards,
+        run.num_tokens,
+        len(store),
+        store.num_bytes,
+        time.perf_counter() - started,
+        run.num_new_tokens,
+    )
+
+
+def write_text(config: WriteConfig, say: Callable[[str], None] = lambda line: None) -> TextRun:
+    """The first half: writes the shards that are missing. Raises as `write`."""
     started = time.perf_counter()
     if config.prompts == "demo:evaluate" or config.prompts.endswith(":evaluation"):
         raise InputError(f"prompts must be none that anything is evaluated on, got {config.prompts}")
@@ -98,13 +134,9 @@ def write(config: WriteConfig, say: Callable[[str], None] = lambda line: None) -
         num_tokens += sum(map(len, read_shard(path)))
         num_shards += 1
         say(_progress(num_tokens, num_new, config.num_tokens, time.perf_counter() - started))
-    store = OwnText.count(read_text(folder), config.most_bytes)
     ids_of = {prompt.prompt_id: ids.tolist() for prompt, ids in zip(prompts, all_ids, strict=True)}
-    rates = counted_rates(read_answers(folder, ids_of), local_bigrams(loaded.model, say), config.most_bytes)
-    facts = {"model_fingerprint": fingerprint, "num_tokens": num_tokens, "rates": rates}
-    save_own_text(folder / COUNTS_FOLDER, store, facts)
     seconds = time.perf_counter() - started
-    return Written(str(folder), num_shards, num_tokens, len(store), store.num_bytes, seconds, num_new)
+    return TextRun(folder, loaded, fingerprint, ids_of, num_shards, num_tokens, num_new, seconds)
 
 
 def batches(lengths: Sequence[int], config: WriteConfig) -> Iterator[tuple[list[int], bool]]:
@@ -123,28 +155,17 @@ def batches(lengths: Sequence[int], config: WriteConfig) -> Iterator[tuple[list[
 
 def read_text(folder: Path) -> Iterator[list[int]]:
     """Every answer of a run, in the order in which they were written."""
-    for path in sorted((folder / TEXT_FOLDER).glob("*.parquet")):
-        yield from read_shard(path)
+    return (tokens for _, tokens in text_rows(folder))
 
 
 def read_answers(folder: Path, ids_of: Mapping[str, Sequence[int]]) -> list[Answer]:
     """The same with their prompts. ids_of: prompt id -> ids"""
-    rows = (row for path in sorted((folder / TEXT_FOLDER).glob("*.parquet")) for row in _rows(path))
-    return [Answer(prompt_id, ids_of[prompt_id], tokens) for prompt_id, tokens in rows]
+    return [Answer(prompt_id, ids_of[prompt_id], tokens) for prompt_id, tokens in text_rows(folder)]
 
 
 def read_shard(path: Path) -> list[list[int]]:
     """Answers of one shard. Raises InputError where it is damaged."""
-    return [tokens for _, tokens in _rows(path)]
-
-
-def _rows(path: Path) -> list[tuple[str, list[int]]]:
-    """Prompt id and answer of each row of a shard."""
-    try:
-        table = pq.read_table(path, columns=["prompt_id", "tokens"])
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} is no shard of text: {' '.join(str(error).split())[:200]}; delete it") from None
-    return list(zip(table["prompt_id"].to_pylist(), table["tokens"].to_pylist(), strict=True))
+    return [tokens for _, tokens in shard_rows(path)]
 
 
 class _Writer:

@@ -38,7 +38,7 @@ def test_all_methods_side_by_side(bench: Run, tmp_path: Path, options: tuple[str
     assert code == 0, text + err
     content: dict[str, Any] = json.loads(report.read_text())
     totals = [row for row in content["rows"] if row["task"] == "all"]
-    ours = ["plain", "best_static"]
+    ours = ["plain", "best_static", "best_tree"]
     theirs = [name for name in METHODS if name not in (*ours, "controller")]
     by_level = {level: [r["method"] for r in totals if r["exactness"] == level] for level in ("token", "bitwise")}
     # transformers' methods always stand beside plain decoding on the same kernels
@@ -113,6 +113,10 @@ def test_a_method_that_transformers_cannot_run_is_left_out_with_a_reason(
         ),
         (("--shape", "tiny", "--scaling", "width"), "must not be given together"),
         (("--compile",), "exactness must be token alone with compile, got token,bitwise"),
+        (
+            ("--compile", "--exactness", "token", "--methods", "best_tree"),
+            "methods must not hold best_tree with compile: captured graphs run chains only",
+        ),
         (("--compile", "--exactness", "token", "--scaling", "width"), "must not be given with shape or scaling"),
         (("--compile", "--exactness", "token", "--device", "cpu"), "compile must be False on cpu"),
         (("--shape", "tiny", "--shape-exit-layer", "8"), "shape_exit_layer must be in [1, 7]"),

@@ -26,6 +26,7 @@ HUGE = str(10**30)
 CONFIGS = {
     "profile": ("specbound.cli.profile", "ProfileCommand", "--out o"),
     "train-controller": ("specbound.cli.train_controller", "TrainCommand", "--log l --out o"),
+    "train-exits": ("specbound.cli.train_exits", "TrainExitsCommand", "--own-text t --out o"),
     "tune": ("specbound_train.tuning.config", "TuneConfig", "--log l --out o"),
     "costs": ("specbound.pricing.config", "CostsConfig", "--out o"),
     "replay": ("specbound.analysis.replay_config", "ReplayConfig", "--log l"),

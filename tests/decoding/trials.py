@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from specbound.decoding.arguments import batch_from_arguments
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.model.adapter import ModelAdapter
+from specbound.decoding.model.exit_modules import KINDS
 from specbound.decoding.output import GenerateOutput
 from specbound.evaluation.differences import Difference, find_difference
 from specbound.evaluation.verify import RandomPolicy, RandomTrees, num_differing_tokens
@@ -27,6 +28,7 @@ from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore
 from tests.decoding.families import VARIANTS, random_model, random_prompt
+from tests.decoding.random_exits import random_exits
 
 POLICIES = ("fixed", "static", "exits", "product", "random", "learned")
 CALLS = ("single", "batch", "continued", "stops")
@@ -57,6 +59,8 @@ class Trial:
     exactness: str = "token"
     call: str = "single"
     """One of `CALLS`."""
+    exits: str = ""
+    """Kind of the trained exits that draft, random ones; empty for the model's own."""
 
     @property
     def is_exact(self) -> bool:
@@ -167,7 +171,9 @@ def random_call(seed: int) -> Trial:
     trial = random_trial(seed, (dtype,))
     policy = rng.choice((*POLICIES, "trees"))
     call = rng.choice(CALLS)
-    return replace(trial, exactness=exactness, policy=policy, call=call, new_tokens=rng.randint(40, 160))
+    new_tokens = rng.randint(40, 160)
+    exits = random.Random(f"exits {seed}").choice(("", "", *KINDS))
+    return replace(trial, exactness=exactness, policy=policy, call=call, new_tokens=new_tokens, exits=exits)
 
 
 @lru_cache(maxsize=8)
@@ -225,8 +231,13 @@ def _decoders(trial: Trial) -> tuple[SpecBoundDecoder, SpecBoundDecoder]:
     """Plain, and with the trial's drafts."""
     model = model_of(trial.variant, trial.dtype, trial.seed % 6)
     policy = new_policy(trial.policy, NUM_LAYERS, trial.seed)
+    exits = None
+    if trial.exits:
+        layers, count = ((1, 2), 97) if trial.seed % 2 else ((2,), 40)
+        exits = random_exits(model, layers, trial.seed, trial.exits, bool(trial.seed % 3), count)
     plain, drafting = (
-        SpecBoundDecoder(model, each, record_steps=False, exactness=trial.exactness) for each in (None, policy)
+        SpecBoundDecoder(model, each, record_steps=False, exactness=trial.exactness, exits=own)
+        for each, own in ((None, None), (policy, exits))
     )
     return plain, drafting
 

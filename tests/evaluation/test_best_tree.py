@@ -45,5 +45,5 @@ def test_trees_of_exits_have_names() -> None:
     policy = tree_policy("exit3_tree12", situation)
     assert isinstance(policy, TreePolicy)
     assert (policy.plan.exit_layer, policy.plan.max_nodes) == (3, 12)
-    with pytest.raises(InputError, match="exitE_treeN, got 'exit3_tree'"):
+    with pytest.raises(InputError, match="exitE_treeN, or TREE_without_SOURCE, got 'exit3_tree'"):
         tree_policy("exit3_tree", situation)

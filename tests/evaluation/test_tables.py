@@ -48,8 +48,8 @@ def test_figures_are_shown_as_people_read_them() -> None:
 
 def test_a_new_kind_of_content_is_named_once() -> None:
     cells = speed_table(LEVEL)
-    assert [each[0] for each in cells.rows] == ["code", "all", "", "", "", ""]
-    assert cells.starts == {0, 1}
+    assert [each[0] for each in cells.rows] == ["all", "", "", "", "", "code"]
+    assert cells.starts == {0, 5}
 
 
 def test_equality_says_how_far_outputs_differ() -> None:

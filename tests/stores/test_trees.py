@@ -1,5 +1,6 @@
 """Tree settings by name: each decodes exactly, prices decide sizes, and the guard closes where nothing pays."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_a_decoder_takes_policies_by_name(tmp_path: Path, monkeypatch: pytest.Mo
         decoder = SpecBoundDecoder(model, policy=name)
         assert isinstance(decoder.policy, kind)
         assert torch.equal(decoder.generate(prompt, max_new_tokens=20, do_sample=False), expected)
-    with pytest.raises(InputError, match=r"policy must be one of free_tree, .*, got 'oak'"):
+    with pytest.raises(InputError, match=r"policy must be plain, auto, one of free_tree, .*, got 'oak'"):
         SpecBoundDecoder(model, policy="oak")
 
 
@@ -102,3 +103,19 @@ def test_tables_from_before_wide_calls_had_prices_go_on_with_their_line() -> Non
     assert with_wider_calls(whole) == pytest.approx(dict(costs(0.5).coefficients))
     falling = {**whole, "layer_calls_rows_32": whole["layer_calls_rows_16"]}
     assert with_wider_calls(falling)["layer_calls_rows_64"] == whole["layer_calls_rows_16"]
+
+
+@pytest.mark.parametrize("name", ["tree7", "free_tree", "exit1_tree7", "token_recycling", "eagle2"])
+@pytest.mark.parametrize("source", ["recycled", "bigrams"])
+def test_a_source_can_be_left_out(name: str, source: str) -> None:
+    given = situation(0.1)
+    whole, part = (tree_policy(each, given) for each in (name, f"{name}_without_{source}"))
+    assert isinstance(whole, TreePolicy | PricedTreePolicy) and type(part) is type(whole)
+    assert set(whole.plan.rates) - set(part.plan.rates) == {source}
+    assert replace(part.plan, rates=whole.plan.rates) == whole.plan
+
+
+@pytest.mark.parametrize("name", ["tree7_without_", "tree7_without_exits", "oak_without_context"])
+def test_what_is_left_out_must_be_a_source(name: str) -> None:
+    with pytest.raises(InputError, match="TREE_without_SOURCE"):
+        tree_policy(name, situation(0.1))

@@ -18,6 +18,7 @@ from specbound_controller.mlp import Mlp, sigmoid
 from specbound_controller.score import LearnedScore
 from specbound_controller.step_policy import CurveLayout
 from specbound_profiling.log.store import StepLog
+from specbound_profiling.progress import Work, working
 from specbound_profiling.replay.annealing import fit_alpha
 from specbound_profiling.replay.best_static import best_static_action
 from specbound_profiling.versions import versions_of
@@ -47,6 +48,8 @@ MAX_SCORE_STEPS = 16_000
 """Most steps whose drafts the exit score is fitted on; a random choice of more. Each holds several drafts per exit."""
 MAX_ROUND_STEPS = 25_000
 """Most steps of one round that the step policy is fitted on; a random choice of more."""
+PARTS_BEFORE_ROUNDS, PARTS_AFTER_ROUNDS = 3, 2
+"""Of a training, as long as a round each, roughly: for the time left."""
 STABLE = 0.005
 """Relative change of the replayed speed below which collecting ends."""
 
@@ -126,12 +129,18 @@ class FittedController:
 
 def fit_controller(config: TrainConfig, logs: Sequence[StepLog], fits: FinishedFits) -> FittedController:
     """Trains on logs, at least one. fits: what an earlier, killed run has finished is not done again."""
-    run = prepare(config, logs[0], fits, logs[1:])
-    steps = run.first_steps(is_training=True)
-    scores = fit_scores(run, steps)
-    step_policy = fit_step_policy(run, scores, steps)
-    controller = step_policy.controller
-    levels = tuple(_judge_levels(run, controller))
+    with working("training a controller", PARTS_BEFORE_ROUNDS + config.max_rounds + PARTS_AFTER_ROUNDS) as work:
+        work.note = "fixed settings and first steps"
+        run = prepare(config, logs[0], fits, logs[1:])
+        steps = run.first_steps(is_training=True)
+        work.advance()
+        work.note = "exit score"
+        scores = fit_scores(run, steps)
+        work.advance()
+        step_policy = fit_step_policy(run, scores, steps, work)
+        controller = step_policy.controller
+        work.note = "judging by replay"
+        levels = tuple(_judge_levels(run, controller))
     static = {level.compression: level.played_action for level in levels if level.played_action is not None}
     summary = TrainSummary(
         out=config.out,
@@ -224,14 +233,15 @@ class _StepPolicyFit:
     """Of the last replay."""
 
 
-def fit_step_policy(run: Run, scores: Scores, steps: list[StepRows]) -> _StepPolicyFit:
+def fit_step_policy(run: Run, scores: Scores, steps: list[StepRows], work: Work) -> _StepPolicyFit:
     """Fits, replays, adds the replayed steps and fits again, until the replayed speed is stable: the fastest one, its
-    choice corrected by what replay says.
+    choice corrected by what replay says. work: advanced with every round.
 
     Where the grid has more kinds of action than the controller may keep, a first fit on all of them says which.
     """
     earlier = [steps]
     if len(run.layout.profiles) > run.config.max_profiles:
+        work.note = "step policy on all kinds of action"
         by_fold, _ = _fit_controllers(run, scores, "step_policy_all", _targets(run, scores, steps), steps)
         _, steps = replay_training(run.levels, without_guard(by_fold), run.num_layers)
         run = _with_most_chosen(run, by_fold[0], steps)
@@ -239,17 +249,21 @@ def fit_step_policy(run: Run, scores: Scores, steps: list[StepRows]) -> _StepPol
     rows = concatenate_curve_rows([_targets(run, scores, part) for part in earlier])
     speeds: list[float] = []
     best: tuple[list[Controller], Controller] | None = None
+    work.advance()
     for number in range(1, run.config.max_rounds + 1):
+        work.note = f"step policy, round {number} of at most {run.config.max_rounds}"
         by_fold, controller = _fit_controllers(run, scores, f"step_policy_{number}", rows, steps)
         speed, steps = replay_training(run.levels, without_guard(by_fold), run.num_layers)
         if not speeds or speed > max(speeds):
             best = by_fold, replace(controller, sample=sample_of(steps, run.config.seed))
         speeds.append(speed)
+        work.advance()
         if number == run.config.max_rounds or (number > 1 and abs(speed / speeds[-2] - 1.0) < STABLE):
             break
         rows = concatenate_curve_rows([rows, _targets(run, scores, steps)])
     assert best is not None  # max_rounds is at least 1
     by_fold, controller = best
+    work.done, work.note = PARTS_BEFORE_ROUNDS + run.config.max_rounds, "corrections"
     corrections = search_corrections(run.levels, by_fold, run.num_layers, run.config.seed)
     controller = replace(controller, config=replace(controller.config, corrections=corrections))
     return _StepPolicyFit(controller, len(rows), len(speeds), steps)

@@ -18,6 +18,7 @@ from specbound_controller.config import TEXT_KINDS, correction_key
 from specbound_controller.controller import Controller
 from specbound_controller.controller_policy import ControllerPolicy
 from specbound_controller.costs import CostTable
+from specbound_profiling.progress import working
 from specbound_profiling.replay.batch import replay_batch
 from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_train.data import LevelData
@@ -77,11 +78,16 @@ def _search(
     rng, size = np.random.default_rng(seed), int(places.max()) + 1
     mean, spread = np.zeros(size), np.full(size, FIRST_SPREAD)
     before = speed(mean)
-    for _ in range(NUM_ITERATIONS):
-        candidates = mean + spread * rng.standard_normal((NUM_CANDIDATES, size))
-        candidates[0] = mean
-        best = candidates[np.argsort([speed(candidate) for candidate in candidates])[-NUM_BEST:]]
-        mean, spread = best.mean(axis=0), np.maximum(best.std(axis=0), LEAST_SPREAD)
+    with working("correcting the choice by replay", NUM_ITERATIONS * NUM_CANDIDATES) as work:
+        for _ in range(NUM_ITERATIONS):
+            candidates = mean + spread * rng.standard_normal((NUM_CANDIDATES, size))
+            candidates[0] = mean
+            speeds = []
+            for candidate in candidates:
+                speeds.append(speed(candidate))
+                work.advance()
+            best = candidates[np.argsort(speeds)[-NUM_BEST:]]
+            mean, spread = best.mean(axis=0), np.maximum(best.std(axis=0), LEAST_SPREAD)
     corrections: np.ndarray = mean[places].sum(axis=1)
     return corrections if speed(mean) > before else None
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from specbound_controller.sources.bigrams import BigramSource, BigramTable
 from specbound_controller.sources.context import ContextSource
+from specbound_controller.sources.earlier import EarlierSource, EarlierText
 from specbound_controller.sources.own_text import OwnText, OwnTextSource
 from specbound_controller.sources.recycled import RecycledSource
 from specbound_controller.sources.source import DraftSource
 
-SOURCE_NAMES = ("context", "own_text", "recycled", "bigrams")
+SOURCE_NAMES = ("context", "earlier", "own_text", "recycled", "bigrams")
 """Sources that cost no layer, in the order in which they are asked."""
 
 
@@ -18,9 +19,10 @@ class Stores:
 
     bigrams: BigramTable | None = None
     own_text: OwnText | None = None
+    earlier: EarlierText | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Stores":
-        """Itself: sequences share what no sequence changes."""
+        """Itself: sequences share it, what they learn from each other too."""
         return self
 
     def source(self, name: str) -> DraftSource:
@@ -35,6 +37,8 @@ class Stores:
             return RecycledSource()
         if name == "bigrams" and self.bigrams is not None:
             return BigramSource(self.bigrams)
+        if name == "earlier" and self.earlier is not None:
+            return EarlierSource(self.earlier)
         if name == "own_text" and self.own_text is not None:
             return OwnTextSource(self.own_text)
         known = ", ".join(SOURCE_NAMES)

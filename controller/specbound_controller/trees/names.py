@@ -4,6 +4,8 @@ import re
 
 EXIT_TREE = re.compile(r"exit([1-9]\d{0,3})_tree([1-9]\d?)")
 """Names of trees that an exit drafts too: its layer, and most nodes."""
+LEFT_OUT = ("context", "own_text", "recycled", "bigrams")
+"""Sources that `TREE_without_SOURCE` leaves out: what each of them brings."""
 TREE_NAMES = (
     "free_tree",
     "chain4",
@@ -31,4 +33,13 @@ FREE_ENTRANTS = ("chain4", "chain8", "tree3", "tree5", "tree7", "tree15")
 
 def is_tree_name(name: str) -> bool:
     """Whether a tree setting has this name."""
-    return name in TREE_NAMES or EXIT_TREE.fullmatch(name) is not None
+    whole, left_out = without(name)
+    if left_out not in (None, *LEFT_OUT):
+        return False
+    return whole in TREE_NAMES or EXIT_TREE.fullmatch(whole) is not None
+
+
+def without(name: str) -> tuple[str, str | None]:
+    """The tree of a name, and the source that it is to do without: `tree7_without_bigrams`."""
+    whole, found, left_out = name.partition("_without_")
+    return whole, left_out if found else None

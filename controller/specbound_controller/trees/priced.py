@@ -38,9 +38,21 @@ class PricedTreePolicy:
         """costs: of this machine, at the compression and exactness that steps run on."""
         self.plan, self.costs = plan, costs
         self.guard = NeverSlowerGuard(costs, num_layers, is_adaptive=False)
+        self._num_layers, self._num_rows = num_layers, 1
         self._seconds = row_seconds(costs, num_layers, plan.max_nodes)
         self._plain = Decision(0)
         self.reset()
+
+    def share(self, num_rows: int) -> None:
+        """So many sequences share the calls of the coming steps: rows cost what they cost one of them."""
+        if num_rows == self._num_rows:
+            return
+        self._num_rows = num_rows
+        self.guard.share(num_rows)
+        plain_s = float(self._seconds[0])
+        self._seconds = row_seconds(self.guard.costs, self._num_layers, self.plan.max_nodes)
+        self._spent_s *= float(self._seconds[0]) / plain_s
+        self._price(self._tokens / self._spent_s)
 
     def reset(self) -> None:
         """Forgets the last prompt."""

@@ -10,6 +10,8 @@ from specbound_controller.sources.source import MOST_CANDIDATES, DraftSource
 
 PRIOR_WEIGHT = 20.0
 """Candidates that a prior counts as: so many must be seen before counts outweigh it."""
+EARLIER_WEIGHT = 0.6
+"""A match in another text, against one in the same."""
 _BY_RANK = (1.0, 0.3, 0.15, 0.1)
 _MATCH = {8: 0.85, 6: 0.75, 4: 0.65, 3: 0.5, 2: 0.35, 1: 0.15}
 _ORDER = {3: 0.4, 2: 0.3, 1: 0.15}
@@ -25,6 +27,11 @@ def prior_rates() -> dict[str, list[float]]:
     found["recycled"] = [0.3, 0.12, 0.08, 0.05, 0.04, 0.03, 0.025, 0.02][:MOST_CANDIDATES]
     found["bigrams"] = [0.12, 0.06, 0.04, 0.03, 0.025, 0.02, 0.015, 0.01][:MOST_CANDIDATES]
     return found
+
+
+def earlier_rates(context_rates: Sequence[float]) -> list[float]:
+    """Of the source that learns while it serves, whose cells are the context's."""
+    return [EARLIER_WEIGHT * rate for rate in context_rates]
 
 
 class RateCounts:

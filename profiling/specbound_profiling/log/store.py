@@ -40,6 +40,8 @@ from specbound_profiling.log.tables import (
 )
 from specbound_profiling.log.trace import PromptTrace
 
+_HASHES = ("prompts_hash", "model_fingerprint")
+"""What is named only where nothing says more: two hashes tell a reader nothing."""
 _FOLDERS = ("exits", "branches", "positions")
 
 
@@ -67,7 +69,7 @@ class LogWriter:
     def _adopt(self) -> Manifest:
         found = read_manifest(self.root)
         wanted, there = identity(self.manifest), identity(found)
-        for name, value in wanted.items():
+        for name, value in sorted(wanted.items(), key=lambda item: item[0] in _HASHES):
             if there[name] != value:
                 raise InputError(
                     f"out holds another run: {name} is {_short(there[name])} there, {_short(value)} here "

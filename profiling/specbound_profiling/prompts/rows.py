@@ -87,11 +87,13 @@ def _csv_rows(text: str, separator: str, path: Path) -> Iterator[PlacedRow]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     with _fields_of_any_length():
         try:
+            names = reader.fieldnames or ()
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if list(names).count(name) > 1)
+                raise InputError(f"{path}:{reader.line_num}: columns must have different names, got {twice!r} twice")
             for values in reader:
                 if None in values:
-                    raise InputError(
-                        f"{path}:{reader.line_num}: a row must have {len(reader.fieldnames or ())} columns"
-                    )
+                    raise InputError(f"{path}:{reader.line_num}: a row must have {len(names)} columns")
                 yield PlacedRow(values, reader.line_num, f"{path}:{reader.line_num}")
         except csv.Error as error:
             raise InputError(f"{path}:{reader.line_num}: a row must be CSV, got {error}") from None

@@ -1,14 +1,15 @@
 """The best that any choice of exits and widths could do on recorded traces: clairvoyant, by dynamic programming.
 
-`V(i) = min over actions of C(i) + V(i + N(i))` over the tokens generated so far. `oracle` issues no wrong draft, so
-nothing in it is estimated; `oracle_grid` chooses from a grid of decisions, whose work after a wrong draft may be.
+`V(i) = min over steps of C(i) + V(i + N(i))` over the tokens generated so far. `oracle` issues no wrong draft, so
+nothing in it is estimated, and mixes sources within a step, so that no policy of chains can pass it (`chain_steps` says
+why); `oracle_grid` chooses from a grid of decisions, whose work after a wrong draft may be estimated.
 All prompts are solved at once, from their ends.
 """
 
-# B prompts, N rows, E exit layers, A actions, W work counts, D tokens left
+# B prompts, N rows, E exit layers, W work counts, D tokens left, T tree sizes
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,14 +17,13 @@ from specbound_controller.costs import WORK_NAMES, CostTable
 from specbound_controller.records import Decision
 from specbound_controller.work import single_exit_work
 from specbound_profiling.log.trace import PromptTrace
+from specbound_profiling.replay.chain_steps import chain_steps
 from specbound_profiling.replay.grid import Grid, chunks
 from specbound_profiling.replay.replay import visited_rows
 from specbound_profiling.replay.result import ReplayResult, Steps, concatenated, num_layer_calls
 from specbound_profiling.replay.trace_batch import TraceBatch
 from specbound_profiling.replay.tree_steps import tree_work
 
-_TREE = -1
-"""Stands for the exit layer of a draft tree."""
 _HEAD_READS, _HEAD_ROWS = WORK_NAMES.index("head_reads"), WORK_NAMES.index("head_rows")
 
 
@@ -36,16 +36,10 @@ class TreeRuns:
     max_nodes: int
     """Most draft tokens of a tree."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Actions:
-    """Fixed drafts without a wrong token: (exit layer, width), width 0 first; trees have exit layer `_TREE`."""
-
-    choices: tuple[tuple[int, int], ...]
-    base_work: np.ndarray
-    """(A, W) at context length 0"""
-    context_work: np.ndarray
-    """(A, W) to add per token of context"""
+    def split(self, num_rows: Sequence[int]) -> "list[TreeRuns]":
+        """Of parts of the rows, in order."""
+        parts = np.split(self.run, np.cumsum(num_rows)[:-1])
+        return [TreeRuns(part, self.max_nodes) for part in parts]
 
 
 def accepted_run(batch: TraceBatch, w_max: int) -> np.ndarray:
@@ -65,27 +59,6 @@ def fixed_draft_work(exit_layer: int, width: int, num_layers: int, context_lengt
     return work
 
 
-def _actions(exit_layers: tuple[int, ...], num_layers: int, w_max: int, max_nodes: int, costs: CostTable) -> _Actions:
-    choices = ((0, 0), *((e, w) for e in exit_layers for w in range(1, w_max + 1)))
-    base = np.array([fixed_draft_work(e, w, num_layers, 0) for e, w in choices])
-    slope = np.array([fixed_draft_work(e, w, num_layers, 1) for e, w in choices]) - base
-    if max_nodes == 0:
-        return _Actions(choices, base, slope)
-    sizes = _cheapest_sizes(max_nodes, num_layers, costs)
-    trees = tree_work(sizes, np.zeros(max_nodes), num_layers)
-    per_context = tree_work(sizes, np.ones(max_nodes), num_layers) - trees
-    choices = (*choices, *((_TREE, w) for w in range(1, max_nodes + 1)))
-    return _Actions(choices, np.concatenate((base, trees)), np.concatenate((slope, per_context)))
-
-
-def _cheapest_sizes(max_nodes: int, num_layers: int, costs: CostTable) -> np.ndarray:
-    """For every number of true nodes the size of the cheapest tree that holds so many: fitted prices may fall with more
-    rows, and then wrong nodes make a step cheaper. (max_nodes,)"""
-    sizes = np.arange(1, max_nodes + 1)
-    seconds = costs.seconds(tree_work(sizes, np.zeros(max_nodes), num_layers))
-    return np.array([first + int(seconds[first:].argmin()) + 1 for first in range(max_nodes)])
-
-
 def oracle(
     traces: Sequence[PromptTrace] | TraceBatch,
     costs: CostTable,
@@ -94,39 +67,73 @@ def oracle(
     exit_layers: Sequence[int] | None = None,
     trees: TreeRuns | None = None,
 ) -> ReplayResult:
-    """Least modelled seconds over one exit layer and one width <= min(run of correct drafts, w_max) per step.
+    """Least modelled seconds over steps of at most `w_max` right drafts, each from the shallowest source that is right.
+
+    No policy whose drafts are chains of at most `w_max` tokens from these exits can be faster on the same traces.
 
     Args:
         exit_layers: those of the recorded ones that may draft; None is all.
         trees: a step may also verify a draft tree of at most `max_nodes` nodes from sources that run no layer. Knowing
             the text, it holds the true path and nothing else.
     """
-    batch = traces if isinstance(traces, TraceBatch) else TraceBatch(traces)
-    exits = batch.exit_layers if exit_layers is None else tuple(exit_layers)
-    max_nodes = 0 if trees is None else trees.max_nodes
-    actions = _actions(exits, num_layers, w_max, max_nodes, costs)
-    base, slope = costs.seconds(actions.base_work), costs.seconds(actions.context_work)
-    widths = np.array([w for _, w in actions.choices])
-    columns = [*batch.exit_layers, _TREE]
-    exit_index = np.array([columns.index(e) if w else 0 for e, w in actions.choices])
-    run = np.column_stack((accepted_run(batch, w_max), 0 * batch.position if trees is None else trees.run))
+    parts = list(chunks(traces.traces if isinstance(traces, TraceBatch) else traces))
+    exits = None if exit_layers is None else tuple(exit_layers)
+    num_rows = [sum(trace.num_positions for trace in part) for part in parts]
+    of_parts = [None] * len(parts) if trees is None else trees.split(num_rows)
+    found = [_oracle(TraceBatch(p), costs, num_layers, w_max, exits, t) for p, t in zip(parts, of_parts, strict=True)]
+    return concatenated(found)
+
+
+def _oracle(
+    batch: TraceBatch,
+    costs: CostTable,
+    num_layers: int,
+    w_max: int,
+    exit_layers: tuple[int, ...] | None,
+    trees: TreeRuns | None,
+) -> ReplayResult:
+    chains = chain_steps(batch, costs, num_layers, w_max, batch.exit_layers if exit_layers is None else exit_layers)
+    widths, runs = np.arange(w_max + 1), np.tile(chains.run[:, None], w_max + 1)
+    work, of_steps = chains.work, chains.seconds
+    if trees is not None:
+        tree_widths = np.arange(1, trees.max_nodes + 1)
+        widths = np.concatenate((widths, tree_widths))
+        runs = np.column_stack((runs, np.tile(trees.run[:, None], trees.max_nodes)))
+        of_trees = _tree_work(batch, costs, num_layers, trees.max_nodes)
+        work = np.concatenate((work, of_trees), axis=1)
+        of_steps = np.concatenate((of_steps, costs.seconds(of_trees)), axis=1)
     choice = np.zeros(batch.num_rows, dtype=np.int64)
     value = np.zeros((len(batch.traces), _longest(batch) + 1))  # seconds for the last d tokens, by d
     for left, prompts, rows in _from_the_end(batch):
         # a draft that ends with the last token would save nothing: that token comes as the bonus of a shorter one
-        is_possible = (widths == 0) | ((widths <= run[rows][:, exit_index]) & (widths < left))
+        is_possible = (widths == 0) | ((widths <= runs[rows]) & (widths < left))
         rest = value[prompts[:, None], np.maximum(left - widths - 1, 0)]
-        seconds = base + slope * batch.context_length[rows, None] + rest
-        seconds = np.where(is_possible, seconds, np.inf)
+        seconds = np.where(is_possible, of_steps[rows] + rest, np.inf)
         choice[rows] = seconds.argmin(axis=1)
         value[prompts, left] = seconds[np.arange(len(rows)), choice[rows]]
     rows, prompts = visited_rows(batch, widths[choice] + 1)
     chosen = choice[rows]
-    work = actions.base_work[chosen] + actions.context_work[chosen] * batch.context_length[rows, None]
-    num_drafted = np.rint(work[:, _HEAD_ROWS] - work[:, _HEAD_READS]).astype(np.int64)
-    is_tree = exit_index[chosen] == len(columns) - 1
-    drafted = np.where(is_tree, num_drafted, widths[chosen])
-    return Steps(prompts, drafted, widths[chosen], num_layer_calls(work), work).totals(batch.traces, costs)
+    done, num_right = work[rows, chosen], widths[chosen]
+    in_tree = np.rint(done[:, _HEAD_ROWS] - done[:, _HEAD_READS]).astype(np.int64)
+    drafted = np.where(chosen > w_max, in_tree, num_right)
+    totals = Steps(prompts, drafted, num_right, num_layer_calls(done), done).totals(batch.traces, costs)
+    seconds = np.bincount(prompts, of_steps[rows, chosen], minlength=len(batch.traces))
+    return replace(totals, seconds=seconds)
+
+
+def _tree_work(batch: TraceBatch, costs: CostTable, num_layers: int, max_nodes: int) -> np.ndarray:
+    """Work of a step from every row whose tree holds 1, 2, ... true nodes. (N, T, W)
+
+    Fitted prices may fall with more rows, and then wrong nodes make a step cheaper: each size is the cheapest that
+    holds so many.
+    """
+    sizes = np.arange(1, max_nodes + 1)
+    seconds = costs.seconds(tree_work(sizes, np.zeros(max_nodes), num_layers))
+    cheapest = np.array([first + int(seconds[first:].argmin()) + 1 for first in range(max_nodes)])
+    base = tree_work(cheapest, np.zeros(max_nodes), num_layers)
+    per_context = tree_work(cheapest, np.ones(max_nodes), num_layers) - base
+    work: np.ndarray = base + per_context * batch.context_length[:, None, None]
+    return work
 
 
 def _longest(batch: TraceBatch) -> int:

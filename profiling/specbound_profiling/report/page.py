@@ -85,6 +85,7 @@ def _section(index: int, section: LevelSection) -> str:
     level = section.calibration
     parts = [
         f"<h2>Compression: {_text(level.compression)}</h2>",
+        f"<p>{_text(level.summary)}</p>",
         _annealing(level),
         "<h3>Every exit</h3>",
         _exits_table(level),

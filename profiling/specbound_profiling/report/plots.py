@@ -48,6 +48,8 @@ def reliability_figure(level: LevelCalibration) -> Figure:
         axes.set_ylim(0, 1.02)
     figure.supxlabel("predicted probability of acceptance", fontsize=9)
     figure.supylabel("share accepted", fontsize=9)
+    if level.few:
+        figure.text(0.01, 0.005, level.few, fontsize=7, color="#c1440e")
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8, frameon=False)
     return figure

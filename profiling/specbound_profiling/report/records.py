@@ -9,6 +9,10 @@ SCORE_NAMES = ("plain", "annealed", "temperature", "logistic", "isotonic")
 after isotonic regression."""
 
 
+FEW_POSITIONS = 200
+"""Judged positions below which plots by probability say little."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bin:
     """Rows with neighbouring values."""
@@ -133,6 +137,36 @@ class LevelCalibration:
     def of_task(self, task: str) -> tuple[ExitCalibration, ...]:
         """One kind of content, shallow exits first."""
         return tuple(each for each in self.exits if each.task == task)
+
+    @property
+    def few(self) -> str:
+        """A warning where what is judged is too little for plots by probability; else empty."""
+        num_rows = max((each.num_rows for each in self.of_task("all")), default=0)
+        if num_rows >= FEW_POSITIONS:
+            return ""
+        return (
+            f"judged on {num_rows} positions of {self.num_judged} prompts, fewer than {FEW_POSITIONS}: "
+            "the curves may be chance; profile more prompts"
+        )
+
+    @property
+    def summary(self) -> str:
+        """What the figures say, in one or two sentences."""
+        exits = [each for each in self.of_task("all") if each.exit_layer > 0]
+        if not exits:
+            return "No exit layer was recorded."
+        best = max(exits, key=lambda each: each.acceptance)
+        least = min(each.acceptance for each in exits)
+        words = (
+            "shallow layers know little of what the last one says"
+            if best.acceptance < 0.3
+            else "shallow layers often say what the last one says"
+        )
+        text = (
+            f"Exits {exits[0].exit_layer} to {exits[-1].exit_layer} agree with the full model in {least:.0%} to "
+            f"{best.acceptance:.0%} of the positions: {words}."
+        )
+        return f"{text} {self.few[:1].upper()}{self.few[1:]}." if self.few else text
 
     @property
     def tasks(self) -> tuple[str, ...]:

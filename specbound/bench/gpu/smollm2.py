@@ -35,16 +35,34 @@ def parts(settings: Settings) -> Iterator[Part]:
     if settings.is_dry:
         ways = [("bf16", 0.0), ("bf16", 0.7)]  # the rest differs in the kernels alone, and takes a CPU long
     else:
-        here, count = parts_here(MODEL_FOLDER)
-        if not count or len(here) < count:
-            print(f"smollm2: left out, {len(here)} of {count or 'several'} parts of the model are here", flush=True)
+        if not model_is_here("smollm2"):
             return
+        here, _ = parts_here(MODEL_FOLDER)
         if not (here[0] / QUESTIONS).is_file():
             print("smollm2: left out, Spec-Bench's questions were not packed with the model", flush=True)
             return
         ways = [(level, temperature) for temperature in TEMPERATURES for level in LEVELS]
     for level, temperature in ways:
         yield Part(f"{level} {temperature:g}", partial(measured, level, temperature, settings), SECONDS)
+
+
+def model_is_here(stage: str) -> bool:
+    """Whether all parts of the model have been carried; says so where they have not."""
+    here, count = parts_here(MODEL_FOLDER)
+    if not count or len(here) < count:
+        print(f"{stage}: left out, {len(here)} of {count or 'several'} parts of the model are here", flush=True)
+        return False
+    return True
+
+
+def converted(folder: Path) -> Path:
+    """The model that its parts make, as a checkpoint."""
+    here, _ = parts_here(folder)
+    model = folder / CONVERTED
+    if not model.is_dir():
+        joined(here, folder / MODEL)
+        read_gguf(folder / MODEL, "smollm2").save(model)
+    return model
 
 
 def measured(level: str, temperature: float, settings: Settings) -> Finding:
@@ -61,12 +79,8 @@ def measured(level: str, temperature: float, settings: Settings) -> Finding:
 def carried_config(folder: Path) -> SuiteConfig:
     """The model from its parts, and 24 questions."""
     here, _ = parts_here(folder)
-    model = folder / CONVERTED
-    if not model.is_dir():
-        joined(here, folder / MODEL)
-        read_gguf(folder / MODEL, "smollm2").save(model)
     return SuiteConfig(
-        model=str(model),
+        model=str(converted(folder)),
         prompts=f"{here[0] / QUESTIONS}:evaluation",
         out=str(folder / RUN_FOLDER),
         num_prompts=24,

@@ -31,6 +31,7 @@ STAGES = (
     Stage("micro", "specbound.bench.gpu.micro", 60.0, "launches, synchronisations, vocabularies, bits, graphs"),
     Stage("demo", "specbound.bench.gpu.demo", 100.0, "the demonstration model, evaluated at bf16 and nf4"),
     Stage("smollm2", "specbound.bench.gpu.smollm2", 0.0, "SmolLM2-135M on Spec-Bench, where it has been carried"),
+    Stage("write", "specbound.bench.gpu.write", 0.0, "text of SmolLM2's own, at least 10 million tokens"),
 )
 
 

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 from specbound.decoding.model.cache import DecodeCache, KeyValueStore, causal_mask, visible_keys
 from specbound.decoding.model.composition import Composition, Place, found
 from specbound.decoding.model.draft_head import DraftHead
+from specbound.decoding.model.exit_modules import ExitPlace, ExitSet
 from specbound.decoding.model.families import (
     FAMILIES,
     SLIDING,
@@ -44,6 +45,7 @@ from specbound.decoding.model.products import Packing
 from specbound.decoding.model.ragged import RaggedCall, sent
 from specbound.decoding.model.row_attention import causal_ranges
 from specbound.decoding.model.static_cache import StaticView
+from specbound.decoding.model.trained_head import TrainedHead
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
 
@@ -72,9 +74,12 @@ class ShortCalls(Protocol):
 class ModelAdapter:
     """Layer-by-layer execution of one model."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Raises `UnsupportedModelError`, naming the model and the reason, for what cannot be run exactly."""
-        self.model = model
+    def __init__(self, model: PreTrainedModel, exits: ExitSet | None = None) -> None:
+        """Raises `UnsupportedModelError`, naming the model and the reason, for what cannot be run exactly.
+
+        exits: trained for this model, where there are any.
+        """
+        self.model, self.exits = model, exits
         self.segments: ShortCalls | None = None
         """What runs short calls of one sequence, where they are to be compiled."""
         self._draft_heads: dict[DraftVocabulary, DraftHead] = {}
@@ -384,26 +389,51 @@ class ModelAdapter:
         """Final norm, head and soft-capping at any depth. (B, n, D) -> (B, n, V), in the model's dtype."""
         return self._read(hidden, self._project)
 
-    def read_exit(self, hidden: Tensor, draft_head: DraftHead | None) -> Tensor:
-        """The same by a head of a draft vocabulary, where there is one. (B, n, D) -> (B, n, N or V)"""
-        return self.read_head(hidden) if draft_head is None else self._read(hidden, draft_head)
+    def read_exit(self, hidden: Tensor, draft_head: DraftHead | None, place: ExitPlace | None = None) -> Tensor:
+        """The same by a head of a draft vocabulary, where there is one. (B, n, D) -> (B, n, N or V)
+
+        place: where the tokens stand, for trained exits; B is 1 then.
+        """
+        if draft_head is None:
+            return self.read_head(hidden)
+        if isinstance(draft_head, TrainedHead) and place is not None and draft_head.has(place.exit_layer):
+            return self.project_rows(draft_head.prepare(hidden, place), draft_head)
+        return self._read(hidden, draft_head)
 
     def draft_head(self, vocabulary: DraftVocabulary | None) -> DraftHead | None:
-        """The head of a draft vocabulary, made at its first use; None for all tokens.
+        """The head of a draft vocabulary, made at its first use; without one that of the trained exits, or None for all
+        tokens.
 
         Raises:
-            InputError: this model's head cannot be cut down (quantised, wrapped, with hooks), or has fewer tokens.
+            InputError: this model's head cannot be cut down (quantised, wrapped, with hooks), or has fewer tokens; the
+                vocabulary is that of other trained exits.
         """
         if vocabulary is None:
-            return None
+            if self.exits is None:
+                return None
+            vocabulary = self.exits.vocabulary
         found = self._draft_heads.get(vocabulary)
         if found is None:
-            found = self._draft_heads[vocabulary] = DraftHead(self.head, vocabulary, name_of(self.model))
+            found = self._draft_heads[vocabulary] = self._new_draft_head(vocabulary)
         return found
+
+    def _new_draft_head(self, vocabulary: DraftVocabulary) -> DraftHead:
+        name = name_of(self.model)
+        if not vocabulary.exits:
+            return DraftHead(self.head, vocabulary, name)
+        if self.exits is None or self.exits.vocabulary != vocabulary:
+            given = "none" if self.exits is None else self.exits.vocabulary.exits
+            raise InputError(
+                f"exits must be the trained exits {vocabulary.exits} that drafts were asked of, got {given}"
+            )
+        return TrainedHead(self.head, self.exits, name, self.dtype)
 
     def _read(self, hidden: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
         if self._normalise is not None:
             hidden = self._normalise(hidden)
+        return self.project_rows(hidden, project)
+
+    def project_rows(self, hidden: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
         if self.project_out is not None:
             hidden = self.project_out(hidden)
         logits = project(hidden)

@@ -139,7 +139,7 @@ def test_bad_input_is_one_line_and_two(
 
 
 def test_an_unknown_stage_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(InputError, match="tests, shapes, micro, demo, smollm2"):
+    with pytest.raises(InputError, match="tests, shapes, micro, demo, smollm2, write"):
         stage_of("smoll")
 
 
@@ -157,5 +157,5 @@ def test_every_part_of_every_stage_runs_to_its_end_on_the_cpu(tmp_path: Path) ->
     assert all(entry["status"] == "finished" and entry["tables"] for entry in parts.values())
     assert {part for stage, part in parts if stage == "demo"} == {"bf16", "nf4"} and len(parts) >= 19
     assert {part for stage, part in parts if stage == "smollm2"} == {"bf16 0", "bf16 0.7"}
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "results.md", "log.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "results.md", "log.txt", "own-text-1.zip"}
     assert "dry run on the CPU" in (tmp_path / "results.md").read_text()

@@ -78,7 +78,7 @@ def test_own_text_leaves_the_rarest_contexts_out_where_it_would_grow_too_large()
 
 def test_a_source_without_its_store_is_refused_by_name() -> None:
     assert [Stores().source(name).name for name in ("context", "recycled")] == ["context", "recycled"]
-    for name in ("bigrams", "own_text", "exits"):
+    for name in ("bigrams", "own_text", "earlier", "exits"):
         with pytest.raises(ValueError, match=name):
             Stores().source(name)
-    assert set(SOURCE_NAMES) == {"context", "recycled", "bigrams", "own_text"}
+    assert set(SOURCE_NAMES) == {"context", "recycled", "bigrams", "own_text", "earlier"}

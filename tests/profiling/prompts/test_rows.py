@@ -71,6 +71,7 @@ def test_a_line_of_many_megabytes_is_read(tmp_path: Path) -> None:
         ("p.json", b'[{"prompt": "a"}, 3]', r"p\.json, entry 2: an entry must be a JSON object, got int"),
         ("p.csv", b'prompt\n"never closed', r"p\.csv:1: a row must be CSV"),
         ("p.csv", b"prompt,task\na,b,c\n", r"p\.csv:2: a row must have 2 columns"),
+        ("p.csv", b"prompt,task,prompt\na,b,c\n", r"p\.csv:1: columns must have different names, got 'prompt' twice"),
         ("p.csv", b"text\na\n", r"p\.csv:2: a row must hold"),
         ("p.parquet", b"PAR1 half", r"p\.parquet is not a Parquet file"),
     ],

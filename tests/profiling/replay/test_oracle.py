@@ -1,20 +1,24 @@
 """The oracle against brute force over every sequence of actions."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
 
 from specbound_controller.actions import static_grid
-from specbound_controller.costs import CostTable, work_vector
-from specbound_controller.policy import AnnealedConfidence
+from specbound_controller.costs import WORK_NAMES, CostTable, work_vector
+from specbound_controller.policy import AnnealedConfidence, StaticPolicy
 from specbound_controller.records import Decision
 from specbound_controller.work import record_work
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.best_static import static_seconds
+from specbound_profiling.replay.chain_steps import limit_prices
 from specbound_profiling.replay.oracle import accepted_run, fixed_draft_work, oracle, oracle_grid
-from specbound_profiling.replay.replay import PLAIN, replay_static
+from specbound_profiling.replay.random_policy import RandomChoice
+from specbound_profiling.replay.replay import PLAIN, replay, replay_static
 from specbound_profiling.replay.simulate import simulate
 from specbound_profiling.replay.trace_batch import TraceBatch
 
@@ -42,14 +46,80 @@ def cheapest(trace: PromptTrace, decisions: list[Decision], costs: CostTable, on
     return value(1)
 
 
+def cheapest_mixture(trace: PromptTrace, costs: CostTable) -> float:
+    """Least seconds over all sequences of steps, and in each over every choice of a right exit for every token."""
+
+    def step_s(exits: tuple[int, ...], context_length: int) -> float:
+        """One step, call by call: pending tokens that stand shallower come along, as in the decoder."""
+        depths, calls = [0], Counter[int]()
+
+        def advance(depth: int) -> None:
+            for layer in range(depth):
+                rows = sum(d <= layer for d in depths)
+                calls[rows] += rows > 0
+            depths[:] = [max(d, depth) for d in depths]
+
+        for exit_layer in exits:
+            advance(exit_layer)
+            depths.append(0)
+        advance(NUM_LAYERS)
+        reads = Counter({1: sum(e > 0 for e in exits)}) + Counter({len(exits) + 1: 1})
+        return float(costs.seconds(work_vector(calls, reads, 0, context_length, num_decisions=0)))
+
+    @cache
+    def value(start: int) -> float:
+        if start >= trace.num_positions:
+            return 0.0
+        context_length, best = trace.prompt_length + start, np.inf
+        for width in range(min(W_MAX, trace.num_positions - start - 1) + 1):
+            right = [
+                [e for k, e in enumerate(trace.exit_layers) if trace.is_accepted[start + j, k]] for j in range(width)
+            ]
+            for exits in product(*right):
+                best = min(best, step_s(exits, context_length) + value(start + width + 1))
+        return best
+
+    return value(1)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_no_policy_passes_the_limit(seed: int, random_trace_of: TraceOf, with_branches_of: TraceOf) -> None:
+    """Random prices, decreasing ones among them, and random decisions at every step, wrong drafts included."""
+    rng = np.random.default_rng(seed)
+    exits = (0, 1, 3)
+    traces = [with_branches_of(rng, random_trace_of(rng, exits, f"p{i}"), 4, 0.7) for i in range(4)]
+    table = CostTable(dict(zip(WORK_NAMES, rng.random(len(WORK_NAMES)), strict=True)), "none", "here", 0.0, 30)
+    limit = oracle(traces, table, NUM_LAYERS, W_MAX).seconds
+    for _ in range(6):
+        decisions = [
+            StaticPolicy(
+                chosen, [rng.choice((0.05, 0.4)) for _ in chosen], int(rng.integers(1, W_MAX + 1)), combine="token"
+            ).decide(None)
+            for chosen in ((0,), (1,), (3,), (0, 1), (0, 3), (1, 3), (0, 1, 3))
+        ]
+        policy = RandomChoice([PLAIN, *decisions], int(rng.integers(1000)))
+        replayed = replay(traces, policy, table, NUM_LAYERS, "none").seconds
+        assert (replayed >= limit * (1 - 1e-9)).all()
+    grid = [PLAIN, *decisions]
+    assert (oracle_grid(traces, table, NUM_LAYERS, grid).seconds >= limit * (1 - 1e-9)).all()
+
+
+def test_limit_prices_are_the_largest_subadditive_ones_below_the_table() -> None:
+    seconds = dict.fromkeys(WORK_NAMES, 0.0)
+    for rows, price in ((1, 2.0), (2, 5.0), (4, 3.0), (8, 9.0), (16, 9.0), (32, 9.0), (64, 9.0)):
+        seconds[f"layer_calls_rows_{rows}"] = price
+    table = CostTable(seconds, "none", "here", 0.0, 30)
+    # two rows cost no more than four; three no more than four; eight no more than twice four
+    assert limit_prices(table, 8)[[0, 1, 2, 3, 4, 8]].tolist() == [0.0, 2.0, 3.0, 3.0, 3.0, 6.0]
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_oracle_equals_brute_force(seed: int, random_trace_of: TraceOf, costs: CostTable) -> None:
     rng = np.random.default_rng(seed)
     traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(3)]
-    fixed = [PLAIN, *(Decision(w_max=w, thresholds={e: 0.0}) for e in EXITS for w in range(1, W_MAX + 1))]
     result = oracle(traces, costs, NUM_LAYERS, W_MAX)
-    expected = [cheapest(trace, fixed, costs, only_correct=True) for trace in traces]
-    np.testing.assert_allclose(result.seconds, expected)
+    np.testing.assert_allclose(result.seconds, [cheapest_mixture(trace, costs) for trace in traces])
+    np.testing.assert_allclose(costs.seconds(result.work), result.seconds)  # these prices are as a limit's must be
     assert result.num_drafted.tolist() == result.num_accepted.tolist()
     assert (result.num_steps + result.num_accepted).tolist() == result.num_tokens.tolist()
 
