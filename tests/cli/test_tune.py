@@ -38,7 +38,7 @@ def test_table_and_constants_are_printed(
     assert code == 0, err
     assert "none, replayed on the prompts tuned on: 10" in out and "bf16, ucb: arms " in out
     assert out.count("best static annealed") == 2 and out.count("settings on 10 prompts") == 2 * len(
-        file.levels["none"].policies
+        file.levels["none"].everything
     )
     assert TunedFile.load(tmp_path / "policies.json") == file
 
