@@ -20,13 +20,13 @@ COSTS_S, BIGRAMS_S, TRAINING_S, REST_S = 40.0, 30.0, 75.0, 15.0
 """What stages take that does not depend on the sizes, roughly."""
 SHARES: Mapping[str, float] = {"profile": 0.3, "race": 0.35, "final": 0.1, "measure": 0.25}
 """Of the time that is left for the others."""
-BOUNDS: Mapping[str, tuple[int, int]] = {"profile": (12, 24), "race": (4, 6), "final": (4, 6), "measure": (8, 16)}
+BOUNDS: Mapping[str, tuple[int, int]] = {"profile": (12, 20), "race": (4, 5), "final": (4, 5), "measure": (8, 16)}
 """Fewest and most prompts of a stage: fewer say nothing, more say little more."""
 RACED_TOKENS = 40
 """Most tokens of each prompt of the race."""
-RACED_RUNS, FINAL_RUNS, MEASURED_RUNS = 20.0, 8.0, 7.0
+RACED_RUNS, FINAL_RUNS, MEASURED_RUNS = 20.0, 8.0, 4.0
 """How often a prompt is decoded, over all methods and rounds: halving leaves half of the methods for twice the prompts;
-the measurement has three methods twice, and one recording."""
+the measurement has three methods, warms up, and records once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,8 @@ NUM_PROBED = 3
 """Prompts of the look at the model's speed."""
 BEHIND = 0.97
 """Over plain decoding in its own race: what is slower does not enter the last one."""
-NUM_ROUNDS = 2
-"""Of the measurement."""
+NUM_ROUNDS = 1
+"""Of the measurement: more prompts say more than the same ones again."""
 W_MAX = 8
 EPOCHS = 12
 """Passes of each fit of the controller; `train-controller` takes more."""
