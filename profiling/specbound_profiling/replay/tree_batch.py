@@ -17,6 +17,8 @@ from specbound_profiling.replay.source_arrays import ARRAY_SOURCES, NOTHING, Arr
 AT_ONCE = 2048
 """Places whose trees grow together: their candidates stay in fast memory."""
 _NEVER = -1.0
+_NO_TOKEN = -2
+"""Equals no token, nor `NOTHING`."""
 
 
 def grows_at_once(plan: TreePlan) -> bool:
@@ -40,14 +42,17 @@ def outcomes(texts: Texts, plan: TreePlan, text: np.ndarray, start: np.ndarray) 
 def candidates(places: Places, asked: Sequence[tuple[ArraySource, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of all sources and their scores, `_NEVER` for none; each token stands once, where it stood first, with
     the best of its scores. (n, W), (n, W) float64"""
-    tokens, scores = np.zeros((len(places.text), 0), dtype=np.int64), np.zeros((len(places.text), 0))
+    count = len(places.text)
+    tokens, scores = np.zeros((count, 0), dtype=np.int32), np.zeros((count, 0))
     for source, rates in asked:
-        own, cells = source.propose(places)
-        own_scores = np.where(own != NOTHING, rates[cells], _NEVER)
-        row, held, again = np.nonzero((tokens[:, :, None] == own[:, None, :]) & (own != NOTHING)[:, None, :])
-        scores[row, held] = np.maximum(scores[row, held], own_scores[row, again])
-        own = own.copy()
-        own[row, again], own_scores[row, again] = NOTHING, _NEVER
+        found, cells = source.propose(places)
+        own = np.where(found == NOTHING, _NO_TOKEN, found).astype(np.int32)
+        own_scores = np.where(found == NOTHING, _NEVER, rates[cells])
+        again = np.flatnonzero(tokens[:, :, None] == own[:, None, :])  # in one dimension it is much faster
+        row, held, place = np.unravel_index(again, (count, tokens.shape[1], own.shape[1]))
+        scores[row, held] = np.maximum(scores[row, held], own_scores[row, place])
+        own_scores[row, place] = _NEVER
+        own[own_scores == _NEVER] = NOTHING
         tokens, scores = np.concatenate((tokens, own), axis=1), np.concatenate((scores, own_scores), axis=1)
     return tokens, scores
 
