@@ -153,7 +153,7 @@ class CompletionRequest(Asked):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
             return [[int(each) for each in self.prompt]]  # type: ignore[arg-type]
-        return list(self.prompt)  # type: ignore[arg-type]
+        return list(self.prompt)
 
     @property
     def most_tokens(self) -> int | None:

@@ -43,13 +43,13 @@ class TextStream:
 
     def finish(self) -> str:
         """What is left, once no token comes any more."""
+        num_sent = self._num_sent
         if not self.is_stopped:
             whole = self._decode(self._tokens)
             if whole.startswith(self._text):
                 self._add(whole[len(self._text) :])
-        rest = self._text[self._num_sent :]
         self._num_sent = len(self._text)
-        return rest
+        return self._text[num_sent:]
 
     def _add(self, more: str) -> str:
         """Takes up text; what of it can be handed out."""
