@@ -151,9 +151,8 @@ class CompletionRequest(Asked):
         """Each a text or token ids, at least one."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [[int(each) for each in self.prompt]]  # type: ignore[arg-type]
-        return list(self.prompt)
+        tokens = [each for each in self.prompt if isinstance(each, int)]
+        return [tokens] if tokens else [each for each in self.prompt if not isinstance(each, int)]
 
     @property
     def most_tokens(self) -> int | None:

@@ -73,7 +73,7 @@ class Service:
                 400, f"a request may ask for {self.limits.max_choices} answers, got {num_answers}", param="n"
             )
         seed = asked.seed if asked.seed is not None else secrets.randbelow(2**62)
-        orders = []
+        orders: list[Order] = []
         for prompt in prompts:
             most = self._most_tokens(asked, len(prompt))
             for _ in range(asked.num_choices):
@@ -82,12 +82,15 @@ class Service:
         return orders
 
     def _prompts(self, asked: ChatRequest | CompletionRequest) -> list[tuple[int, ...]]:
-        is_chat = isinstance(asked, ChatRequest)
         try:
             with self._tokenizing:  # fast tokenizers are not for several threads
-                found = [self._chat(asked)] if is_chat else [self._text(each) for each in asked.prompts]
+                if isinstance(asked, ChatRequest):
+                    found = [self._chat(asked)]
+                else:
+                    found = [self._text(each) for each in asked.prompts]
         except InputError as error:
-            raise ApiError(400, str(error), param="messages" if is_chat else "prompt") from error
+            param = "messages" if isinstance(asked, ChatRequest) else "prompt"
+            raise ApiError(400, str(error), param=param) from error
         if not found:
             raise ApiError(400, "prompt must hold at least one text", param="prompt")
         return found
