@@ -241,6 +241,7 @@ HEAVY = (
         ["ablation", "--help"],
         ["generate", "--help"],
         ["serve", "--help"],
+        ["export-generate", "--help"],
         ["verify", "--help"],
         ["evaluate", "--help"],
         ["bench", "--help"],
