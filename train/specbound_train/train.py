@@ -1,6 +1,5 @@
 """`train_controller`: checks what can be checked before any work, trains, saves. Imports no torch by itself."""
 
-import importlib.util
 import os
 import time
 from dataclasses import replace
@@ -9,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from specbound_controller.card import CARD_FILE
 from specbound_controller.controller import WEIGHTS_FILE
-from specbound_controller.errors import InputError, MissingExtraError
+from specbound_controller.errors import InputError
 from specbound_train.config import LOGS_FOLDER, REPORT_FOLDER, UNFINISHED_FOLDER, TrainConfig
+from specbound_train.extras import require_extras
 
 if TYPE_CHECKING:
     from specbound_train.summary import TrainSummary
@@ -28,7 +28,7 @@ def train_controller(config: TrainConfig) -> "TrainSummary":
         MissingExtraError: Lightning, scikit-learn or the logger is not installed.
     """
     started = time.perf_counter()
-    _check_extras(config)
+    require_extras("training a controller", ("lightning", "sklearn", "pyarrow"), config.logger)
     folder = _check_out(config)
     from specbound_controller.card import CARD_FILE, controller_card
     from specbound_profiling.log.store import open_log
@@ -47,15 +47,6 @@ def train_controller(config: TrainConfig) -> "TrainSummary":
     fitted.controller.save(folder)
     fits.remove()
     return replace(fitted.summary, seconds=time.perf_counter() - started)
-
-
-def _check_extras(config: TrainConfig) -> None:
-    wanted = ["lightning", "sklearn", "pyarrow"]
-    if config.logger in ("tensorboard", "wandb"):
-        wanted.append(config.logger)
-    for name in wanted:
-        if importlib.util.find_spec(name) is None:
-            raise MissingExtraError(f"training a controller with logger {config.logger} ({name})", "train")
 
 
 def _check_out(config: TrainConfig) -> Path:

@@ -1,7 +1,6 @@
 """`train_exits`: checks what can be checked before any work, trains, measures, saves. Imports no torch by itself."""
 
 import csv
-import importlib.util
 import io
 import json
 import os
@@ -13,9 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specbound_controller.errors import InputError, MissingExtraError
+from specbound_controller.errors import InputError
 from specbound_train.config import LOGS_FOLDER, UNFINISHED_FOLDER
 from specbound_train.exits.config import TrainExitsConfig
+from specbound_train.extras import require_extras
 
 if TYPE_CHECKING:
     from specbound.decoding.model.adapter import ModelAdapter
@@ -76,7 +76,7 @@ def train_exits(config: TrainExitsConfig, say: Callable[[str], None] = lambda li
         MissingExtraError: Lightning or the logger is not installed.
     """
     started = time.perf_counter()
-    _check_extras(config)
+    require_extras("training exits", ("lightning", "pyarrow"), config.logger)
     folder = _folder(config)
     from specbound.decoding.model.adapter import ModelAdapter
     from specbound.decoding.model.draft_head import require_plain
@@ -238,15 +238,6 @@ def _claim(folder: Path, config: TrainExitsConfig, facts: dict[str, str]) -> Non
         path.write_text(json.dumps(wanted))
     except OSError as error:
         raise InputError(f"out {folder} cannot be written to: {error.strerror}") from None
-
-
-def _check_extras(config: TrainExitsConfig) -> None:
-    wanted = ["lightning", "pyarrow"]
-    if config.logger in ("tensorboard", "wandb"):
-        wanted.append(config.logger)
-    for name in wanted:
-        if importlib.util.find_spec(name) is None:
-            raise MissingExtraError(f"training exits with logger {config.logger} ({name})", "train")
 
 
 def _folder(config: TrainExitsConfig) -> Path:
