@@ -34,7 +34,8 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
         prepared = prepare(config.generation())
         server = server_of(service_of(config, prepared, api_key))
         host, port = listener.getsockname()[:2]
-        say(f"{prepared.costs or 'plain decoding'}")
+        listener.listen(BACKLOG)  # before anybody is told
+        say(prepared.costs or "plain decoding")
         say(f"serving {config.name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1")
         if api_key is None and not is_loopback(host):
             say(f"anybody who reaches {host} can use it: --api-key-file asks for a key")
