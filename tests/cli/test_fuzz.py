@@ -28,6 +28,7 @@ CONFIGS = {
     "train-controller": ("specbound.cli.train_controller", "TrainCommand", "--log l --out o"),
     "train-exits": ("specbound.cli.train_exits", "TrainExitsCommand", "--own-text t --out o"),
     "tune": ("specbound_train.tuning.config", "TuneConfig", "--log l --out o"),
+    "fit": ("specbound.fit.config", "FitConfig", "--model demo --out o"),
     "costs": ("specbound.pricing.config", "CostsConfig", "--out o"),
     "replay": ("specbound.analysis.replay_config", "ReplayConfig", "--log l"),
     "report": ("specbound.cli.report", "ReportCommand", "--log l --out o"),

@@ -287,7 +287,7 @@ def test_log_of_another_model_is_left_alone(
 ) -> None:
     other, before = save_tiny_model(tmp_path / "other", "llama", 5), contents(undisturbed)
     assert main([*arguments_of(undisturbed), "--model", str(other)]) == 2
-    assert "out holds another run: model_fingerprint is " in only_line(capsys)
+    assert "out holds another run: num_layers is 4 there, 5 here" in only_line(capsys)
     assert contents(undisturbed) == before
 
 
