@@ -26,6 +26,7 @@ CONFIG_CLASSES = {
     "sensitivity.yaml": "specbound.analysis.studies_config:SensitivityConfig",
     "ablation.yaml": "specbound.analysis.studies_config:AblationConfig",
     "generate.yaml": "specbound.generation.config:GenerateConfig",
+    "serve.yaml": "specbound.serve.config:ServeConfig",
     "verify.yaml": "specbound.evaluation.verify_config:VerifyConfig",
     "evaluate.yaml": "specbound.evaluation.config:EvaluateConfig",
     "bench.yaml": "specbound.bench.config:BenchConfig",

@@ -41,6 +41,7 @@ ORDER = (
     "specbound.fitted",
     "specbound.evaluation",
     "specbound.generation",
+    "specbound.serve",
     "specbound.analysis",
     "specbound.bench",
     "specbound.fit",
@@ -170,6 +171,7 @@ def test_imports_go_one_way() -> None:
         ("specbound.models.loading", "from ..cli import main"),
         ("specbound.evaluation.rows", "from specbound.analysis.live import LiveItem"),
         ("specbound.demo.run", "import wandb"),
+        ("specbound.generation.generate", "from specbound.serve.engine import Engine"),
     ],
 )
 def test_the_check_sees_a_wrong_import(module: str, source: str) -> None:
@@ -238,6 +240,8 @@ HEAVY = (
         ["sensitivity", "--help"],
         ["ablation", "--help"],
         ["generate", "--help"],
+        ["serve", "--help"],
+        ["export-generate", "--help"],
         ["verify", "--help"],
         ["evaluate", "--help"],
         ["bench", "--help"],

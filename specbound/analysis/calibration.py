@@ -18,11 +18,14 @@ from specbound_profiling.report.page import LevelSection, build_page
 from specbound_profiling.report.plots import acceptance_figure, groups_figure, png, reliability_figure
 from specbound_profiling.report.records import LevelCalibration
 from specbound_profiling.report.tokens import Decode, view_level
+from specbound_profiling.report.trees import view_trees
 from specbound_train.calibration.of_live_steps import calibrate_live
 from specbound_train.calibration.of_log import calibrate, judged_prompts
 
 logger = logging.getLogger(__name__)
 PAGE_NAME = "report.html"
+NUM_TREE_TEXTS = 3
+"""Texts that are coloured by source, of each policy that drafts trees."""
 
 
 @dataclass(slots=True)
@@ -53,8 +56,10 @@ def write_calibration_report(config: ReportConfig) -> CalibrationReport:
         others = [trace for trace in usable if trace.prompt_id in judged]
         num_layers = log.manifest.num_layers
         level = calibrate(fitted, others, num_layers, config.alpha)
-        live = map(calibrate_live, log.live_steps(compression).values())
+        steps = list(log.live_steps(compression).values())
+        live = map(calibrate_live, steps)
         level = replace(level, live=tuple(each for each in live if each.num_drafted))
+        trees = [view_trees(runs, traces, min(config.num_viewed, NUM_TREE_TEXTS), decode) for runs in steps]
         view = view_level(traces, level.alpha, num_layers, config.num_viewed, decode) if config.num_viewed else None
         own = {
             "Reliability": ("reliability", png(reliability_figure(level))),
@@ -63,7 +68,8 @@ def write_calibration_report(config: ReportConfig) -> CalibrationReport:
         if len(level.tasks) > 1:
             own["By kind of content"] = ("content", png(groups_figure({t: level.of_task(t) for t in level.tasks})))
         plots |= {f"{name}-{compression}.png": content for name, content in own.values()}
-        sections.append(LevelSection(level, view, {caption: content for caption, (_, content) in own.items()}))
+        images = {caption: content for caption, (_, content) in own.items()}
+        sections.append(LevelSection(level, view, images, [each for each in trees if each is not None]))
     levels = [section.calibration for section in sections]
     overview = (
         png(groups_figure({each.compression: each.of_task("all") for each in levels})) if len(levels) > 1 else None

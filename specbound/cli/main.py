@@ -26,6 +26,11 @@ COMMANDS = {
     "sensitivity": ("specbound.cli.studies:sensitivity", "show by replay how much each setting of SpecBound matters"),
     "ablation": ("specbound.cli.studies:ablation", "show by replay what each of SpecBound's parts is worth"),
     "generate": ("specbound.cli.generate:run", "continue a text, faster, with the same output"),
+    "serve": ("specbound.cli.serve:run", "serve a model with OpenAI's API, faster, with the same output"),
+    "export-generate": (
+        "specbound.cli.export_generate:run",
+        "write a folder with which transformers' own generate decodes with specbound",
+    ),
     "convert": ("specbound.cli.convert:run", "write a GGUF file's model as an ordinary checkpoint, which loads faster"),
     "write": ("specbound.cli.write:run", "let a model write text of its own, and count what it tends to write"),
     "verify": ("specbound.cli.verify:run", "check that outputs equal plain decoding's, token by token"),
@@ -50,6 +55,10 @@ EXTRA_OF_MODULE = {
     "wandb": "train",
     "bitsandbytes": "quant",
     "ray": "ray",
+    "fastapi": "serve",
+    "prometheus_client": "serve",
+    "pydantic": "serve",
+    "uvicorn": "serve",
 }
 """Optional package -> the extra that brings it."""
 

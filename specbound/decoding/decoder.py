@@ -31,6 +31,7 @@ from specbound.decoding.named import guarded, named_policy, opened
 from specbound.decoding.output import GenerateOutput, assemble
 from specbound.decoding.prepared import batch_from_transformers
 from specbound.decoding.request import Batch, Request
+from specbound.decoding.running import RunningBatch
 from specbound.decoding.texts import Message, chat_prompt, is_text, text_prompts
 from specbound.decoding.watch import AcceptanceWatch
 from specbound_controller.controller_policy import ControllerPolicy
@@ -232,6 +233,17 @@ class SpecBoundDecoder:
             ValueError: what transformers' generate refuses, in its words.
         """
         return self._decode_arguments(inputs, generation_config, **arguments)[0]
+
+    def running(self) -> RunningBatch:
+        """An empty batch that sequences join and leave between steps, for servers.
+
+        It runs the model as it is now, with copies of the policy; `request_of` makes what joins. The number of CPU
+        threads must be that of the thread that will call it.
+        """
+        self._ready()
+        adapters = self._current_adapters()
+        refuse_other_exits(self.policy, adapters[0].exits)
+        return RunningBatch(adapters, self.policy, self.compression)
 
     def __call__(
         self,

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from specbound.decoding.batch import BatchRunner
 from specbound.decoding.model.adapter import ModelAdapter
@@ -243,19 +244,23 @@ class DecodeLoop:
         return Runner(self.step_adapter, cache)
 
     def _prefill(self, row: Row) -> tuple[DecodeCache, Tensor]:
-        """Runs all layers on the part of a prompt that no cache holds. A cache, and logits (1, V) of the first token"""
-        prompt = row.sequence.request.prompt
-        capacity = min(row.sequence.limit, len(prompt) + NEW_TOKENS_CAPACITY)
-        cache = self.adapter.continued_cache(self.batch.cache, prompt, capacity)
-        held = cache.lengths()[0]
-        ids = torch.tensor([prompt[held:]], device=self.adapter.device)
-        hidden = self.adapter.run_layers(self.adapter.embed(ids, held), 0, self.adapter.num_layers, cache, held)
-        row.verified = hidden[:, -1:].clone()  # the prompt's other states are free
-        return cache, self.adapter.read_head(hidden[:, -1:])[0]
+        return prefill(self.adapter, row, self.batch.cache)
 
     def _time_prefill(self, row: Row, started: float) -> None:
         row.stats.prefill_seconds = time.perf_counter() - started
         row.stats.seconds = time.perf_counter() - self.started
+
+
+def prefill(adapter: ModelAdapter, row: Row, past: Cache | None) -> tuple[DecodeCache, Tensor]:
+    """Runs all layers on what `past` does not hold of a prompt. A cache, and logits (1, V) of the first token"""
+    prompt = row.sequence.request.prompt
+    capacity = min(row.sequence.limit, len(prompt) + NEW_TOKENS_CAPACITY)
+    cache = adapter.continued_cache(past, prompt, capacity)
+    held = cache.lengths()[0]
+    ids = torch.tensor([prompt[held:]], device=adapter.device)
+    hidden = adapter.run_layers(adapter.embed(ids, held), 0, adapter.num_layers, cache, held)
+    row.verified = hidden[:, -1:].clone()  # the prompt's other states are free
+    return cache, adapter.read_head(hidden[:, -1:])[0]
 
 
 def share(rows: SequenceOf[Row]) -> None:

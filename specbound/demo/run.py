@@ -15,6 +15,7 @@ from typing import Any
 from specbound import __version__
 from specbound.demo.config import DemoConfig
 from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static
+from specbound.evaluation.best_tree import TreeChoice, choose_tree
 from specbound.evaluation.level import Protocol, evaluate_level, timed_prompts
 from specbound.evaluation.rows import EvaluatedRow
 from specbound.evaluation.timing import TimedPrompt
@@ -22,10 +23,13 @@ from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.results.report import machine_info, model_info
 from specbound.results.rows import Row
+from specbound.stores.bigrams import local_bigrams
+from specbound.stores.trees import TreeSituation
 from specbound_controller.controller import Controller
 from specbound_controller.errors import InputError
 from specbound_controller.figures import share, times
 from specbound_controller.policy import Policy
+from specbound_controller.sources.stores import Stores
 from specbound_profiling.log.store import StepLog, open_log
 from specbound_profiling.progress import status
 from specbound_profiling.prompts.files import load_prompts
@@ -37,7 +41,7 @@ from specbound_train.train import train_controller
 COMPRESSION = "none"
 """The demonstration runs in fp32, where outputs are equal token by token."""
 TUNING_TOKENS = 32
-"""Tokens of each profiling prompt in the race of the static settings."""
+"""Tokens of each profiling prompt in the races of static settings and of draft trees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class DemoResult:
     model: dict[str, Any]
     """What a report says of the model."""
     rows: list[Row]
-    """By kind of content, totals last; within it transformers, plain, best static, controller, oracle."""
+    """By kind of content, totals last; within it transformers, plain, best static, best tree, controller, oracle."""
     notes: list[str]
     """One line each."""
     is_trustworthy: bool
@@ -101,7 +105,7 @@ def evaluation_prompts(config: DemoConfig) -> list[TimedPrompt]:
 
 
 def _tuning_prompts(config: DemoConfig, loaded: LoadedModel) -> list[TimedPrompt]:
-    """The profiling prompts, short: what static settings race on."""
+    """The profiling prompts, short: what static settings and draft trees race on."""
     prompts = load_prompts(config.profile_prompts, config.num_profile_prompts)
     timed = timed_prompts(prompts, loaded, config.max_new_tokens)
     return [replace(prompt, max_new_tokens=min(TUNING_TOKENS, prompt.max_new_tokens)) for prompt in timed]
@@ -110,7 +114,7 @@ def _tuning_prompts(config: DemoConfig, loaded: LoadedModel) -> list[TimedPrompt
 def evaluate(
     config: DemoConfig, prompts: Sequence[TimedPrompt], log: StepLog, controller: Controller, say: Callable[[str], None]
 ) -> DemoResult:
-    """Measures the controller beside the best static setting, as `specbound evaluate` does."""
+    """Measures the controller beside the best static setting and the best draft tree, as `specbound evaluate` does."""
     loaded = load_model(config.model, COMPRESSION)
     num_layers, alpha = log.manifest.num_layers, controller.config.alpha
     controller.check_model(model_fingerprint(loaded.model), num_layers)
@@ -125,13 +129,16 @@ def evaluate(
         traces=log.traces(COMPRESSION),
     )
     static = choose_static(search, say)
+    situation = TreeSituation(Stores(local_bigrams(loaded.model, say)), costs, num_layers)
+    tree = choose_tree(search, situation, say)
     policies: dict[str, Policy] = {
         "best_static": static.policy(),
+        "best_tree": tree.policy(situation),
         "controller": controller.policy(costs, COMPRESSION),
     }
     protocol = Protocol(config.num_rounds, config.w_max, config.seed, config.allow_noise)
     level = evaluate_level(loaded, prompts, policies, costs, controller.config.exit_layers, protocol, _say_nothing)
-    notes = [*_choices(static, controller), *_gains(level.rows), *level.conditions()]
+    notes = [*_choices(static, tree, controller), *_gains(level.rows), *level.conditions()]
     return DemoResult(model_info(config.model, loaded.model), list(level.rows), notes, level.is_trustworthy)
 
 
@@ -139,9 +146,9 @@ def _say_nothing(line: str) -> None:
     """The demo says what its stages are itself."""
 
 
-def _choices(static: StaticChoice, controller: Controller) -> list[str]:
+def _choices(static: StaticChoice, tree: TreeChoice, controller: Controller) -> list[str]:
     played = controller.config.static_actions.get(COMPRESSION)
-    lines = [f"best static: {static.describe()}"]
+    lines = [f"best static: {static.describe()}", f"best tree: {tree.describe()}"]
     if played is not None:
         lines.append(f"the controller found nothing faster on its validation prompts than {played.name} at every step")
     return lines
@@ -151,7 +158,7 @@ def _gains(rows: Sequence[EvaluatedRow]) -> list[str]:
     """Intervals, and how much of the oracle's gain each method takes; nothing where no speedup is shown."""
     totals = {row.method: row for row in rows if row.task == "all"}
     lines = []
-    for name in ("best_static", "controller"):
+    for name in ("best_static", "best_tree", "controller"):
         row = totals[name]
         if math.isnan(row.speedup):
             continue

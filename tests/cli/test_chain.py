@@ -17,6 +17,7 @@ from specbound.decoding.sequence import Sequence
 from specbound.decoding.step import Draft
 from specbound.demo.config import DemoConfig
 from specbound.evaluation.best_static import Ranked, StaticChoice
+from specbound.evaluation.best_tree import TreeChoice
 from specbound.evaluation.timing import ContentionProbe
 from specbound.generation import generate as generation
 from specbound_controller.actions import Action
@@ -171,10 +172,11 @@ def test_demo_prints_every_method_and_writes_the_rows(
     assert main(argv) == 0
     out = capsys.readouterr().out
     rows = json.loads(report.read_text())["rows"]
-    assert {row["method"] for row in rows} == {"transformers", "plain", "best_static", "controller", "oracle"}
+    methods = {"transformers", "plain", "best_static", "best_tree", "controller", "oracle"}
+    assert {row["method"] for row in rows} == methods
     assert {row["task"] for row in rows} == {"tree", "two", "all"}
     assert all(row["outputs_equal"] is not False for row in rows)
-    assert [row["simulated"] for row in rows if row["task"] == "all"] == [False] * 4 + [True]
+    assert [row["simulated"] for row in rows if row["task"] == "all"] == [False] * 5 + [True]
     plain = next(row for row in rows if (row["method"], row["task"]) == ("plain", "all"))
     assert plain["tokens_per_step"] == 1.0 and plain["layer_calls_per_token"] == 6.0
     assert "oracle*" in out and "the whole chain took" in out
@@ -208,10 +210,14 @@ def run_evaluation(config: DemoConfig, chain: dict[str, Path]) -> Any:
 
 @pytest.fixture
 def without_race(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fastest fixed setting is given."""
+    """The fastest fixed setting and the fastest tree are given."""
     fixed = (Ranked(Action(2, 2).name, 2.0, 2.0, 1), Ranked("plain", 1.0, 1.0, 1))
     choice = StaticChoice(0.0, fixed, 2, 1, "prompts", 0.0, "today", (1, 2))
     monkeypatch.setattr("specbound.demo.run.choose_static", lambda *arguments: choice)
+    trees = (Ranked("tree3", 2.0, 2.0, 1), Ranked("plain", 1.0, 1.0, 1))
+    monkeypatch.setattr(
+        "specbound.demo.run.choose_tree", lambda *arguments: TreeChoice(trees, 1, "prompts", 0.0, "today")
+    )
 
 
 @pytest.mark.usefixtures("without_race")

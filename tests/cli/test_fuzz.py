@@ -36,6 +36,8 @@ CONFIGS = {
     "ablation": ("specbound.analysis.studies_config", "AblationConfig", "--log l --out o"),
     "generate": ("specbound.generation.config", "GenerateConfig", "--prompt p"),
     "convert": ("specbound.models.convert_config", "ConvertConfig", "--model m.gguf --out o"),
+    "serve": ("specbound.serve.config", "ServeConfig", ""),
+    "export-generate": ("specbound.generation.export_config", "ExportConfig", "--out o"),
     "write": ("specbound.stores.write_config", "WriteConfig", "--out o --prompts demo"),
     "verify": ("specbound.evaluation.verify_config", "VerifyConfig", ""),
     "evaluate": ("specbound.evaluation.config", "EvaluateConfig", ""),

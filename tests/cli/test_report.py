@@ -10,6 +10,7 @@ import pytest
 from specbound_controller.records import StepRecord
 from specbound_profiling.log.live_steps import LiveSteps
 from specbound_profiling.log.store import open_log
+from tests.profiling.report.test_trees import tree_record
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -59,6 +60,21 @@ def test_live_steps_of_the_log_are_shown(run: Run, tiny_log: Path, tmp_path: Pat
     assert "none, live, static: 1 prompts, 1.50 tokens per step; 2 drafts that a score let pass" in text
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Live steps" in page and "drafts ended by off 50%, width 50%" in page and "<td>0.625</td>" in page
+
+
+def test_live_trees_of_the_log_are_drawn(run: Run, tiny_log: Path, tmp_path: Path) -> None:
+    """A tree of five nodes, of which the second child of the root and its first child are right."""
+    root, out, figures = shutil.copytree(tiny_log, tmp_path / "log"), tmp_path / "out", tmp_path / "figures.json"
+    log = open_log(root)
+    trace = log.traces("none")[0]
+    record = tree_record(trace.prompt_length + 1)
+    log.write_live_steps("none", "tree5", [LiveSteps(trace.prompt_id, "none", "tree5", (record,))])
+    code, _, err = run("report", "--log", str(root), "--out", str(out), "--model", "none", "--json", str(figures))
+    assert code == 0, err
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Draft trees of tree5" in page and "step 0: 2 of 5 nodes accepted" in page and page.count("<circle") == 6
+    [live] = json.loads(figures.read_text())["calibration"][0]["live"]
+    assert [(each["num_judged"], each["acceptance"]) for each in live["by_place"]] == [(2, 0.5), (2, 0.5)]
 
 
 def test_ids_are_shown_without_a_tokenizer(run: Run, tiny_log: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Replays one plan of a draft tree at every step: what a step did in a few numbers, without its record.
 
-Equal to `replay_stepwise` (a test compares the two). Knows no policy.
+Best-first trees grow at all places at once; others one after another. Equal to `replay_stepwise` (a test compares the
+two). Knows no policy.
 """
 
 # R steps, W work counts
@@ -14,14 +15,19 @@ from specbound_controller.trees.growth import Children
 from specbound_controller.trees.plan import TreePlan
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.result import ReplayResult, Steps
-from specbound_profiling.replay.trees import TreeReplay, right_path
+from specbound_profiling.replay.source_arrays import Texts
+from specbound_profiling.replay.tree_batch import grows_at_once, outcomes
+from specbound_profiling.replay.trees import TreeReplay, require_trees, right_path
 
 
 class TreeMemo:
-    """What sources proposed at places of some traces: other plans of the same rates need not ask again."""
+    """What is known of some traces, so that other plans need not find it again: their texts as arrays, and what
+    sources proposed at places of trees that grow one at a time."""
 
-    def __init__(self, most: int = 100_000) -> None:
+    def __init__(self, traces: Sequence[PromptTrace], most: int = 100_000) -> None:
         """most: paths that are kept."""
+        require_trees(traces)
+        self.traces, self.texts = traces, Texts(traces)
         self._found: dict[tuple[int, int, tuple[str, ...]], dict[tuple[int, ...], Children]] = {}
         self._most, self._num = most, 0
 
@@ -40,6 +46,10 @@ def replay_plan(
 
     memo: of these traces, at these rates.
     """
+    if not traces:
+        return _result(traces, costs, num_layers, *np.zeros((4, 0), dtype=np.int64))
+    if grows_at_once(plan):
+        return _result(traces, costs, num_layers, *_steps_at_once(TreeMemo(traces) if memo is None else memo, plan))
     prompts, contexts, drafted, accepted = list[int](), list[int](), list[int](), list[int]()
     for index, trace in enumerate(traces):
         trees, start = TreeReplay(trace, num_layers), 1
@@ -52,15 +62,47 @@ def replay_plan(
             drafted.append(tree.num_drafted)
             accepted.append(len(path))
             start += num_emitted
-    num_drafted = np.array(drafted, dtype=np.int64)
+    return _result(traces, costs, num_layers, *map(np.array, (prompts, contexts, drafted, accepted)))
+
+
+def _steps_at_once(memo: TreeMemo, plan: TreePlan) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of every step the prompt, the context, draft tokens and accepted ones, from the trees of all places. (R,) each"""
+    lengths = memo.texts.num_positions
+    first = np.cumsum(lengths) - lengths
+    text = np.repeat(np.arange(len(lengths)), lengths)
+    start = np.arange(len(text)) - first[text]
+    begins = start >= 1
+    drafted, accepted = np.zeros((2, len(text)), dtype=np.int64)
+    drafted[begins], accepted[begins] = outcomes(memo.texts, plan, text[begins], start[begins])
+    following = np.minimum(start + accepted + 1, lengths[text]).tolist()
+    visited = list[int]()
+    for begin, length in zip(first.tolist(), lengths.tolist(), strict=True):
+        at = 1
+        while at < length:
+            visited.append(begin + at)
+            at = following[begin + at]
+    rows = np.array(visited, dtype=np.int64)
+    return text[rows], memo.texts.prompt_lengths[text[rows]] + start[rows], drafted[rows], accepted[rows]
+
+
+def _result(
+    traces: Sequence[PromptTrace],
+    costs: CostTable,
+    num_layers: int,
+    prompt: np.ndarray,
+    context_length: np.ndarray,
+    num_drafted: np.ndarray,
+    num_accepted: np.ndarray,
+) -> ReplayResult:
+    """What steps of trees did, with totals. All arrays are of the R steps."""
     return Steps(
-        prompt=np.array(prompts, dtype=np.int64),
-        num_drafted=num_drafted,
-        num_accepted=np.array(accepted, dtype=np.int64),
-        num_layer_calls=np.full(len(prompts), num_layers),
-        work=tree_work(num_drafted, np.array(contexts), num_layers),
-        estimated_s=np.full(len(prompts), np.nan),
-        estimate_error_s=np.full(len(prompts), np.nan),
+        prompt=prompt.astype(np.int64),
+        num_drafted=num_drafted.astype(np.int64),
+        num_accepted=num_accepted.astype(np.int64),
+        num_layer_calls=np.full(len(prompt), num_layers),
+        work=tree_work(num_drafted.astype(np.int64), context_length, num_layers),
+        estimated_s=np.full(len(prompt), np.nan),
+        estimate_error_s=np.full(len(prompt), np.nan),
     ).totals(traces, costs)
 
 

@@ -15,6 +15,8 @@ from specbound_controller.figures import number, share
 from specbound_controller.ratio import ratio
 from specbound_profiling.report.records import SCORE_NAMES, ExitCalibration, LevelCalibration, LiveDrafts
 from specbound_profiling.report.tokens import LevelView, ViewedPrompt
+from specbound_profiling.report.tree_page import tree_section
+from specbound_profiling.report.trees import TreeView
 
 NO_EXIT_COLOUR = "#f3c6c0"
 _SHALLOW, _DEEP = (231, 245, 205), (120, 170, 215)
@@ -29,6 +31,8 @@ class LevelSection:
     """None leaves the token view out."""
     plots: Mapping[str, bytes]
     """Caption -> PNG file."""
+    trees: Sequence[TreeView] = ()
+    """Live steps of policies that draft trees."""
 
 
 def build_page(facts: Mapping[str, str], sections: Sequence[LevelSection], overview: bytes | None) -> str:
@@ -95,6 +99,7 @@ def _section(index: int, section: LevelSection) -> str:
         parts.append(f"<details><summary>Kinds of content, figures</summary>{_tasks_table(level)}</details>")
     if level.live:
         parts += ["<h3>Live steps</h3>", _live(level)]
+    parts += map(tree_section, section.trees)
     if section.view is not None:
         parts.append(_token_view(index, section.view))
     return "\n".join(parts)

@@ -92,15 +92,26 @@ class PreallocatedLayer(CacheLayerMixin):
         return call.read(self.keys, self.window), call.read(self.values, self.window)
 
     def join(self, layers: Sequence["PreallocatedLayer"]) -> None:
-        """Takes over the only row of each of some layers, which are empty afterwards."""
+        """Takes over the rows of some layers, one layer's after another's; the layers are empty afterwards."""
         self.capacity = max(layer.capacity for layer in layers)
-        self.lengths = [layer.lengths[0] for layer in layers]
+        self.lengths = [length for layer in layers for length in layer.lengths]
         self.lazy_initialization(layers[0].keys, layers[0].values)
-        for row, layer in enumerate(layers):
-            held = slice(0, layer.lengths[0])
-            self.keys[row, :, held], self.values[row, :, held] = layer.keys[0, :, held], layer.values[0, :, held]
+        first = 0
+        for layer in layers:
+            rows, held = slice(first, first + len(layer.lengths)), slice(0, max(layer.lengths))
+            self.keys[rows, :, held], self.values[rows, :, held] = layer.keys[:, :, held], layer.values[:, :, held]
+            first = rows.stop
             layer.keys = layer.values = layer.keys.new_empty(0)
             layer.is_initialized, layer.lengths = False, [0]
+
+    def take_copy(self, layer: "PreallocatedLayer", row: int, length: int) -> None:
+        """Holds a copy of the first tokens of one row of another layer, and nothing else."""
+        self.capacity, self.lengths = max(1, length), [length]
+        self.lazy_initialization(layer.keys, layer.values)
+        self.keys[0, :, :length], self.values[0, :, :length] = (
+            layer.keys[row, :, :length],
+            layer.values[row, :, :length],
+        )
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drops all rows but these, with their memory."""
@@ -238,12 +249,29 @@ class DecodeCache(Cache):
 
     @classmethod
     def joined(cls, caches: Sequence["DecodeCache"]) -> "DecodeCache":
-        """One cache with the only row of each of some caches, which are empty afterwards. Rows may differ in length."""
-        first = caches[0]
-        cache = cls([layer.window for layer in first.layers], batch_size=len(caches), owner=first.owner)
+        """One cache with the rows of some caches, which are empty afterwards. Rows may differ in length."""
+        first, num_rows = caches[0], sum(each.batch_size for each in caches)
+        cache = cls([layer.window for layer in first.layers], batch_size=num_rows, owner=first.owner)
         for index, layer in enumerate(cache.layers):
             layer.join([source.layers[index] for source in caches])
         return cache
+
+    def copy_of_row(self, tokens: Sequence[int], row: int = 0) -> "DecodeCache":
+        """A cache of its own with the first tokens of a row, without room for more.
+
+        tokens: their names, at most as many as every layer holds.
+        """
+        cache = type(self)([layer.window for layer in self.layers], owner=self.owner)
+        for own, layer in zip(cache.layers, self.layers, strict=True):
+            own.take_copy(layer, row, len(tokens))
+        cache.tokens = list(tokens)
+        return cache
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all buffers."""
+        buffers = (each for layer in self.layers if layer.is_initialized for each in (layer.keys, layer.values))
+        return sum(buffer.numel() * buffer.element_size() for buffer in buffers)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drops all rows but these, which are numbered anew in this order."""

@@ -1,7 +1,8 @@
 """Calibration of live steps: how far the score that a policy drafted by foretold acceptance while it decoded.
 
-Judged are the draft tokens whose predecessors in the step were all accepted, because only of these the full model says
-whether they are right. They cleared their thresholds, so this is how a policy's own drafts turn out, not all drafts.
+Judged are the draft tokens whose predecessors (of a tree: on their path) were all accepted, because only of these the
+full model says whether they are right. They cleared their thresholds, so this is how a policy's own drafts turn out,
+not all drafts.
 """
 
 # R judged drafts
@@ -16,6 +17,7 @@ from specbound.decoding.stats import ratio
 from specbound_controller.records import StepRecord
 from specbound_profiling.log.live_steps import LiveSteps
 from specbound_profiling.report.records import LiveDrafts, LivePolicy, Measures
+from specbound_profiling.report.trees import judged_nodes
 from specbound_train.calibration.measures import measures
 
 
@@ -38,7 +40,11 @@ def calibrate_live(runs: Sequence[LiveSteps]) -> LivePolicy:
 
 
 def _judged(record: StepRecord) -> Iterator[tuple[int, float, bool]]:
-    """Place in the step, score and outcome of every judged draft."""
+    """Place in the step (of a tree: its depth, from 0), score and outcome of every judged draft."""
+    if record.sources:
+        for node in judged_nodes(record):
+            yield node.depth - 1, node.score, node.is_accepted
+        return
     for place, score in enumerate(record.scores[: record.num_accepted + 1]):
         yield place, score, place < record.num_accepted
 

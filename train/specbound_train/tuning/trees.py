@@ -30,7 +30,8 @@ def tune_trees(
     traces: Sequence[PromptTrace], sources: TreeSources, costs: CostTable, num_layers: int, say: Say
 ) -> dict[str, TunedTree]:
     """The fastest settings of every rule by replay. traces: each of more than one position."""
-    chosen, memo = _some(traces), TreeMemo()
+    chosen = _some(traces)
+    memo = TreeMemo(chosen)
     plain_s = float(replay(chosen, StaticPolicy(()), costs, num_layers, "none").seconds.sum())
 
     def speedup(settings: TreeSettings) -> float:

@@ -1,0 +1,122 @@
+"""Sequences that decode together and come and go between steps, for servers. Knows no queue and no time limits.
+
+Every row does what it does alone: only the calls are shared, so that a row's tokens do not depend on its company.
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache
+
+from specbound.decoding.loop import Row, Runner, prefill, share
+from specbound.decoding.model.adapter import ModelAdapter
+from specbound.decoding.model.cache import DecodeCache
+from specbound.decoding.request import Request
+from specbound_controller.errors import InputError
+from specbound_controller.policy import Policy
+from specbound_controller.records import StepRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one step did for one row."""
+
+    row: Row
+    tokens: list[int]
+    """New tokens; none where the row failed."""
+    record: StepRecord | None
+    error: InputError | None = None
+    """Why the row cannot go on, such as scores that cannot be sampled from; it has to leave."""
+
+
+class RunningBatch:
+    """Rows on one cache. One thread at a time may call it."""
+
+    def __init__(self, adapters: tuple[ModelAdapter, ModelAdapter], policy: Policy, compression: str) -> None:
+        """No rows yet.
+
+        adapters: the model for prompts, and for steps.
+        policy: every row drafts with a copy; rows that have left hand theirs on, with the prices it has found.
+        """
+        self._adapter, self._step_adapter = adapters
+        self._policy, self._compression = policy, compression
+        self._free: list[Policy] = []
+        self._cache: DecodeCache | None = None
+        self.rows: list[Row] = []
+        """Those that run, in the order of the cache."""
+        self._num_joined = 0
+
+    @torch.inference_mode()
+    def join(self, request: Request, past: Cache | None = None) -> Row:
+        """Runs the prompt of one more sequence and chooses its first token; it may have ended with that.
+
+        past: a cache of one sequence, which is continued in place as far as it agrees with the prompt. Where the
+        prompt cannot be run, the rows that run are as they were.
+        """
+        started = time.perf_counter()
+        policy = self._free.pop() if self._free else copy.deepcopy(self._policy)
+        row = Row(self._num_joined, request, policy, self._compression, self._adapter.device)
+        cache, logits = prefill(self._adapter, row, past)
+        row.begin(logits)
+        joined = cache if self._cache is None else DecodeCache.joined([self._cache, cache])
+        self._set([*self.rows, row], joined)
+        self._num_joined += 1
+        row.stats.prefill_seconds = time.perf_counter() - started
+        return row
+
+    @torch.inference_mode()
+    def step(self) -> list[Progress]:
+        """Drafts and verifies once for every row. Rows that have ended, or failed, must `leave` before the next step.
+
+        Where this raises, no row can go on: `clear`.
+        """
+        assert self._cache is not None
+        started = time.perf_counter()
+        drafts = [row.new_draft() for row in self.rows]
+        all_logits = self._runner.run(drafts)
+        found = []
+        for slot, (row, draft, logits) in enumerate(zip(self.rows, drafts, all_logits, strict=True)):
+            try:
+                emitted, record = row.finish_step(draft, logits, started)
+            except InputError as error:
+                found.append(Progress(row, [], None, error))
+                continue
+            self._runner.keep(draft, record, slot, len(row.sequence.tokens))
+            row.stats.add_step(record, False)
+            found.append(Progress(row, emitted, record))
+        return found
+
+    @torch.inference_mode()
+    def copy_of(self, row: Row) -> DecodeCache:
+        """A cache to continue the row from later: it holds all its tokens but the newest."""
+        assert self._cache is not None
+        return self._cache.copy_of_row(row.sequence.tokens[:-1], self.rows.index(row))
+
+    @torch.inference_mode()
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Frees some rows, whether they have ended or not."""
+        if not rows:
+            return
+        kept = [slot for slot, row in enumerate(self.rows) if row not in rows]
+        self._free += [row.policy for row in rows]
+        if not kept:
+            self._set([], None)
+            return
+        assert self._cache is not None
+        self._cache.keep_rows(kept)
+        self._set([self.rows[slot] for slot in kept], self._cache)
+
+    def clear(self) -> None:
+        """Drops all rows, with policies that may have seen half of a step."""
+        self._free = []
+        self._set([], None)
+
+    def _set(self, rows: list[Row], cache: DecodeCache | None) -> None:
+        """These rows from here on; their policies learn how many they are."""
+        self.rows, self._cache = rows, cache
+        if cache is not None:
+            self._runner = Runner(self._step_adapter, cache)
+        share(rows)

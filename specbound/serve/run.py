@@ -1,0 +1,114 @@
+"""A server from its config: opens the port, loads the model, serves until it is told to stop. Knows no command line."""
+
+import math
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from specbound.generation.generate import Prepared, prepare
+from specbound.serve.app import build_app
+from specbound.serve.config import ServeConfig
+from specbound.serve.engine import Engine
+from specbound.serve.metrics import Metrics
+from specbound.serve.service import Limits, Service
+from specbound_controller.errors import InputError
+from specbound_controller.text_files import read_text
+
+KEEP_ALIVE_SECONDS = 30
+"""Of a connection without a request."""
+BACKLOG = 256
+MIB, KIB = 2**20, 2**10
+
+
+def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
+    """Serves until a signal ends it. say: gets a line when clients can come.
+
+    Raises:
+        InputError: what `generate` refuses; a key that is none; a port that is taken.
+    """
+    api_key = key_of(config)
+    listener = bound(config.host, config.port)
+    with listener:
+        prepared = prepare(config.generation())
+        server = server_of(service_of(config, prepared, api_key))
+        host, port = listener.getsockname()[:2]
+        listener.listen(BACKLOG)  # before anybody is told
+        say(prepared.costs or "plain decoding")
+        say(f"serving {config.name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+        if api_key is None and not is_loopback(host):
+            say(f"anybody who reaches {host} can use it: --api-key-file asks for a key")
+        server.run(sockets=[listener])
+
+
+def key_of(config: ServeConfig) -> str | None:
+    """The key that clients must send; None where anybody may come."""
+    if config.api_key_file is None:
+        return config.api_key
+    lines = read_text(Path(config.api_key_file).expanduser()).splitlines()
+    if not lines or not lines[0].strip():
+        raise InputError(f"api_key_file must hold a key in its first line, got none ({config.api_key_file})")
+    return lines[0].strip()
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """The port, taken before a model is loaded in vain."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise InputError(f"host and port must be free to listen on, got {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host == "::1"
+
+
+def service_of(config: ServeConfig, prepared: Prepared, api_key: str | None) -> Service:
+    """The engine of a loaded model, with the config's limits."""
+    metrics = Metrics(config.name)
+    engine = Engine(
+        prepared.decoder,
+        prepared.loaded.tokenizer,
+        metrics,
+        max_batch=config.max_batch,
+        max_queue=config.max_queue,
+        max_seconds=config.max_seconds,
+        prefix_cache_bytes=config.prefix_cache_mib * MIB,
+        threads=config.threads,
+    )
+    limits = Limits(
+        config.max_prompt_tokens,
+        config.max_new_tokens,
+        config.max_body_kib * KIB,
+        max_choices=config.max_batch + config.max_queue,
+    )
+    return Service(
+        prepared.loaded,
+        config.name,
+        engine,
+        metrics,
+        limits,
+        prepared.decoder.adapter.max_positions,
+        api_key,
+        config.drain_seconds,
+    )
+
+
+def server_of(service: Service) -> uvicorn.Server:
+    """The HTTP server; it logs no requests."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            build_app(service),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=math.ceil(service.drain_seconds),
+        )
+    )
