@@ -26,7 +26,7 @@ from tests.decoding.trials import CALLS, Outcome, Trial, random_call, run_call
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "equivalence.md"
 BEGIN, END = "<!-- trials: begin -->", "<!-- trials: end -->"
 COUNTS = ("trials", "tokens", "drafted", "accepted", "near-ties", "bugs")
-SHOWN_VERSIONS = ("specbound", "torch", "transformers")
+SHOWN_VERSIONS = ("specbound", "transformers")
 
 
 def line_of(trial: Trial, outcome: Outcome, seconds: float) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def to_markdown(lines: Sequence[dict[str, Any]]) -> str:
     paragraph = (
         f"{total['trials']:,} trials (seeds {seeds[0]} to {seeds[-1]:,}), {total['tokens']:,} tokens over "
         f"{variants} variants of {len(FAMILIES)} families; {total['near-ties']} outputs first differ at a near-tie, "
-        f"{total['bugs']} at a bug. Measured with {used}, one thread, on {machine_info()['name']}."
+        f"{total['bugs']} at a bug. Measured with {used} on {machine_info()['name']}."
     )
     table = ["| " + " | ".join(("of the trials", *COUNTS)) + " |", "| --- |" + " ---: |" * len(COUNTS)]
     for name, of_group in groups(lines):
