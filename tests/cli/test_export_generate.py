@@ -48,6 +48,23 @@ def test_one_line_inside_transformers_decodes_with_specbound(
     assert len(set(map(id, calls))) == 1  # made once
 
 
+def test_the_policy_that_was_exported_drafts(
+    tiny_model_dir: Path, tmp_path: Path, calls: list[SpecBoundDecoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "exported_policy.py").write_text(
+        "from specbound import StaticPolicy\n\n\nclass Two(StaticPolicy):\n    def __init__(self):\n"
+        "        super().__init__((2,), 0.0, 2)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "out"
+    assert main(["export-generate", str(out), "--policy", "exported_policy:Two"]) == 0
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    expected = model.generate(input_ids=IDS, **SETTINGS)
+    found = model.generate(input_ids=IDS, custom_generate=str(out), trust_remote_code=True, **SETTINGS)
+    assert found.tolist() == expected.tolist()
+    assert [type(decoder.policy).__name__ for decoder in calls] == ["Two"]
+
+
 def test_without_trust_nothing_is_run(tiny_model_dir: Path, tmp_path: Path) -> None:
     main(["export-generate", str(tmp_path), "--policy", "plain"])
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
