@@ -1,7 +1,7 @@
 """What `specbound fit` and `train-controller` leave in a folder, as a policy for a model that somebody has loaded.
 
-The only place that knows the file `decoder.json`: which policy was found to be the fastest, at which level and
-exactness, for which model.
+The only place that knows what the file `decoder.json` says: which policy was found to be the fastest, at which level
+and exactness, for which model.
 """
 
 import json
@@ -17,11 +17,11 @@ from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.hub import is_hub_name, pull_folder
 from specbound.models.loading import LoadedModel
+from specbound.models.names import FITTED_FILE
 from specbound.policies import controller_policy
 from specbound.pricing.local import choose_costs, required_costs
 from specbound.results.files import write_whole
-from specbound.stores.bigrams import local_bigrams
-from specbound.stores.trees import TreeSituation, tree_policy
+from specbound.stores.trees import local_situation, tree_policy
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
@@ -30,13 +30,11 @@ from specbound_controller.guarded import GuardedPolicy
 from specbound_controller.own_policy import is_own_policy, own_policy
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.settings import Setting, is_setting
-from specbound_controller.sources.stores import Stores
 from specbound_controller.trees.names import is_tree_name
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.manifest import read_costs
 from specbound_profiling.recording.config import auto_exit_layers
 
-FILE = "decoder.json"
 SCHEMA = 1
 
 
@@ -56,12 +54,12 @@ class Fitted:
     def write(self, folder: Path) -> None:
         """Writes the file, whole or not at all."""
         content = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n"
-        write_whole(folder / FILE, content.encode("utf-8"))
+        write_whole(folder / FITTED_FILE, content.encode("utf-8"))
 
     @staticmethod
     def read(folder: Path) -> "Fitted | None":
         """What stands in a folder; None where `fit` has not finished there. Raises InputError where it is damaged."""
-        path = folder / FILE
+        path = folder / FITTED_FILE
         if not path.is_file():
             return None
         try:
@@ -135,7 +133,7 @@ def named(
     if is_setting(name):
         policy: Policy = Setting.parse(name).policy()
     elif is_tree_name(name):
-        policy = tree_policy(name, TreeSituation(Stores(local_bigrams(model, _quietly), None), costs, num_layers))
+        policy = tree_policy(name, local_situation(model, costs, _quietly))
         if hasattr(policy, "guard"):
             return policy
     else:

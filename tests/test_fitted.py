@@ -9,9 +9,10 @@ import torch
 
 from specbound import InputError, SpecBoundDecoder, StaticPolicy, load_model
 from specbound.decoding.watch import AcceptanceWatch
-from specbound.fitted import FILE, Fitted
+from specbound.fitted import Fitted
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel
+from specbound.models.names import FITTED_FILE
 from specbound_controller.guarded import GuardedPolicy
 from specbound_profiling.log.manifest import write_costs
 from tests.cli.conftest import made_up_costs
@@ -62,7 +63,7 @@ def test_folder_of_another_model_or_a_damaged_one_is_refused(
     folder = fitted(loaded, tmp_path, "plain")
     with pytest.raises(InputError, match="fitted for the model"):
         SpecBoundDecoder.from_pretrained(other.model, folder)
-    (folder / FILE).write_text("{}")
+    (folder / FITTED_FILE).write_text("{}")
     with pytest.raises(InputError, match="not written by specbound fit"):
         SpecBoundDecoder.from_pretrained(loaded.model, folder)
     with pytest.raises(InputError, match="must be a directory"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
+from specbound_controller.settings import is_setting
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _METHODS = ("reset", "decide", "observe")
@@ -20,7 +21,7 @@ _FORM = (
 
 def is_own_policy(name: str) -> bool:
     """Whether a name has the form `module:Class`, and is no other name with a colon."""
-    return _NAME.fullmatch(name) is not None and not name.startswith(("static:", "hf:"))
+    return _NAME.fullmatch(name) is not None and not (is_setting(name) or name.startswith("hf:"))
 
 
 def own_policy(name: str) -> Policy:

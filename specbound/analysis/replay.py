@@ -32,7 +32,7 @@ from specbound_controller.figures import DASH, number, share
 from specbound_controller.policy import AnnealedConfidence, Policy, StaticPolicy
 from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.records import Decision
-from specbound_controller.trees.names import BEST_TREE, FREE_ENTRANTS, TUNED_TREES, is_tree_name
+from specbound_controller.trees.names import BEST_TREE, FREE_ENTRANTS, TUNED_TREES, drafts_trees, is_tree_name
 from specbound_controller.trees.plan import TreePlan
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.store import StepLog, open_log
@@ -48,10 +48,10 @@ from specbound_profiling.replay.tree_steps import tree_runs
 CHUNK_POSITIONS = 50_000
 """Positions of a log that are held in memory together."""
 
-ORACLES = ("oracle_grid", "oracle", "oracle_tree")
+TREE_ORACLE = "oracle_tree"
+"""The limit of draft trees; a log of schema 3 has what it needs."""
+ORACLES = ("oracle_grid", "oracle", TREE_ORACLE)
 """Clairvoyant, so replayed only."""
-OF_TREES = ("free_tree", "oracle_tree")
-"""What `auto` adds where the log holds what trees need."""
 
 Say = Callable[[str], None]
 
@@ -194,7 +194,7 @@ class Level:
             return lambda traces: oracle(traces, self.costs, self.num_layers, self.config.w_max)
         if name == "oracle_grid":
             return lambda traces: oracle_grid(traces, self.costs, self.num_layers, self.grid)
-        if name == "oracle_tree":
+        if name == TREE_ORACLE:
             plan = TreePlan(MOST_NODES, self.trees.rates(), self.trees.stores)
             return lambda traces: self._oracle_tree(traces, plan)
         policy = self.policy(name)
@@ -320,11 +320,13 @@ def _policies(
 ) -> tuple[str, ...]:
     """The policies to show, in order; plain decoding always is."""
     if config.policy == "auto":
-        of_file = () if tuned is None else tuned.names
-        adaptive = () if controller is None else ("controller",)
-        trees = OF_TREES if log.manifest.stores else ()
-        of_file = (*of_file, *(tuned.tree_names if tuned is not None and trees else ()))
-        return tuple(dict.fromkeys(("plain", "best_static", *of_file, *adaptive, *trees[:1], *ORACLES[:2], *trees[1:])))
+        has_trees = bool(log.manifest.stores)
+        names = ["plain", "best_static"]
+        if tuned is not None:
+            names += [*tuned.names, *(tuned.tree_names if has_trees else ())]
+        names += [] if controller is None else ["controller"]
+        names += ["free_tree"] if has_trees else []
+        return tuple(dict.fromkeys([*names, *(name for name in ORACLES if has_trees or name != TREE_ORACLE)]))
     return tuple(dict.fromkeys(("plain", *config.policy)))
 
 
@@ -343,11 +345,7 @@ def _play(level: Level, names: Sequence[str], say: Say) -> dict[str, ReplayResul
 
 def _limit(names: Sequence[str]) -> str:
     """The oracle that bounds all of these policies but trees that an exit drafts too."""
-    return (
-        "oracle_tree"
-        if any(name in (*OF_TREES, BEST_TREE, *TUNED_TREES) or is_tree_name(name) for name in names)
-        else "oracle"
-    )
+    return TREE_ORACLE if any(name == TREE_ORACLE or drafts_trees(name) for name in names) else "oracle"
 
 
 def _tasks(result: ReplayResult) -> list[str]:

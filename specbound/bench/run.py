@@ -22,10 +22,8 @@ from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.pricing.local import given_costs, required_costs
 from specbound.results.report import model_info
-from specbound.stores.bigrams import local_bigrams
-from specbound.stores.trees import TreeSituation
+from specbound.stores.trees import local_situation
 from specbound_controller.costs import CostTable
-from specbound_controller.sources.stores import Stores
 from specbound_profiling.recording.config import auto_exit_layers
 
 
@@ -112,8 +110,7 @@ class Bench:
 
     def _best_tree(self, decoder: SpecBoundDecoder, search: StaticSearch) -> OurMethod:
         """The fastest draft tree on the tuning prompts."""
-        stores = Stores(local_bigrams(self.loaded.model, self.say))
-        situation = TreeSituation(stores, search.costs, self.adapter.num_layers)
+        situation = local_situation(self.loaded.model, search.costs, self.say)
         found = choose_tree(search, situation, self.say)
         self.notes.append(f"best_tree, {search.exactness}: {found.describe()}")
         return OurMethod("best_tree", decoder, found.policy(situation), found.name)

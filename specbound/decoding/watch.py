@@ -1,15 +1,14 @@
 """Says once that a policy's drafts are never accepted. Knows no model."""
 
 import logging
-from collections.abc import Callable
 
+from specbound.decoding.loop import OnStep
 from specbound_controller.policy import Policy
 from specbound_controller.records import StepRecord
 
 WATCHED_TOKENS = 64
 """New tokens, over all calls, after which a policy without an accepted draft is named."""
 
-OnStep = Callable[[StepRecord, int], None]
 logger = logging.getLogger(__name__)
 
 

@@ -23,13 +23,11 @@ from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.results.report import machine_info, model_info
 from specbound.results.rows import Row
-from specbound.stores.bigrams import local_bigrams
-from specbound.stores.trees import TreeSituation
+from specbound.stores.trees import local_situation
 from specbound_controller.controller import Controller
 from specbound_controller.errors import InputError
 from specbound_controller.figures import share, times
 from specbound_controller.policy import Policy
-from specbound_controller.sources.stores import Stores
 from specbound_profiling.log.store import StepLog, open_log
 from specbound_profiling.progress import status
 from specbound_profiling.prompts.files import load_prompts
@@ -129,7 +127,7 @@ def evaluate(
         traces=log.traces(COMPRESSION),
     )
     static = choose_static(search, say)
-    situation = TreeSituation(Stores(local_bigrams(loaded.model, say)), costs, num_layers)
+    situation = local_situation(loaded.model, costs, say)
     tree = choose_tree(search, situation, say)
     policies: dict[str, Policy] = {
         "best_static": static.policy(),

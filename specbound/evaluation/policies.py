@@ -19,7 +19,7 @@ from specbound_controller.guarded import GuardedPolicy
 from specbound_controller.policy import Policy
 from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.settings import in_words, is_setting
-from specbound_controller.trees.names import BEST_TREE, TUNED_TREES, is_tree_name
+from specbound_controller.trees.names import BEST_TREE, TUNED_TREES, drafts_trees
 from specbound_controller.trees.settings import TreeSources
 
 NEEDS_CONTROLLER = ("best_static_learned", "controller")
@@ -48,7 +48,7 @@ class Sources:
             missing = [
                 name
                 for name in config.asked
-                if name not in known and (name in TUNED_TREES or not (is_tree(name) or is_written_out(name)))
+                if name not in known and (name in TUNED_TREES or not (drafts_trees(name) or is_written_out(name)))
             ]
             if missing:
                 raise InputError(f"policy {missing[0]} needs --policies with its constants, or --controller")
@@ -81,7 +81,7 @@ class Sources:
     @property
     def needs_trees(self) -> bool:
         """Whether draft trees are wanted, with what they draw from."""
-        return any(map(is_tree, self.asked))
+        return any(map(drafts_trees, self.asked))
 
     def choose(
         self,
@@ -108,7 +108,7 @@ class Sources:
                 choice.add(
                     name, self.tuned.tree(name, compression, costs, sources), self.tuned.describe(name, compression)
                 )
-            elif is_tree(name):
+            elif drafts_trees(name):
                 assert trees is not None  # `needs_trees` said so
                 choice.add(name, tree_policy(name, trees), "")
             elif name in NEEDS_CONTROLLER:
@@ -148,11 +148,6 @@ class Sources:
             choice.notes.append(f"controller: trained on {levels}, decides as for {level}")
         if played is not None:
             choice.notes.append(f"controller: found nothing faster in training than {played.name} at every step")
-
-
-def is_tree(policy: str) -> bool:
-    """Whether a policy drafts trees."""
-    return policy == BEST_TREE or policy in TUNED_TREES or is_tree_name(policy)
 
 
 @dataclass(slots=True)

@@ -19,8 +19,7 @@ from specbound.models.controllers import load_controller
 from specbound.models.loading import LoadedModel, load_model, require_compression
 from specbound.pricing.local import choose_costs, given_costs, required_costs
 from specbound.results.report import build_report, model_info
-from specbound.stores.bigrams import local_bigrams
-from specbound.stores.trees import TreeSituation
+from specbound.stores.trees import local_situation
 from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
@@ -28,7 +27,6 @@ from specbound_controller.figures import share
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
-from specbound_controller.sources.stores import Stores
 from specbound_controller.trees.names import BEST_TREE
 from specbound_profiling.prompts.files import Prompt, load_prompts, prompts_hash
 from specbound_profiling.recording.config import auto_exit_layers
@@ -122,8 +120,7 @@ def _level(
     if search is not None and sources.needs_race:
         static = choose_static(search, say)
     if sources.needs_trees:
-        stores = Stores(local_bigrams(loaded.model, say))
-        trees = TreeSituation(stores, costs, loaded.model.config.num_hidden_layers)
+        trees = local_situation(loaded.model, costs, say)
     if search is not None and trees is not None and BEST_TREE in sources.asked:
         best_tree = choose_tree(search, trees, say)
     sources = replace(sources, num_layers=loaded.model.config.num_hidden_layers)

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from specbound.assets import smollm2_exits_dir
-from specbound.models.hub import PREFIX, is_hub_name
+from specbound.models.hub import PREFIX, is_hub_name, pull_folder
 from specbound_controller.errors import InputError
 
 FILES = ("exits.safetensors", "config.json", "README.md")
@@ -30,14 +29,7 @@ def exits_folder(name: str) -> Path:
         return folder
     if not is_hub_name(name):
         return Path(name).expanduser()
-    repository = name.removeprefix(PREFIX)
-    try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
-    except HFValidationError as error:
-        raise InputError(f"exits must be a folder, smollm2, or a Hub name, got {name!r}: {_line(error)}") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        where = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _line(error)
-        raise InputError(f"exits {name!r} are neither a folder nor on the Hub: {where}") from None
+    return pull_folder(name, "set of exits", FILES, FILES[:2])
 
 
 def push_exits(folder: Path, name: str) -> str:

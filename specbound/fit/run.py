@@ -23,21 +23,21 @@ from specbound.fit.config import FitConfig
 from specbound.fit.notebook import Notebook
 from specbound.fit.prompts import file_of, open_pools, write_parts
 from specbound.fitted import Fitted, named
-from specbound.models.controllers import FITTED_FOLDER, load_controller
+from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
+from specbound.models.names import FITTED_FOLDER
 from specbound.pricing.local import share_costs
 from specbound.results.files import make_folder, write_whole
 from specbound.results.report import machine_info, model_info
 from specbound.results.rows import Row
-from specbound.stores.bigrams import has_bigrams, local_bigrams
-from specbound.stores.trees import TreeSituation
+from specbound.stores.bigrams import has_bigrams
+from specbound.stores.trees import TreeSituation, local_situation
 from specbound_controller.controller import WEIGHTS_FILE, Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.settings import in_words
-from specbound_controller.sources.stores import Stores
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.manifest import write_costs
 from specbound_profiling.log.store import StepLog, open_log
@@ -139,7 +139,7 @@ class _Run:
     @cached_property
     def trees(self) -> TreeSituation:
         with working("the model's bigrams, once for this model"):
-            return TreeSituation(Stores(local_bigrams(self.loaded.model, _quietly), None), self.costs, self.num_layers)
+            return local_situation(self.loaded.model, self.costs, _quietly)
 
     @cached_property
     def controller(self) -> Controller | None:

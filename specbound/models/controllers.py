@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from specbound.assets import demo_controller_dir
+from specbound.models.names import FITTED_FILE, FITTED_FOLDER
 from specbound_controller.controller import WEIGHTS_FILE, Controller
 from specbound_controller.errors import InputError
-
-FITTED_FOLDER = "controller"
-"""Where the controller lies in a folder that `specbound fit` wrote."""
 
 
 def load_controller(name: str) -> Controller | None:
@@ -34,7 +32,7 @@ def _refuse_other_folder(folder: Path) -> None:
             f"controller must be a folder that train-controller wrote, got the log {folder}: specbound "
             f"train-controller --log {folder} --out CONTROLLER"
         )
-    if (folder / "decoder.json").is_file():
+    if (folder / FITTED_FILE).is_file():
         raise InputError(
             f"controller must be a folder with a controller, and fit kept none in {folder}, because none was faster: "
             f"take specbound generate --policy {folder}, or SpecBoundDecoder.from_pretrained(model, {str(folder)!r})"

@@ -1,5 +1,6 @@
 """Controllers on the Hugging Face Hub, or in a folder, by the methods that its users know. Loads no model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from specbound.models.names import FITTED_FILE, FITTED_FOLDER
 from specbound_controller.card import CARD_FILE, controller_card
 from specbound_controller.controller import CONFIG_FILE, WEIGHTS_FILE, Controller
 from specbound_controller.errors import InputError
@@ -80,25 +82,33 @@ def pull_controller(name: str) -> Controller:
 FOLDER_FILES = (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    "decoder.json",
+    FITTED_FILE,
     "costs.json",
-    f"controller/{CONFIG_FILE}",
-    f"controller/{WEIGHTS_FILE}",
+    f"{FITTED_FOLDER}/{CONFIG_FILE}",
+    f"{FITTED_FOLDER}/{WEIGHTS_FILE}",
 )
 """What of a repository that holds a controller, or a folder that `specbound fit` wrote, is fetched."""
 
 
-def pull_folder(name: str) -> Path:
-    """The folder of a Hub name, with or without `hf:`, as it was fetched now or before. Raises InputError, one line."""
+def pull_folder(
+    name: str,
+    what: str = "decoder",
+    files: Sequence[str] = FOLDER_FILES,
+    needed: Sequence[str] = (CONFIG_FILE, WEIGHTS_FILE),
+) -> Path:
+    """The folder of a Hub name, with or without `hf:`, as it was fetched now or before. Raises InputError, one line.
+
+    what: it holds, for messages. files: to fetch. needed: without which a repository holds no such thing.
+    """
     name = name.removeprefix(PREFIX)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FOLDER_FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except HFValidationError as error:
-        raise InputError(f"a decoder must be a folder, or a Hub name, got {name!r}: {_line(error)}") from error
+        raise InputError(f"a {what} must be a folder, or a Hub name, got {name!r}: {_line(error)}") from error
     except (RepositoryNotFoundError, EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise InputError(f"decoder {name!r} is neither a folder nor on the Hub: {_reason(error)}") from error
+        raise InputError(f"{what} {name!r} is neither a folder nor on the Hub: {_reason(error, needed)}") from error
     except (HfHubHTTPError, OSError) as error:
-        raise InputError(f"decoder {name!r} could not be fetched: {_line(error)}") from error
+        raise InputError(f"{what} {name!r} could not be fetched: {_line(error)}") from error
 
 
 def push_controller(controller: Controller, name: str) -> str:
@@ -138,14 +148,14 @@ def is_hub_name(name: str) -> bool:
     return len(parts) == 2 and all(parts) and name[0] not in ".~" and not exists
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, needed: Sequence[str] = (CONFIG_FILE, WEIGHTS_FILE)) -> str:
     if constants.HF_HUB_OFFLINE or isinstance(error, OfflineModeIsEnabled):
         return "it was not fetched before, and HF_HUB_OFFLINE is set"
     if isinstance(error, LocalEntryNotFoundError):
         return "it was not fetched before, and the Hugging Face Hub cannot be reached"
     if isinstance(error, RepositoryNotFoundError):
         return "the Hugging Face Hub has no such repository, or it is private and you are not logged in"
-    return f"the repository holds no {CONFIG_FILE} and {WEIGHTS_FILE}"
+    return f"the repository holds no {' and '.join(needed)}"
 
 
 def _line(error: Exception) -> str:

@@ -4,6 +4,9 @@ from specbound_controller.errors import InputError
 
 GGUF_SUFFIX = ".gguf"
 
+FITTED_FOLDER, FITTED_FILE = "controller", "decoder.json"
+"""In a folder that `specbound fit` wrote: where the controller lies, and what says which policy to play."""
+
 
 def chosen_controller(controller: str | None, model: str) -> str:
     """The controller to use: by default the demonstration model's own, and none for other models."""

@@ -3,6 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from transformers import PreTrainedModel
+
+from specbound.decoding.model.families import num_layers_of
+from specbound.stores.bigrams import local_bigrams
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
@@ -11,7 +15,7 @@ from specbound_controller.trees.names import EXIT_TREE, TREE_NAMES, is_tree_name
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.trees.priced import PricedTreePolicy
-from specbound_controller.trees.rates import earlier_rates, prior_rates
+from specbound_controller.trees.rates import usable_rates
 
 EXIT_SURVIVAL = 0.6
 """Least survival of a node that runs to the exit of an `exitE_treeN`."""
@@ -35,12 +39,14 @@ class TreeSituation:
     """A source that is not asked."""
 
     def rates(self) -> dict[str, list[float]]:
-        """Acceptance rates of the sources that have what they need."""
-        has = {name: getattr(self.stores, name) is not None for name in ("bigrams", "own_text")}
-        found = {**prior_rates(), **self.counted}
-        if self.stores.earlier is not None:
-            found["earlier"] = earlier_rates(found["context"])
-        return {n: list(rates) for n, rates in found.items() if has.get(n, True) and n != self.left_out}
+        """Acceptance rates of the sources that are asked."""
+        found = usable_rates(self.stores, self.counted)
+        return {name: rates for name, rates in found.items() if name != self.left_out}
+
+
+def local_situation(model: PreTrainedModel, costs: CostTable, say: Callable[[str], None]) -> TreeSituation:
+    """What trees of a model need on this machine. Its bigrams are made at the first call for it, and kept."""
+    return TreeSituation(Stores(local_bigrams(model, say)), costs, num_layers_of(model))
 
 
 def free_tree(situation: TreeSituation) -> PricedTreePolicy:

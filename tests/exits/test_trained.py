@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 import specbound.exits.hub
+import specbound.models.hub
 from specbound.exits.hub import exits_folder, push_exits
 from specbound.exits.trained import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, TrainedExits
 from specbound_controller.errors import InputError
@@ -92,7 +93,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(specbound.exits.hub.huggingface_hub, "create_repo", lambda *i, **o: None)
     monkeypatch.setattr(specbound.exits.hub.huggingface_hub, "upload_folder", upload_folder)
-    monkeypatch.setattr(specbound.exits.hub.huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(specbound.models.hub, "snapshot_download", snapshot_download)
     return root
 
 

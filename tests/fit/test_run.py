@@ -11,7 +11,8 @@ from specbound import SpecBoundDecoder, load_model
 from specbound.cli.main import main
 from specbound.fit import run as stages
 from specbound.fit.config import FitConfig
-from specbound.fitted import FILE, Fitted
+from specbound.fitted import Fitted
+from specbound.models.names import FITTED_FILE
 from specbound_controller.errors import InputError
 from specbound_profiling.costs.measure import measure_costs
 
@@ -43,8 +44,7 @@ def short_stages() -> Iterator[None]:
         patch.setattr("specbound.evaluation.best_tree.FREE_ENTRANTS", ("tree3",))
         patch.setattr("specbound.evaluation.best_tree.NUM_EXITS", 0)
         patch.setattr("specbound.fit.run.share_costs", lambda *_: None)
-        patch.setattr("specbound.fit.run.local_bigrams", lambda model, say: None)
-        patch.setattr("specbound.fitted.local_bigrams", lambda model, say: None)
+        patch.setattr("specbound.stores.trees.local_bigrams", lambda model, say: None)
         short = partial(measure_costs, max_seconds=2.0)
         patch.setattr("specbound_profiling.recording.profile.measure_costs", short)
         yield
@@ -69,7 +69,7 @@ def test_killed_run_goes_on_and_ends_with_a_folder_that_decodes(
         patch.setattr(stages._Run, "_finalists", lambda self: 1 / 0)
         assert main(options(tiny_model_dir, prompts, out)) == 1
     notes = json.loads((out / "fit.json").read_text())
-    assert {"profile", "race", "train"} <= set(notes) and "final" not in notes and not (out / FILE).exists()
+    assert {"profile", "race", "train"} <= set(notes) and "final" not in notes and not (out / FITTED_FILE).exists()
     capsys.readouterr()
     with monkeypatch.context() as patch:  # none of what has ended is done again
         for stage in ("profile", "race", "train_controller", "probe_speed"):

@@ -18,18 +18,18 @@ RANKS = 4
 COUNT_BUCKETS = (1, 2, 4, 16)
 """Least number of times that a follower was seen, for each bucket."""
 MOST_COUNT = 255
-_MULTIPLIER = 0x9E3779B97F4A7C15
-_LENGTHS = 0xD1B54A32D192ED03
-_MASK = (1 << 64) - 1
+MULTIPLIER = 0x9E3779B97F4A7C15
+LENGTH_SEED = 0xD1B54A32D192ED03
+MASK = (1 << 64) - 1
 _RECORD_BYTES = 8 + 4 + RANKS * 5
 """Of one context, roughly: key, offset, followers with their counts."""
 
 
 def context_key(context: Sequence[int]) -> int:
     """64 bits that stand for one to three tokens, never 0."""
-    key = (len(context) * _LENGTHS) & _MASK  # a small number would cancel a small token
+    key = (len(context) * LENGTH_SEED) & MASK  # a small number would cancel a small token
     for token in context:
-        key = ((key ^ (token + 1)) * _MULTIPLIER) & _MASK
+        key = ((key ^ (token + 1)) * MULTIPLIER) & MASK
         key ^= key >> 29
     return key | 1
 
@@ -103,7 +103,7 @@ CELLS = {
     for bucket in range(len(COUNT_BUCKETS))
 }
 """(length of the context, rank, bucket of the count) -> cell."""
-_BUCKET = [sum(count >= least for least in COUNT_BUCKETS) - 1 for count in range(MOST_COUNT + 1)]
+BUCKET_OF = [sum(count >= least for least in COUNT_BUCKETS) - 1 for count in range(MOST_COUNT + 1)]
 
 
 class OwnTextSource:
@@ -132,7 +132,7 @@ class OwnTextSource:
                 if token in seen:
                     continue
                 seen.add(token)
-                proposed.append((token, CELLS[order, len(proposed), _BUCKET[count]]))
+                proposed.append((token, CELLS[order, len(proposed), BUCKET_OF[count]]))
                 if len(proposed) == RANKS:
                     return proposed
         return proposed

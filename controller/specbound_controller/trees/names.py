@@ -39,6 +39,11 @@ def is_tree_name(name: str) -> bool:
     return whole in TREE_NAMES or EXIT_TREE.fullmatch(whole) is not None
 
 
+def drafts_trees(name: str) -> bool:
+    """Whether a policy of this name drafts trees: a setting, one of a race, or one that was tuned."""
+    return name == BEST_TREE or name in TUNED_TREES or is_tree_name(name)
+
+
 def without(name: str) -> tuple[str, str | None]:
     """The tree of a name, and the source that it is to do without: `tree7_without_bigrams`."""
     whole, found, left_out = name.partition("_without_")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from specbound_controller.sources import context, own_text
 from specbound_controller.sources.source import MOST_CANDIDATES, DraftSource
+from specbound_controller.sources.stores import Stores
 
 PRIOR_WEIGHT = 20.0
 """Candidates that a prior counts as: so many must be seen before counts outweigh it."""
@@ -32,6 +33,15 @@ def prior_rates() -> dict[str, list[float]]:
 def earlier_rates(context_rates: Sequence[float]) -> list[float]:
     """Of the source that learns while it serves, whose cells are the context's."""
     return [EARLIER_WEIGHT * rate for rate in context_rates]
+
+
+def usable_rates(stores: Stores, counted: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Acceptance rates of the sources that have what they need: those that were counted, of other sources priors."""
+    has = {name: getattr(stores, name) is not None for name in ("bigrams", "own_text")}
+    found = {**prior_rates(), **counted}
+    if stores.earlier is not None:
+        found["earlier"] = earlier_rates(found["context"])
+    return {name: list(rates) for name, rates in found.items() if has.get(name, True)}
 
 
 class RateCounts:

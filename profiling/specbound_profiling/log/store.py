@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.sources.stores import Stores
-from specbound_controller.trees.rates import prior_rates
+from specbound_controller.trees.rates import usable_rates
 from specbound_controller.trees.settings import TreeSources
 from specbound_profiling.log.live_steps import STEPS_SCHEMA, LiveSteps, live_steps_of, steps_table
 from specbound_profiling.log.manifest import (
@@ -129,10 +129,7 @@ class StepLog:
     def tree_sources(self) -> TreeSources:
         """The same with a rate for every cell: those that were counted, of other sources priors."""
         stores, counted = self.stores()
-        has = {"bigrams": stores.bigrams is not None, "own_text": stores.own_text is not None}
-        return TreeSources(
-            stores, {name: rates for name, rates in {**prior_rates(), **counted}.items() if has.get(name, True)}
-        )
+        return TreeSources(stores, usable_rates(stores, counted))
 
     def iter_shards(self, compression: str) -> Iterator[list[PromptTrace]]:
         """The traces of each shard, so that memory does not grow with the number of prompts.

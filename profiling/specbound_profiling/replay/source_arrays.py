@@ -23,7 +23,7 @@ NOTHING = -1
 """In place of a token where nothing is proposed, or where no token stands."""
 ARRAY_SOURCES = ("context", "own_text", "recycled", "bigrams")
 """Sources that can be asked so."""
-_MULTIPLIER, _LENGTHS = np.uint64(own_text._MULTIPLIER), np.uint64(own_text._LENGTHS)
+_MULTIPLIER, _LENGTHS = np.uint64(own_text.MULTIPLIER), np.uint64(own_text.LENGTH_SEED)
 _TOKEN_BITS, _POSITION_BITS = 24, 20
 
 
@@ -189,13 +189,13 @@ class OwnTextArrays:
 
     def __init__(self, store: OwnText) -> None:
         self._store, self._keys = store, SortedKeys(np.asarray(store.keys))
-        self._bucket = np.array(own_text._BUCKET)
+        self._bucket = np.array(own_text.BUCKET_OF)
 
     def propose(self, places: Places) -> tuple[np.ndarray, np.ndarray]:
         """Tokens, and their cells. (n, 4), (n, 4)"""
         proposals, store = Proposals(len(places.text), own_text.RANKS), self._store
         for number, order in enumerate(own_text.ORDERS):
-            keys = np.full(len(places.text), np.uint64((order * own_text._LENGTHS) & own_text._MASK))
+            keys = np.full(len(places.text), np.uint64((order * own_text.LENGTH_SEED) & own_text.MASK))
             for back in range(order, 0, -1):
                 keys = _mixed(keys, places.tails[:, -back])
             found = self._keys.find(keys | np.uint64(1))

@@ -29,12 +29,10 @@ from specbound.evaluation.timing import (
 from specbound.evaluation.verify import for_prompt
 from specbound.models.loading import LoadedModel
 from specbound.pricing.local import choose_costs, required_costs
-from specbound.stores.bigrams import local_bigrams
-from specbound.stores.trees import TreeSituation
+from specbound.stores.trees import TreeSituation, local_situation
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import StaticPolicy
-from specbound_controller.sources.stores import Stores
 from specbound_profiling.prompts.files import Prompt, load_prompts
 from specbound_profiling.prompts.tokenization import tokenize_prompts
 from specbound_profiling.recording.config import auto_exit_layers
@@ -134,7 +132,7 @@ class Cell:
         }
 
     def _situation(self, costs: CostTable) -> TreeSituation:
-        return TreeSituation(Stores(local_bigrams(self.loaded.model, self.say)), costs, self.adapter.num_layers)
+        return local_situation(self.loaded.model, costs, self.say)
 
     def _costs(self) -> tuple[CostTable, str]:
         if self.controller is not None:

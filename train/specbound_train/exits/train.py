@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import platform
 import shutil
 import time
@@ -96,7 +95,8 @@ def train_exits(config: TrainExitsConfig, say: Callable[[str], None] = lambda li
     vocabulary = most_frequent(
         text.counts, min(config.draft_vocabulary, adapter.vocab_size), sorted(adapter.eos_token_ids)
     )
-    _claim(folder, config, {"text": text.checksum, "model_fingerprint": model_fingerprint(loaded.model)})
+    fingerprint = model_fingerprint(loaded.model)
+    _claim(folder, config, {"text": text.checksum, "model_fingerprint": fingerprint})
     exit_layers = _exit_layers(folder, config, loaded, adapter, text, vocabulary, say)
     training = _fit(config, adapter, text, vocabulary, exit_layers, (MAIN, *config.compare), folder, say)
     found = training.read_curve({})
@@ -116,7 +116,6 @@ def train_exits(config: TrainExitsConfig, say: Callable[[str], None] = lambda li
     }
     versions = {"python": platform.python_version(), **versions_of(PACKAGES)}
     shape = shape_of(config, adapter.config.hidden_size)
-    fingerprint = model_fingerprint(loaded.model)
     known = ExitsConfig(fingerprint, adapter.num_layers, adapter.vocab_size, exit_layers, shape, figures, versions)
     exits = TrainedExits(known, modules, vocabulary.ids)  # type: ignore[arg-type]
     _save(exits, training.curve, folder)
@@ -200,14 +199,14 @@ def _exit_layers(
 
 def _save(exits: Any, curve: Sequence[dict[str, Any]], folder: Path) -> None:
     """The curve, then the exits, then nothing is left of the run that is unfinished."""
+    from specbound.results.files import write_whole
+
     try:
         text = io.StringIO()
         writer = csv.DictWriter(text, list(curve[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(curve)
-        partial = folder / f"{CURVE_FILE}.partial"
-        partial.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(partial, folder / CURVE_FILE)
+        write_whole(folder / CURVE_FILE, text.getvalue().encode("utf-8"))
         exits.save_pretrained(folder)
     except OSError as error:
         raise InputError(
