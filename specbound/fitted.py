@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from specbound.decoding.live_model import TrainedFor
 from specbound.decoding.model.families import num_layers_of
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
@@ -50,6 +51,8 @@ class Fitted:
     num_layers: int
     answer: str
     """The result in words."""
+    exits: str = ""
+    """Name of the trained exits that the policy drafts with; empty where it needs none."""
 
     def write(self, folder: Path) -> None:
         """Writes the file, whole or not at all."""
@@ -78,9 +81,23 @@ class Fitted:
                 f"({self.num_layers} layers), got {fingerprint[:16]} ({num_layers}); run specbound fit for this model"
             )
 
+    def check_exits(self, exits: TrainedFor | None) -> None:
+        """Raises InputError where the policy drafts with trained exits and a decoder is not given these."""
+        given = "none" if exits is None else exits.vocabulary.exits
+        if self.exits not in ("", given):
+            raise InputError(
+                f"the folder was fitted with the trained exits {self.exits}, got {given}: give them too, as --exits or "
+                "exits=TrainedExits.from_pretrained(...)"
+            )
+
 
 def opened(
-    name: str, model: PreTrainedModel, compression: str, exactness: str | None, is_compiled: bool
+    name: str,
+    model: PreTrainedModel,
+    compression: str,
+    exactness: str | None,
+    is_compiled: bool,
+    exits: TrainedFor | None = None,
 ) -> tuple[str, Callable[[], Policy]]:
     """The exactness that was measured (or that is asked for), and what makes the policy when it is first needed.
 
@@ -97,14 +114,15 @@ def opened(
             return exactness or "token", lambda: StaticPolicy((), w_max=0)
         controller.check_model(fingerprint, num_layers)
         level = exactness or "token"
-        return level, lambda: _controlled(controller, model, compression, level, is_compiled)
+        return level, lambda: _controlled(controller, _loaded(model, compression, exits), level, is_compiled)
     fitted.check_model(fingerprint, num_layers)
+    fitted.check_exits(exits)
     level = exactness or fitted.exactness
 
     def make() -> Policy:
         if fitted.policy == "plain":
             return StaticPolicy((), w_max=0)
-        costs = _costs(folder, model, compression, level, is_compiled)
+        costs = _costs(folder, _loaded(model, compression, exits), level, is_compiled)
         controller = load_controller(str(folder)) if fitted.policy == "controller" else None
         return named(fitted.policy, model, compression, costs, controller)
 
@@ -144,35 +162,39 @@ def named(
 
 
 def guarded(
-    policy: Policy, model: PreTrainedModel, compression: str, exactness: str, is_compiled: bool
+    policy: Policy,
+    model: PreTrainedModel,
+    compression: str,
+    exactness: str,
+    is_compiled: bool,
+    exits: TrainedFor | None = None,
 ) -> GuardedPolicy:
     """A policy behind the never-slower guard, at the prices of this machine: measured before, or now."""
-    costs, _ = required_costs(_loaded(model, compression), _exits(model), exactness, None, is_compiled)
+    loaded = _loaded(model, compression, exits)
+    costs, _ = required_costs(loaded, _exits(loaded), exactness, None, is_compiled)
     return GuardedPolicy(policy, costs, num_layers_of(model))
 
 
-def _controlled(
-    controller: Controller, model: PreTrainedModel, compression: str, exactness: str, is_compiled: bool
-) -> Policy:
-    costs, _ = choose_costs("auto", controller, _loaded(model, compression), exactness, is_compiled)
-    return controller.policy(costs, compression)
+def _controlled(controller: Controller, loaded: LoadedModel, exactness: str, is_compiled: bool) -> Policy:
+    costs, _ = choose_costs("auto", controller, loaded, exactness, is_compiled)
+    return controller.policy(costs, loaded.compression)
 
 
-def _costs(folder: Path, model: PreTrainedModel, compression: str, exactness: str, is_compiled: bool) -> CostTable:
+def _costs(folder: Path, loaded: LoadedModel, exactness: str, is_compiled: bool) -> CostTable:
     """The folder's own table where it is from this machine; else this user's."""
-    own = read_costs(folder).get(compression)
-    here = machine_fingerprint(model.device)
+    own = read_costs(folder).get(loaded.compression)
+    here = machine_fingerprint(loaded.model.device)
     if own is not None and not is_compiled and (own.machine, own.exactness) == (here, exactness):
         return own
-    return required_costs(_loaded(model, compression), _exits(model), exactness, None, is_compiled)[0]
+    return required_costs(loaded, _exits(loaded), exactness, None, is_compiled)[0]
 
 
-def _loaded(model: PreTrainedModel, compression: str) -> LoadedModel:
-    return LoadedModel(model, None, type(model).__name__, compression)
+def _loaded(model: PreTrainedModel, compression: str, exits: TrainedFor | None) -> LoadedModel:
+    return LoadedModel(model, None, type(model).__name__, compression, exits)
 
 
-def _exits(model: PreTrainedModel) -> tuple[int, ...]:
-    return auto_exit_layers(num_layers_of(model))
+def _exits(loaded: LoadedModel) -> tuple[int, ...]:
+    return auto_exit_layers(num_layers_of(loaded.model), loaded.trained_layers)
 
 
 def _quietly(line: str) -> None:

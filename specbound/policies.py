@@ -53,6 +53,14 @@ class TunedPolicies:
                 f"got {fingerprint[:16]} ({self.source}); profile this model and tune for it"
             )
 
+    def check_exits(self, exits: str) -> None:
+        """Raises InputError where the settings were tuned for other exits. exits: name of trained ones, or empty"""
+        if exits != self.file.exits:
+            wanted, got = (
+                f"the trained exits {name}" if name else "the model's own" for name in (self.file.exits, exits)
+            )
+            raise InputError(f"policies were tuned for {wanted}, got {got} ({self.source}); tune on a log with these")
+
     @property
     def compressions(self) -> tuple[str, ...]:
         """Levels that were tuned for."""

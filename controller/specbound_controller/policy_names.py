@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from specbound_controller.errors import InputError
+from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.own_policy import is_own_policy, own_policy
 from specbound_controller.policy import Policy
 from specbound_controller.settings import FORM, Setting, is_option, is_setting
-from specbound_controller.trees.names import is_tree_name
+from specbound_controller.trees.names import EXIT_TREE, is_tree_name, without
 
 
 def is_written_out(name: str) -> bool:
@@ -17,6 +18,13 @@ def is_written_out(name: str) -> bool:
 def written_out(name: str) -> Policy:
     """The policy of such a name. Raises InputError where there is none."""
     return Setting.parse(name).policy() if is_setting(name) else own_policy(name)
+
+
+def reads_exits(name: str) -> bool:
+    """Whether a policy of this name may read exits of the model: all but plain decoding and drafts of free sources."""
+    if is_setting(name):
+        return any(layer != LOOKUP_EXIT for layer, _ in Setting.parse(name).exits)
+    return name != "plain" and (not is_tree_name(name) or EXIT_TREE.fullmatch(without(name)[0]) is not None)
 
 
 def require_policy_name(name: str, known: Sequence[str], has_trees: bool = True) -> None:

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specbound.analysis.logged import load_logged
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
 from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import Difference, find_difference
 from specbound.models.fingerprint import model_fingerprint
-from specbound.models.loading import LoadedModel, load_model
+from specbound.models.loading import LoadedModel
 from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
@@ -136,6 +137,7 @@ def compare_live(
     policies: Mapping[str, Callable[[], Policy]],
     num_rounds: int = 1,
     save_steps: bool = False,
+    exits: str | None = None,
 ) -> LiveComparison:
     """Decodes some of a log's prompts under every policy, one after the other on each, and replays it on their traces.
 
@@ -143,18 +145,21 @@ def compare_live(
         policies: name -> makes a fresh policy; both ways begin with one, and take the prompts in one order.
         num_rounds: times that every prompt is decoded; the median of its seconds counts.
         save_steps: keep the steps of the first round in the log.
+        exits: where the trained exits of the log are.
 
     Raises:
         InputError: the log's model or prompts are not to be had, or are others now.
     """
-    loaded, prompts = _logged(log, compression, num_prompts)
+    loaded, prompts = _logged(log, compression, num_prompts, exits)
     vocabulary = log.manifest.drafted_tokens()
     if vocabulary is not None:  # what a policy reads live is what the log's exits read
         policies = {name: partial(_over, vocabulary, new_policy) for name, new_policy in policies.items()}
     exactness, num_layers = log.manifest.exactness_of(compression), log.manifest.num_layers
     decoders = {}
     for name, new_policy in policies.items():
-        decoders[name] = SpecBoundDecoder(greedy_twin(loaded.model), new_policy(), compression, exactness=exactness)
+        decoders[name] = SpecBoundDecoder(
+            greedy_twin(loaded.model), new_policy(), compression, exactness=exactness, exits=loaded.exits
+        )
         decoders[name].decode([prompts[0].ids], max_new_tokens=WARM_UP_TOKENS)
     all_runs = _interleaved(decoders, policies, prompts, num_rounds)
     probes = [run.probe_s for runs in all_runs.values() for run in runs]
@@ -207,10 +212,10 @@ def _interleaved(
     }
 
 
-def _logged(log: StepLog, compression: str, num_prompts: int) -> tuple[LoadedModel, list[_Prompt]]:
+def _logged(log: StepLog, compression: str, num_prompts: int, exits: str | None) -> tuple[LoadedModel, list[_Prompt]]:
     """The log's model, and some of its prompts: the first of each kind of content, the second of each, ..."""
     manifest, traces = log.manifest, log.traces(compression)
-    loaded = load_model(manifest.model, compression)
+    loaded = load_logged(manifest, compression, exits)
     fingerprint = model_fingerprint(loaded.model)
     if not same_model(fingerprint, manifest.model_fingerprint):
         raise InputError(

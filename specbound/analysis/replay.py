@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from specbound.analysis.live import LiveItem, compare_live
+from specbound.analysis.logged import check_exits, load_logged
 from specbound.analysis.replay_config import ReplayConfig
 from specbound.models.controllers import load_controller
-from specbound.models.loading import load_model
 from specbound.models.names import chosen_controller
 from specbound.policies import CONTROLLER_NAMES, TunedPolicies, controller_policy, static_policy
 from specbound.pricing.local import given_costs, local_costs
@@ -210,6 +210,7 @@ def replay_log(config: ReplayConfig, say: Say = lambda line: None) -> Replay:
     assert config.log is not None  # the config checks it
     root = Path(config.log).expanduser()
     log = open_log(root)
+    check_exits(log.manifest, config.exits)
     controller = _controller(config, log)
     tuned = _tuned(config, log)
     names = _policies(config, controller, tuned, log)
@@ -218,7 +219,7 @@ def replay_log(config: ReplayConfig, say: Say = lambda line: None) -> Replay:
             raise InputError(f"policy {name} needs --controller, a folder that train-controller wrote")
     result = Replay(logged_model(root))
     for compression in _levels(config, log):
-        costs, source = log_costs(config.costs, log, compression)
+        costs, source = log_costs(config.costs, log, compression, config.exits)
         level = Level(config, log, compression, costs, controller, tuned)
         result.notes.append(f"{compression}: {source}")
         exactness = log.manifest.exactness_of(compression)
@@ -241,15 +242,20 @@ def replay_log(config: ReplayConfig, say: Say = lambda line: None) -> Replay:
         if config.live:
             say(f"{compression}: decoding {config.live} prompts")
             policies = {name: partial(level.policy, name) for name in names if name not in ORACLES}
-            compared = compare_live(log, compression, costs, config.live, policies, save_steps=config.save_steps)
+            compared = compare_live(
+                log, compression, costs, config.live, policies, save_steps=config.save_steps, exits=config.exits
+            )
             result.live += compared.items
             result.notes += [compared.speed, *compared.differences]
             result.num_bugs += compared.num_bugs
     return result
 
 
-def log_costs(source: str, log: StepLog, compression: str) -> tuple[CostTable, str]:
-    """The cost table of a level, and one line that says which it is. source: as in `ReplayConfig.costs`."""
+def log_costs(source: str, log: StepLog, compression: str, exits: str | None = None) -> tuple[CostTable, str]:
+    """The cost table of a level, and one line that says which it is.
+
+    source: as in `ReplayConfig.costs`. exits: where the log's trained exits are.
+    """
     if source not in ("log", "auto"):
         return given_costs(Path(source).expanduser(), compression), f"costs: from {source}"
     own, exactness = log.costs.get(compression), log.manifest.exactness_of(compression)
@@ -257,7 +263,7 @@ def log_costs(source: str, log: StepLog, compression: str) -> tuple[CostTable, s
         if own is None:
             raise InputError(f"log {log.root} holds no cost table for {compression}: give --costs, or profile again")
         return own, f"costs: the log's, measured on {own.machine}; {share(own.held_out_error)} off on other steps"
-    loaded = load_model(log.manifest.model, compression)
+    loaded = load_logged(log.manifest, compression, exits)
     if own is not None and (own.machine, own.exactness) == (machine_fingerprint(loaded.model.device), exactness):
         return own, "costs: the log's own, from this machine"
     manifest = log.manifest
@@ -281,13 +287,15 @@ def _tuned(config: ReplayConfig, log: StepLog) -> TunedPolicies | None:
     tuned = TunedPolicies.load(config.policies)
     tuned.check_model(log.manifest.model_fingerprint, log.manifest.num_layers)
     require_all_tokens(log, "policies")
+    tuned.check_exits(log.manifest.exits)
     return tuned
 
 
 def require_all_tokens(log: StepLog, user: str) -> None:
-    """Raises InputError where the exits of a log read a part of the vocabulary: constants of rules say none."""
+    """Raises InputError where a log's own exits read a part of the vocabulary: constants of rules say none. Trained
+    exits always read the same."""
     vocabulary = log.manifest.drafted_tokens()
-    if vocabulary is not None:
+    if vocabulary is not None and not vocabulary.exits:
         raise InputError(
             f"{user} needs a log whose exits read all tokens, got one of {vocabulary} ({log.root}); profile without "
             "--draft-vocabulary"

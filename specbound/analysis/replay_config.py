@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from specbound.exits.option import ExitsOption
 from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
@@ -20,7 +21,7 @@ REPLAYED_POLICIES = (
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayConfig:
+class ReplayConfig(ExitsOption):
     """Says what policies would have done on a log that specbound profile wrote, and the best that any could do, without
     running the model. With --speckv: the same questions asked of SpecKV's released step log."""
 

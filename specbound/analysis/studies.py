@@ -121,7 +121,7 @@ def _open(config: StudyConfig, say: Say) -> _Open:
             f"a study needs at least {MIN_PROMPTS} prompts of one kind with more than one token, got {len(traces)} "
             f"({log.root})"
         )
-    costs, source = log_costs(config.costs, log, compression)
+    costs, source = log_costs(config.costs, log, compression, config.exits)
     data = StudyData(TraceBatch(searched), TraceBatch(judged), costs, manifest.num_layers, config.seed)
     exits = manifest.exit_layers if config.exit_layers == "auto" else tuple(sorted(set(config.exit_layers)))
     for exit_layer in exits:

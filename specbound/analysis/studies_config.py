@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from specbound.exits.option import ExitsOption
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 
 
 @dataclass(frozen=True, slots=True)
-class StudyConfig:
+class StudyConfig(ExitsOption):
     """What both studies share. The base setting is searched on one half of the prompts, as far as it is not given; all
     figures come from the other half."""
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from specbound.decoding.exactness import require_exactness
 from specbound.decoding.sampling_config import SamplingConfig
+from specbound.exits.option import ExitsOption
 from specbound.models.names import chosen_controller
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
@@ -38,14 +39,12 @@ AXES = ("context", "width", "layers", "vocabulary", "prompts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchConfig(SamplingConfig):
+class BenchConfig(SamplingConfig, ExitsOption):
     """Times every method side by side: transformers' own speculative decoding, plain decoding, ours at each level of
     exactness. With --shape a random model of a published shape, with --scaling how costs grow."""
 
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
-    exits: str | None = None
-    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2."""
     prompts: str = "demo"
     """demo (its evaluation set), FILE.jsonl (Spec-Bench's question.jsonl too), or hf:NAME[:split[:column]]."""
     raw: bool = False

@@ -78,7 +78,8 @@ class Bench:
     def _ours(self, exactness: str, tuning: Sequence[TimedPrompt]) -> Group:
         """Plain, best static, best tree and controller at one level."""
         controller, asked = self.controller, self.config.chosen_methods
-        exits = auto_exit_layers(self.adapter.num_layers) if controller is None else controller.config.exit_layers
+        exits = auto_exit_layers(self.adapter.num_layers, self.loaded.trained_layers)
+        exits = exits if controller is None else controller.config.exit_layers
         costs = self._costs(exactness, exits)
         decoder = self._decoder(exactness)
         methods = [OurMethod("plain", decoder)]

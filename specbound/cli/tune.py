@@ -22,6 +22,7 @@ def run(argv: Sequence[str]) -> None:
     set_up(config)
     from pathlib import Path
 
+    from specbound.analysis.logged import check_exits
     from specbound.analysis.replay import log_costs, require_all_tokens
     from specbound.policies import TunedPolicies
     from specbound.results.report import check_destination
@@ -31,7 +32,8 @@ def run(argv: Sequence[str]) -> None:
     check_destination(config.out)
     log = open_log(Path(config.log).expanduser())
     require_all_tokens(log, "tune")
-    costs = {level: log_costs(config.costs, log, level)[0] for level in log.manifest.compressions}
+    check_exits(log.manifest, config.exits)
+    costs = {level: log_costs(config.costs, log, level, config.exits)[0] for level in log.manifest.compressions}
     file = tune_log(log, costs, config.seed, say)
     file.save(Path(config.out).expanduser())
     _print(TunedPolicies(file, config.out))

@@ -104,7 +104,7 @@ class SpecBoundDecoder:
         self._made: Policy
         self._make: Callable[[], Policy] | None
         if isinstance(policy, str):
-            policy = named_policy(policy, self.model, self.compression, exactness, compile)
+            policy = named_policy(policy, self.model, self.compression, exactness, compile, exits)
         self.policy = policy if policy is not None else StaticPolicy((), w_max=0)
         if compile:
             self.adapter.segments = compiled_segments(self.adapter, exactness)
@@ -130,7 +130,8 @@ class SpecBoundDecoder:
             name: a folder that `fit` or `train-controller` wrote, a Hugging Face name, or `demo`.
             compression: level of the model's weights; None detects it.
             exactness: None is the one that `fit` measured, else `token`.
-            exits: trained ones, where the controller was trained on a log with them.
+            exits: trained ones, where `fit` was given them and plays them, or the controller was trained on a log with
+                them; others are refused.
 
         Raises:
             InputError: nothing is there, or it was made for another model; both are named.
@@ -141,7 +142,7 @@ class SpecBoundDecoder:
         """
         given = unwrapped(model)
         level = detected_level(given) if compression is None else compression
-        level_of_output, make = opened(str(name), given, level, exactness, compile)
+        level_of_output, make = opened(str(name), given, level, exactness, compile, exits)
         decoder = cls(model, None, level, record_steps, level_of_output, compile, exits)
         decoder._make_later(make)
         return decoder
@@ -160,7 +161,8 @@ class SpecBoundDecoder:
         self._watch.start(policy)
         self._made, self._make = policy, None
         if getattr(policy, "guarded", False):
-            self._make_later(lambda: guarded(policy, self.model, self.compression, self.exactness, self._is_compiled))
+            way = (self.compression, self.exactness, self._is_compiled, self._live.exits)
+            self._make_later(lambda: guarded(policy, self.model, *way))
 
     def _ready(self) -> None:
         """Makes the policy, before any clock runs."""

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from specbound.exits.option import ExitsOption
 from specbound_controller.errors import require_at_least
 
 
 @dataclass(frozen=True, slots=True)
-class DemoConfig:
+class DemoConfig(ExitsOption):
     """Profiles a model, trains a controller on the log, and times it against plain decoding. --quick takes the sizes
     of configs/demo_quick.yaml: one minute instead of a few.
 

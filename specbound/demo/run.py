@@ -19,6 +19,7 @@ from specbound.evaluation.best_tree import TreeChoice, choose_tree
 from specbound.evaluation.level import Protocol, evaluate_level, timed_prompts
 from specbound.evaluation.rows import EvaluatedRow
 from specbound.evaluation.timing import TimedPrompt
+from specbound.exits.trained import with_exits
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.results.report import machine_info, model_info
@@ -69,6 +70,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoResult:
         profile(
             ProfileConfig(
                 model=config.model,
+                exits=config.exits,
                 prompts=config.profile_prompts,
                 num_prompts=config.num_profile_prompts,
                 max_new_tokens=config.max_new_tokens,
@@ -99,7 +101,11 @@ def evaluation_prompts(config: DemoConfig) -> list[TimedPrompt]:
     after all the work.
     """
     prompts = load_prompts(config.evaluation_prompts, config.num_evaluation_prompts)
-    return timed_prompts(prompts, load_model(config.model, COMPRESSION), config.max_new_tokens)
+    return timed_prompts(prompts, _loaded(config), config.max_new_tokens)
+
+
+def _loaded(config: DemoConfig) -> LoadedModel:
+    return with_exits(load_model(config.model, COMPRESSION), config.exits)
 
 
 def _tuning_prompts(config: DemoConfig, loaded: LoadedModel) -> list[TimedPrompt]:
@@ -113,7 +119,7 @@ def evaluate(
     config: DemoConfig, prompts: Sequence[TimedPrompt], log: StepLog, controller: Controller, say: Callable[[str], None]
 ) -> DemoResult:
     """Measures the controller beside the best static setting and the best draft tree, as `specbound evaluate` does."""
-    loaded = load_model(config.model, COMPRESSION)
+    loaded = _loaded(config)
     num_layers, alpha = log.manifest.num_layers, controller.config.alpha
     controller.check_model(model_fingerprint(loaded.model), num_layers)
     costs = log.costs[COMPRESSION]

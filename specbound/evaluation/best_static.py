@@ -246,6 +246,7 @@ def kept_path(search: StaticSearch) -> Path:
         "exits": search.exit_layers,
         "alpha": search.alpha,
         "vocabulary": None if search.vocabulary is None else search.vocabulary.checksum,
+        "trained_exits": search.loaded.exits_name,
         "compiled": search.is_compiled,
         "prompts": prompts,
     }

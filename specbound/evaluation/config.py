@@ -5,6 +5,7 @@ from typing import Literal
 
 from specbound.decoding.exactness import EXACTNESS_LEVELS
 from specbound.decoding.sampling_config import SamplingConfig
+from specbound.exits.option import ExitsOption
 from specbound.models.names import chosen_controller
 from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
@@ -22,14 +23,12 @@ EVALUATED_POLICIES = (*FIXED_POLICIES, "controller", *BASELINES)
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluateConfig(SamplingConfig):
+class EvaluateConfig(SamplingConfig, ExitsOption):
     """Measures what decoding with a controller is worth: against plain decoding, transformers' generate, the best fixed
     setting, other systems' rules and the clairvoyant limit, on prompts that nothing was chosen on."""
 
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
-    exits: str | None = None
-    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2."""
     controller: str | None = None
     """demo, a folder that train-controller wrote, or none. By default demo for the demo model only."""
     prompts: str = "demo:evaluate"

@@ -24,7 +24,6 @@ from specbound_controller.actions import WIDTHS, static_grid
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.figures import share
-from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision
 from specbound_controller.trees.names import BEST_TREE
@@ -97,6 +96,8 @@ def evaluate(
         if not result.model:
             result.model.update(model_info(config.model, loaded.model))
         sources.check_model(result.model["fingerprint"], result.model["num_layers"])
+        if sources.tuned is not None:
+            sources.tuned.check_exits(loaded.exits_name)
         result.levels.append(_level(config, loaded, prompts, sources, say))
         on_level(result)
         del loaded
@@ -107,9 +108,7 @@ def _level(
     config: EvaluateConfig, loaded: LoadedModel, prompts: list[Prompt], sources: Sources, say: Say
 ) -> LevelEvaluation:
     exactness, controller = config.exactness_of(loaded.compression), sources.controller
-    exit_layers = auto_exit_layers(loaded.model.config.num_hidden_layers)
-    if loaded.exits is not None:
-        exit_layers = (LOOKUP_EXIT, *loaded.exits.exit_layers)
+    exit_layers = auto_exit_layers(loaded.model.config.num_hidden_layers, loaded.trained_layers)
     if controller is not None:
         exit_layers = controller.config.exit_layers
     costs, costs_used = _costs(config, loaded, controller, exit_layers, exactness)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from specbound.decoding.exactness import require_exactness
 from specbound.decoding.sampling_config import SamplingConfig
+from specbound.exits.option import ExitsOption
 from specbound.models.names import chosen_controller
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
@@ -15,14 +16,12 @@ VERIFIED_POLICIES = ("controller", "static", "layerskip", "random", "trees")
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyConfig(SamplingConfig):
+class VerifyConfig(SamplingConfig, ExitsOption):
     """Decodes prompts plainly and with drafts, and compares the outputs token by token. Exit code 1 on a difference
     that rounding does not explain."""
 
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
-    exits: str | None = None
-    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2."""
     prompts: str = "demo:evaluate"
     """demo, demo:evaluate, FILE.jsonl, or hf:NAME[:split[:column]]."""
     raw: bool = False

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from specbound_controller.figures import share
+from specbound_controller.policy_names import reads_exits
 from specbound_controller.settings import in_words
 
 PAYS = 1.03
@@ -70,16 +71,19 @@ def answer(
     measured: Measured | None,
     finalists: Mapping[str, float],
     agreement: Mapping[int, float],
+    has_trained: bool = False,
 ) -> Answer:
     """measured: of the winner of the final race; None where plain decoding has won it.
 
     finalists: policy -> speed over plain decoding in the final race.
     agreement: exit layer -> share of the positions where it agrees with the full model.
+    has_trained: whether these exits are trained ones.
     """
     level = "fp32" if compression == "none" else compression
     head = f"{model}, {level}, this machine ({machine})"
     if measured is None or not measured.pays:
-        return Answer("plain", (f"{head}: {NOTHING}.", *_tried(measured, finalists), *_exits(agreement, None)))
+        found = (*_tried(measured, finalists), *_brought(finalists, has_trained), *_exits(agreement, None, has_trained))
+        return Answer("plain", (f"{head}: {NOTHING}.", *found))
     same = "same output" if measured.outputs_equal else f"same output but for {measured.num_near_ties} near-ties"
     over = "plain decoding" if measured.reference == "plain" else "transformers' generate, the faster of the two"
     first = f"{head}: {measured.speedup:.2f}x {over}{_interval(measured)}, {same}."
@@ -87,7 +91,8 @@ def answer(
         first,
         f"It plays {in_words(measured.policy)} ({measured.policy}).",
         *_gains(measured.accepted_by_source),
-        *_exits(agreement, measured.accepted_by_source),
+        *_brought(finalists, has_trained),
+        *_exits(agreement, measured.accepted_by_source, has_trained),
         *_doubts(measured),
     ]
     return Answer(measured.policy, tuple(lines))
@@ -117,13 +122,31 @@ def _joined(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _exits(agreement: Mapping[int, float], accepted: Mapping[str, int] | None) -> list[str]:
+def _brought(finalists: Mapping[str, float], has_trained: bool) -> list[str]:
+    """What trained exits brought, where there are any: the fastest of the last race with and without them."""
+    reading, others = (
+        max(
+            (speed for name, speed in finalists.items() if name != "plain" and reads_exits(name) is reads), default=None
+        )
+        for reads in (True, False)
+    )
+    if not has_trained or reading is None:
+        return []
+    without = max(1.0, others or 1.0)
+    verb = "bring" if reading > without else "do not pay here"
+    gain = f" {share(reading / without - 1, 1)}" if reading > without else ""
+    return [f"The trained exits {verb}{gain}: {reading:.2f}x with them, {without:.2f}x without, in the last race."]
+
+
+def _exits(agreement: Mapping[int, float], accepted: Mapping[str, int] | None, has_trained: bool) -> list[str]:
     """How often shallow layers agree, where none of them drafts."""
     exits = {layer: agreed for layer, agreed in agreement.items() if layer > 0}
     if not exits or any(name.startswith("exit") for name in accepted or ()):
         return []
     low, high = (f"{100 * value:.0f}" for value in (min(exits.values()), max(exits.values())))
     where = f"layers {min(exits)} to {max(exits)}"
+    if has_trained:
+        return [f"The trained exits agree {low} to {high} % ({where})."]
     return [f"Exits of this model agree {low} to {high} % ({where}): not used. specbound train-exits may help."]
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.greedy_twin import greedy_twin
-from specbound.decoding.model.adapter import ModelAdapter
 from specbound.evaluation.timing import TimedPrompt
+from specbound.exits.trained import new_adapter
 from specbound.models.loading import LoadedModel
 from specbound_profiling.progress import working
 from specbound_profiling.recording.config import auto_exit_layers
@@ -58,9 +58,9 @@ class Sizes:
 
 def probe_speed(loaded: LoadedModel, prompts: Sequence[TimedPrompt], exactness: str) -> Speed:
     """Decodes and records a few tokens of some prompts."""
-    adapter = ModelAdapter(loaded.model)
+    adapter = new_adapter(loaded)
     decoder = SpecBoundDecoder(greedy_twin(loaded.model), None, loaded.compression, False, exactness)
-    exits = auto_exit_layers(adapter.num_layers)
+    exits = auto_exit_layers(adapter.num_layers, loaded.trained_layers)
     recorder = Recorder(adapter, RecordSettings(tuple(sorted(exits)), PROBED_TOKENS), exactness)
     num_tokens = num_recorded = 0
     prefill_s = decode_s = recorded_s = 0.0

@@ -5,6 +5,7 @@ from typing import Any
 
 from specbound.fit.answer import Answer
 from specbound.fit.config import FitConfig
+from specbound_controller.policy_names import reads_exits
 from specbound_controller.settings import in_words
 
 _TEXT = """# What decodes {model} fastest here
@@ -15,11 +16,11 @@ _TEXT = """# What decodes {model} fastest here
 
     from specbound import SpecBoundDecoder
 
-    decoder = SpecBoundDecoder.from_pretrained(model, "{out}")   # any loaded transformers model with these weights
+    decoder = SpecBoundDecoder.from_pretrained(model, "{out}"{argument})  # any model with these weights
     ids = decoder.generate(**inputs, max_new_tokens=128)         # as model.generate
     text = decoder.chat("Name three rivers.", tokenizer, max_new_tokens=128)
 
-    specbound generate --model {model} --policy {out} --prompt "TEXT" --compare
+    specbound generate --model {model} --policy {out}{option} --prompt "TEXT" --compare
 
 On another machine costs are measured anew at the first use (half a minute); whether the setting is the best there, only
 another `specbound fit` says.
@@ -48,6 +49,13 @@ prompts.
 """
 
 
+def exits_words(config: FitConfig, policy: str) -> tuple[str, str]:
+    """How trained exits are named where a policy needs them: as an option, and as an argument; else two empty texts."""
+    if config.exits is None or not reads_exits(policy):
+        return "", ""
+    return f" --exits {config.exits}", f', exits=TrainedExits.from_pretrained("{config.exits}")'
+
+
 def folder_card(config: FitConfig, result: Answer, values: Mapping[str, Any]) -> str:
     """The card as Markdown. values: what the notebook holds."""
     sizes, speed = values["sizes"], values["speed"]
@@ -64,7 +72,10 @@ def folder_card(config: FitConfig, result: Answer, values: Mapping[str, Any]) ->
         ["| setting | over plain | name |", "|---|---:|---|"]
         + [f"| {in_words(name)} | {over:.2f}x | `{name}` |" for name, over in values["final"].items()]
     )
+    option, argument = exits_words(config, result.policy)
     return _TEXT.format(
+        option=option,
+        argument=argument,
         model=config.model,
         out=config.out,
         answer="\n".join(f"* {sentence}" for sentence in result.sentences),

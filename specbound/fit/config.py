@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from specbound.decoding.exactness import EXACTNESS_LEVELS
+from specbound.exits.option import ExitsOption
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 
 
 @dataclass(frozen=True, slots=True)
-class FitConfig:
+class FitConfig(ExitsOption):
     """Finds what decodes this model fastest on this machine with the same output, and says how much faster: profiles,
     measures costs, races fixed settings and draft trees, trains a controller, and measures the best on prompts that
     nothing was chosen on. A run that is killed goes on when it is started again."""

@@ -20,11 +20,14 @@ _FREE = ("out", "json", "minutes")
 class Notebook:
     """Stage -> plain values."""
 
-    def __init__(self, folder: Path, config: FitConfig, fingerprint: str) -> None:
-        """Opens what an earlier run left. Raises InputError where it was another run's, or is none."""
+    def __init__(self, folder: Path, config: FitConfig, fingerprint: str, exits: str) -> None:
+        """Opens what an earlier run left. exits: name of the trained ones, or empty.
+
+        Raises InputError where it was another run's, or is none.
+        """
         self._path = folder / FILE
         settings = {name: value for name, value in asdict(config).items() if name not in _FREE}
-        settings["model"] = fingerprint
+        settings["model"], settings["exits"] = fingerprint, exits or None
         self._values: dict[str, Any] = {"schema": SCHEMA, "settings": settings}
         if not self._path.exists():
             found = sorted(path.name for path in folder.iterdir())

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +11,17 @@ from typing import Any
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.stats import DecodeStats
-from specbound.evaluation.best_static import StaticChoice, StaticSearch, race
+from specbound.evaluation.best_static import StaticSearch, race
 from specbound.evaluation.best_tree import choose_tree
 from specbound.evaluation.level import Protocol, evaluate_level, timed_prompts
 from specbound.evaluation.timing import ContentionProbe, TimedPrompt, policy_method
 from specbound.evaluation.tournament import successive_halving
+from specbound.exits.trained import with_exits
 from specbound.fit.answer import Answer, Measured, answer, measured_of
 from specbound.fit.budget import RACED_TOKENS, Sizes, choose_sizes, probe_speed
 from specbound.fit.card import folder_card
 from specbound.fit.config import FitConfig
+from specbound.fit.entrants import finalists, raced
 from specbound.fit.notebook import Notebook
 from specbound.fit.prompts import file_of, open_pools, write_parts
 from specbound.fitted import Fitted, named
@@ -37,6 +39,7 @@ from specbound_controller.controller import WEIGHTS_FILE, Controller
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy, StaticPolicy
+from specbound_controller.policy_names import reads_exits
 from specbound_controller.settings import in_words
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.manifest import write_costs
@@ -53,8 +56,6 @@ from specbound_train.train import train_controller
 PLAIN = "plain"
 NUM_PROBED = 3
 """Prompts of the look at the model's speed."""
-BEHIND = 0.97
-"""Over plain decoding in its own race: what is slower does not enter the last one."""
 NUM_ROUNDS = 1
 """Of the measurement: more prompts say more than the same ones again."""
 W_MAX = 8
@@ -83,9 +84,9 @@ def fit(config: FitConfig, say: Say) -> FitResult:
     """
     started = time.perf_counter()
     pools = open_pools(config)
-    loaded = load_model(config.model, config.compression)
+    loaded = with_exits(load_model(config.model, config.compression), config.exits)
     folder = make_folder(config.out)
-    notes = Notebook(folder, config, model_fingerprint(loaded.model))
+    notes = Notebook(folder, config, model_fingerprint(loaded.model), loaded.exits_name)
     run = _Run(config, loaded, folder, notes, say)
     with working("fit") as work:
         run.work = work
@@ -125,6 +126,10 @@ class _Run:
         return int(self.loaded.model.config.num_hidden_layers)
 
     @property
+    def exit_layers(self) -> tuple[int, ...]:
+        return auto_exit_layers(self.num_layers, self.loaded.trained_layers)
+
+    @property
     def sizes(self) -> Sizes:
         return Sizes(**self.notes.get("sizes"))
 
@@ -152,7 +157,8 @@ class _Run:
     @cached_property
     def decoder(self) -> SpecBoundDecoder:
         twin = greedy_twin(self.loaded.model)
-        return SpecBoundDecoder(twin, None, self.level, record_steps=False, exactness=self.exactness)
+        exits, exactness = self.loaded.exits, self.exactness
+        return SpecBoundDecoder(twin, None, self.level, record_steps=False, exactness=exactness, exits=exits)
 
     def look(self, pool: Sequence[Any]) -> None:
         """How fast the model is, and so how much of everything fits into the time."""
@@ -182,6 +188,7 @@ class _Run:
                 ProfileConfig(
                     out=str(self.folder / "log"),
                     model=self.config.model,
+                    exits=self.config.exits,
                     prompts=str(self.folder / file_of("profile")),
                     raw=self.config.raw,
                     compression=(self.level,),
@@ -210,7 +217,7 @@ class _Run:
             return {"static": asdict(static), "tree": asdict(tree)}
 
         found = self.notes.once("race", stage)
-        leaders = {self._static_name(found["static"]): _over(found["static"]), _tree_name(found): _over(found["tree"])}
+        leaders = raced(found)
         best = max(leaders, key=lambda name: leaders[name])
         self._found(f"{in_words(best)}: {leaders[best]:.2f}x in the race")
 
@@ -226,7 +233,7 @@ class _Run:
             [replace(timed[i], max_new_tokens=limit) for i in chosen],
             "the profiled prompts",
             self.costs,
-            auto_exit_layers(self.num_layers),
+            self.exit_layers,
             self.exactness,
             traces=[traces[i] for i in chosen],
         )
@@ -289,23 +296,13 @@ class _Run:
         self._found(f"{in_words(winner)} wins the last race" + (f", {found[winner]:.2f}x" if winner != PLAIN else ""))
 
     def _finalists(self) -> dict[str, Policy]:
-        found = self.notes.get("race")
-        names = []
-        if _over(found["static"]) >= BEHIND:
-            names.append(self._static_name(found["static"]))
-        if _over(found["tree"]) >= BEHIND:
-            names += [_tree_name(found), "free_tree"]
+        names = finalists(raced(self.notes.get("race")), self.loaded.exits is not None)
         if self.controller is not None:
             names.append("controller")
         return {name: self._policy(name) for name in names}
 
     def _policy(self, name: str) -> Policy:
         return named(name, self.loaded.model, self.level, self.costs, self.controller)
-
-    def _static_name(self, found: Mapping[str, Any]) -> str:
-        choice = StaticChoice.from_dict(found)
-        alpha = f",alpha{choice.alpha:.4g}" if choice.alpha and choice.action().score == "annealed" else ""
-        return f"static:{choice.action().name}{alpha}"
 
     def measure(self) -> None:
         """The winner beside plain decoding and transformers' generate, on prompts that nothing was chosen on."""
@@ -319,7 +316,7 @@ class _Run:
             self._timed("measure"),
             {name: self._policy(name)},
             self.costs,
-            auto_exit_layers(self.num_layers),
+            self.exit_layers,
             protocol,
             _quietly,
         )
@@ -353,7 +350,8 @@ class _Run:
         measured = measured_of(notes.get("measure"))
         machine = notes.once("machine", lambda: machine_fingerprint(self.loaded.model.device))
         agreement = {int(layer): agreed for layer, agreed in notes.get("profile")["agreement"].items()}
-        result = answer(config.model, self.level, machine, measured, notes.get("final"), agreement)
+        is_trained = self.loaded.exits is not None
+        result = answer(config.model, self.level, machine, measured, notes.get("final"), agreement, is_trained)
         fitted = Fitted(
             result.policy,
             self.level,
@@ -361,6 +359,7 @@ class _Run:
             model_fingerprint(self.loaded.model),
             self.num_layers,
             " ".join(result.sentences),
+            self.loaded.exits_name if reads_exits(result.policy) else "",
         )
         write_whole(self.folder / "README.md", folder_card(config, result, notes.values).encode("utf-8"))
         fitted.write(self.folder)
@@ -386,15 +385,6 @@ class _Run:
                 **shared,
             ),
         ]
-
-
-def _over(found: Mapping[str, Any]) -> float:
-    """The best one's speed over plain decoding in its race."""
-    return float(next(each["over_plain"] for each in found["ranking"] if each["name"] != PLAIN))
-
-
-def _tree_name(found: Mapping[str, Any]) -> str:
-    return str(next(each["name"] for each in found["tree"]["ranking"] if each["name"] != PLAIN))
 
 
 def _quietly(line: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from specbound.decoding.exactness import require_exactness
 from specbound.decoding.sampling_config import SamplingConfig
+from specbound.exits.option import ExitsOption
 from specbound.models.names import chosen_controller
 from specbound_controller.errors import InputError, require_at_least
 from specbound_controller.policy_names import require_policy_name
@@ -13,7 +14,7 @@ from specbound_controller.trees.names import TREE_NAMES, is_tree_name
 
 
 @dataclass(frozen=True, slots=True)
-class GenerateConfig(SamplingConfig):
+class GenerateConfig(SamplingConfig, ExitsOption):
     """Continues a text, with drafts or plainly; the output is the same."""
 
     prompt: str | None = None
@@ -21,8 +22,6 @@ class GenerateConfig(SamplingConfig):
     template, a message."""
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
-    exits: str | None = None
-    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2."""
     controller: str | None = None
     """demo, a folder that train-controller wrote, a Hugging Face name, or none. By default demo for the demo model
     only."""

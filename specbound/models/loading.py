@@ -63,6 +63,16 @@ class LoadedModel:
     exits: TrainedFor | None = None
     """Trained exits that decoders of it read (`specbound.exits.trained.with_exits`)."""
 
+    @property
+    def trained_layers(self) -> tuple[int, ...]:
+        """Layers of the trained exits; none where it has none."""
+        return () if self.exits is None else self.exits.exit_layers
+
+    @property
+    def exits_name(self) -> str:
+        """What logs and controllers call its trained exits; empty where it has none."""
+        return "" if self.exits is None else self.exits.vocabulary.exits
+
 
 def load_model(name: str, compression: str = "none", device: str = "auto") -> LoadedModel:
     """Loads `demo`, `smollm2`, a local folder, a hub id, or a GGUF file.

@@ -4,19 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specbound.decoding.exactness import EXACTNESS_LEVELS
+from specbound.exits.option import ExitsOption
 from specbound.models.names import chosen_controller
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 
 
 @dataclass(frozen=True, slots=True)
-class CostsConfig:
+class CostsConfig(ExitsOption):
     """Measures what the decoder's work costs on this machine: seconds of each kind of work, from timed steps."""
 
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
-    exits: str | None = None
-    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2."""
     compression: tuple[str, ...] = ("none",)
     """How the weights are held, one table each: none, bf16, fp16, int8, nf4."""
     out: str | None = None

@@ -128,7 +128,8 @@ def kept_folder(
 
 def share_costs(loaded: LoadedModel, exactness: str, table: CostTable) -> None:
     """Keeps a table that a stage has measured for the other commands of this user, where none is kept yet."""
-    folder = kept_folder(table.machine, model_fingerprint(loaded.model), exactness)
+    vocabulary = None if loaded.exits is None else loaded.exits.vocabulary
+    folder = kept_folder(table.machine, model_fingerprint(loaded.model), exactness, vocabulary)
     try:
         kept = read_costs(folder)
     except InputError:

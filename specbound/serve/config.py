@@ -3,19 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from specbound.exits.option import ExitsOption
 from specbound.generation.config import GenerateConfig
 from specbound.models.names import is_gguf_name
 from specbound_controller.errors import InputError, require_at_least
 
 
 @dataclass(frozen=True, slots=True)
-class ServeConfig:
+class ServeConfig(ExitsOption):
     """Serves a model with OpenAI's API; the output is plain decoding's."""
 
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
-    exits: str | None = None
-    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2."""
     controller: str | None = None
     """demo, a folder that train-controller wrote, a Hugging Face name, or none. By default demo for the demo model
     only."""

@@ -66,3 +66,12 @@ def test_doubts_are_said() -> None:
     assert "too few prompts, 4, for an interval" in words(replace(MEASURED, low=None, high=None, num_prompts=4))
     near = words(replace(MEASURED, outputs_equal=False, num_near_ties=1))
     assert "same output but for 1 near-ties" in near
+
+
+def test_answer_says_what_trained_exits_brought() -> None:
+    raced = {"static:exit2_width4": 1.31, "tree7": 1.25, "plain": 1.0}
+    used = str(answer("m", "none", "a CPU", MEASURED, raced, AGREEMENT, has_trained=True))
+    assert "The trained exits bring 4.8 %: 1.31x with them, 1.25x without" in used.replace("4.8%", "4.8 %")
+    slow = str(answer("m", "none", "a CPU", None, {**raced, "static:exit2_width4": 1.2}, AGREEMENT, has_trained=True))
+    assert "do not pay here: 1.20x with them, 1.25x without" in slow and "trained exits agree 4 to 10 %" in slow
+    assert "train-exits" not in used + slow

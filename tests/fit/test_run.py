@@ -2,19 +2,26 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from specbound import SpecBoundDecoder, load_model
+from specbound import SpecBoundDecoder, StaticPolicy, load_model
 from specbound.cli.main import main
 from specbound.fit import run as stages
 from specbound.fit.config import FitConfig
 from specbound.fitted import Fitted
+from specbound.models.fingerprint import model_fingerprint
+from specbound.models.loading import LoadedModel
 from specbound.models.names import FITTED_FILE
 from specbound_controller.errors import InputError
+from specbound_controller.policy_names import reads_exits
 from specbound_profiling.costs.measure import measure_costs
+from specbound_profiling.log.manifest import write_costs
+from tests.cli.conftest import made_up_costs
+from tests.decoding.random_exits import random_exits
 
 pytestmark = pytest.mark.usefixtures("short_search", "short_stages")
 WORDS = ("the cat sat on", "a dog ran under the", "one two and then", "def return ( )", "it was that", "the mat and a")
@@ -111,3 +118,42 @@ def test_stages_that_find_nothing_end_with_plain_decoding(
     assert result.answer.policy == "plain" and "nothing here pays; use plain decoding" in str(result.answer)
     decoder = SpecBoundDecoder.from_pretrained(load_model(str(tiny_model_dir)).model, tmp_path / "out")
     assert decoder.policy.decide(None).w_max == 0
+
+
+def test_trained_exits_race_and_the_answer_says_what_they_brought(
+    tiny_model_dir: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specbound.evaluation.best_tree.NUM_EXITS", 1)
+    monkeypatch.setattr("specbound.evaluation.best_tree.EXIT_SIZES", (7,))
+    monkeypatch.setattr(stages, "WORTH_IT", float("inf"))
+    model = load_model(str(tiny_model_dir)).model
+    exits, others = random_exits(model, (1,), 1), random_exits(model, (1,), 2)
+    exits.save_pretrained(tmp_path / "exits")
+    others.save_pretrained(tmp_path / "others")
+    config = FitConfig(
+        str(tiny_model_dir), str(tmp_path / "fit"), str(prompts), 2, max_new_tokens=16, exits=str(tmp_path / "exits")
+    )
+    result = stages.fit(config, lambda line: None)
+    assert "The trained exits" in str(result.answer) and " without, in the last race." in str(result.answer)
+    assert any(map(reads_exits, set(result.values["final"]) - {"plain"}))
+    assert not all(map(reads_exits, set(result.values["final"]) - {"plain"}))
+    with pytest.raises(InputError, match=f"exits {exits.name}, got {others.name}"):
+        stages.fit(replace(config, exits=str(tmp_path / "others")), lambda line: None)
+
+
+def test_folder_that_plays_trained_exits_asks_for_them(tiny_model_dir: Path, tmp_path: Path) -> None:
+    loaded = load_model(str(tiny_model_dir))
+    exits, others = random_exits(loaded.model, (1,), 1), random_exits(loaded.model, (1,), 2)
+    fingerprint, policy = model_fingerprint(loaded.model), "static:exit1,width3"
+    Fitted(policy, "none", "token", fingerprint, exits.config.num_layers, "in words", exits.name).write(tmp_path)
+    for given, got in ((None, "none"), (others, others.name)):
+        with pytest.raises(InputError, match=f"fitted with the trained exits {exits.name}, got {got}"):
+            SpecBoundDecoder.from_pretrained(loaded.model, tmp_path, exits=given)
+    write_costs(tmp_path, {"none": made_up_costs(loaded)})
+    priced: list[LoadedModel] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("specbound.fitted.required_costs", lambda loaded, *_: (priced.append(loaded), ""))
+        patch.setattr("specbound.fitted.named", lambda *_: StaticPolicy((1,), 0.0, 3))
+        decoder = SpecBoundDecoder.from_pretrained(loaded.model, tmp_path, exits=exits)
+        output = decoder.decode("the cat sat on", tokenizer=loaded.tokenizer, max_new_tokens=12)
+    assert priced[0].exits is exits and output.stats.num_drafted > 0

@@ -98,6 +98,8 @@ class TunedFile:
     """Most settings that any policy was allowed: as many as the search for the best static action tries."""
     levels: Mapping[str, TunedLevel]
     """By compression level."""
+    exits: str = ""
+    """Name of the trained exits that the log was recorded with; empty for the model's own."""
 
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all. Raises InputError where it cannot be written."""
@@ -134,7 +136,7 @@ def _tuned_file(content: Any) -> TunedFile:
     unknown = sorted(set(levels) - set(COMPRESSIONS))
     if unknown or not levels:
         raise ValueError(f"levels must be among {', '.join(COMPRESSIONS)}, got {unknown[0] if unknown else 'none'!r}")
-    found: TunedFile = _built(TunedFile, {**others, "levels": {}}, "the file")
+    found: TunedFile = _built(TunedFile, {"exits": "", **others, "levels": {}}, "the file")
     if found.num_layers < 2 or not all(0 <= layer < found.num_layers for layer in found.exit_layers):
         raise ValueError(f"exit_layers must be in [0, {found.num_layers - 1}], got {list(found.exit_layers)}")
     built = {name: _level(values, name, found.exit_layers) for name, values in levels.items()}

@@ -6,6 +6,7 @@ from typing import Literal
 
 from specbound.decoding.exactness import EXACTNESS_LEVELS
 from specbound.decoding.sampling_config import SamplingConfig
+from specbound.exits.option import ExitsOption
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.draft_vocabulary import MIN_TOKENS
 from specbound_controller.errors import InputError, require_one_of
@@ -14,7 +15,7 @@ from specbound_profiling.log.trace import DEFAULT_TEMPERATURES
 
 
 @dataclass(frozen=True, slots=True)
-class ProfileConfig(SamplingConfig):
+class ProfileConfig(SamplingConfig, ExitsOption):
     """Records how every exit layer agrees with the full model, measures what work costs here, and gives a verdict."""
 
     out: str
@@ -31,9 +32,6 @@ class ProfileConfig(SamplingConfig):
     exit_layers: Literal["auto"] | tuple[int, ...] = "auto"
     """Layers to read the head after; 0 looks drafts up in the context instead, without any layer. auto is 0 and every
     layer of the shallower half, at most 8 of them."""
-    exits: str | None = None
-    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2. They are read
-    where exit_layers names their layers, with their own draft vocabulary."""
     draft_vocabulary: Literal["all"] | int = "all"
     """Tokens that exits read and draft: all, or so many of the most frequent ones, counted in the prompts and in what
     the model writes after some of them. Reading fewer rows of the head makes exits cheaper; verification reads all, so
@@ -120,7 +118,7 @@ class ProfileConfig(SamplingConfig):
         if num_layers < 2:
             raise InputError(f"a model must have at least 2 layers to draft with, got {num_layers}")
         if self.exit_layers == "auto":
-            return (LOOKUP_EXIT, *trained) if trained else auto_exit_layers(num_layers)
+            return auto_exit_layers(num_layers, trained)
         for exit_layer in self.exit_layers:
             if not 0 <= exit_layer < num_layers:
                 raise InputError(
@@ -131,8 +129,13 @@ class ProfileConfig(SamplingConfig):
         return tuple(sorted(set(self.exit_layers)))
 
 
-def auto_exit_layers(num_layers: int, most: int = 8) -> tuple[int, ...]:
-    """The context lookup, and every layer of the shallower half, or `most` spread evenly from layer 1 to the middle."""
+def auto_exit_layers(num_layers: int, trained: tuple[int, ...] = (), most: int = 8) -> tuple[int, ...]:
+    """The context lookup, and every layer of the shallower half, or `most` spread evenly from layer 1 to the middle.
+
+    trained: layers of trained exits, which are read in place of these where there are any.
+    """
+    if trained:
+        return (LOOKUP_EXIT, *trained)
     half = max(1, num_layers // 2)
     if half <= most:
         return (LOOKUP_EXIT, *range(1, half + 1))

@@ -12,7 +12,6 @@ from specbound.bench.transformers_methods import Assistance, TransformersMethod
 from specbound.bench.tuning import tune_transformers
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.greedy_twin import greedy_twin
-from specbound.decoding.model.adapter import ModelAdapter
 from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static
 from specbound.evaluation.best_tree import TreeChoice, choose_tree
 from specbound.evaluation.level import timed_prompts
@@ -27,6 +26,7 @@ from specbound.evaluation.timing import (
     transformers_method,
 )
 from specbound.evaluation.verify import for_prompt
+from specbound.exits.trained import new_adapter
 from specbound.models.loading import LoadedModel
 from specbound.pricing.local import choose_costs, required_costs
 from specbound.stores.trees import TreeSituation, local_situation
@@ -85,8 +85,9 @@ class Cell:
         self, config: SuiteConfig, way: Way, loaded: LoadedModel, controller: Controller | None, say: Any
     ) -> None:
         self.config, self.way, self.loaded, self.controller, self.say = config, way, loaded, controller, say
-        self.adapter = ModelAdapter(loaded.model)
-        self.exits = auto_exit_layers(self.adapter.num_layers) if controller is None else controller.config.exit_layers
+        self.adapter = new_adapter(loaded)
+        exits = auto_exit_layers(self.adapter.num_layers, loaded.trained_layers)
+        self.exits = exits if controller is None else controller.config.exit_layers
         self.sampling = way.sampling(config.seed)
 
     def set_up(self, store: Store) -> None:
@@ -142,7 +143,9 @@ class Cell:
     def _methods(self, theirs: dict[str, Assistance]) -> list[Method]:
         model, way, controller = self.loaded.model, self.way, self.controller
         twin = greedy_twin(model)
-        decoder = SpecBoundDecoder(twin, None, way.compression, record_steps=False, exactness=way.exactness)
+        decoder = SpecBoundDecoder(
+            twin, None, way.compression, record_steps=False, exactness=way.exactness, exits=self.loaded.exits
+        )
         methods = [transformers_method(model)]
         methods += [Method(name, TransformersMethod(name, model, each).run) for name, each in theirs.items()]
         if way.exactness == "bitwise":

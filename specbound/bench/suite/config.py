@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from specbound.exits.option import ExitsOption
 from specbound.models.names import chosen_controller
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
@@ -10,7 +11,7 @@ from specbound_profiling.prompts.files import other_prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SuiteConfig:
+class SuiteConfig(ExitsOption):
     """Measures one model at several compression levels, greedily and sampled: transformers, its prompt lookup and early
     exit, plain decoding, the best fixed setting, a controller and the oracle, by kind of content. Every few prompts are
     written at once; the same command goes on with what is missing."""

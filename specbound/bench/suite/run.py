@@ -8,8 +8,9 @@ from specbound.bench.suite.cell import Cell, Way
 from specbound.bench.suite.config import SuiteConfig
 from specbound.bench.suite.store import Store
 from specbound.bench.suite.table import CellResult, cell_result
+from specbound.exits.trained import with_exits
 from specbound.models.controllers import load_controller
-from specbound.models.loading import load_model, require_compression
+from specbound.models.loading import LoadedModel, load_model, require_compression
 from specbound.results.report import model_info
 from specbound_controller.fingerprint import exact_part
 from specbound_profiling.costs.machine import machine_fingerprint
@@ -46,12 +47,12 @@ def run_suite(
     controller = load_controller(config.controller_name)
     result, store = SuiteResult(), None
     for compression in config.compression:
-        loaded = load_model(config.model, compression)
+        loaded = with_exits(load_model(config.model, compression), config.exits)
         info = model_info(config.model, loaded.model)
         result.model = result.model or info
         if controller is not None:
             controller.check_model(info["fingerprint"], info["num_layers"])
-        store = store or Store(config.out, _plan(config, prompts, info, machine_fingerprint(loaded.model.device)))
+        store = store or Store(config.out, _plan(config, prompts, info, loaded))
         for temperature in config.temperatures:
             way = Way(compression, temperature)
             cell = Cell(config, way, loaded, controller, say)
@@ -62,12 +63,12 @@ def run_suite(
     return result
 
 
-def _plan(config: SuiteConfig, prompts: Sequence[Prompt], info: dict[str, Any], machine: str) -> dict[str, Any]:
+def _plan(config: SuiteConfig, prompts: Sequence[Prompt], info: dict[str, Any], loaded: LoadedModel) -> dict[str, Any]:
     """What must be the same where a run is gone on with."""
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_PLANNED}
     settings["controller"] = config.controller_name
     hashes = {"prompts_hash": prompts_hash(prompts), "fingerprint": exact_part(info["fingerprint"])}
-    return {**settings, **hashes, "machine": machine}
+    return {**settings, **hashes, "exits": loaded.exits_name, "machine": machine_fingerprint(loaded.model.device)}
 
 
 def _blocks(config: SuiteConfig, prompts: Sequence[Prompt]) -> list[Sequence[Prompt]]:

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from specbound.exits.option import ExitsOption
 from specbound_controller.errors import require_at_least
 
 
 @dataclass(frozen=True, slots=True)
-class TuneConfig:
+class TuneConfig(ExitsOption):
     """Chooses the constants of every policy of the literature on a log that specbound profile wrote, each with the same
     budget as the search for the best static action."""
 

@@ -64,6 +64,7 @@ def tune_log(log: StepLog, costs: Mapping[str, CostTable], seed: int, say: Say) 
         num_prompts=manifest.num_prompts,
         budget=len(static_grid(manifest.exit_layers)),
         levels=levels,
+        exits=manifest.exits,
     )
 
 
