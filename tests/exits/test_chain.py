@@ -11,6 +11,7 @@ from specbound.cli.main import main
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.exits.trained import TrainedExits, new_adapter, with_exits
 from specbound.models.loading import load_model
+from specbound.policies import TunedPolicies
 from specbound_controller.controller import Controller
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
@@ -142,3 +143,32 @@ def test_commands_take_exits(folder: Path, tmp_path: Path, capfd: pytest.Capture
     assert main([*generate, "--compare"]) == 0
     assert main(["verify", "--exits", str(folder / exits), *prompts]) == 2
     assert "were trained for a model of 4 layers, got one of 16" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("short_search")
+def test_a_log_with_exits_is_tuned_and_replayed_with_them_and_refuses_others(
+    folder: Path, log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specbound_train.tuning.tune.NUM_RHO_ROUNDS", 1)
+    policies, own, others = tmp_path / "policies.json", str(folder / "exits"), str(folder / "others")
+    name = TrainedExits.from_pretrained(own).name
+    assert main(["tune", "--log", str(log), "--out", str(policies), "--exits", others]) == 2
+    assert f"recorded with the trained exits {name}, got" in capfd.readouterr().err
+    assert main(["tune", "--log", str(log), "--out", str(policies), "--exits", own]) == 0
+    tuned = TunedPolicies.load(policies)
+    tuned.check_exits(name)
+    with pytest.raises(InputError, match=f"tuned for the trained exits {name}, got the model's own"):
+        tuned.check_exits("")
+    replay = ["replay", "--log", str(log), "--policy", "layerskip,static", "--exit-layers", "1", "--width", "3"]
+    live = [*replay, "--policies", str(policies), "--live", "3"]
+    capfd.readouterr()
+    assert main([*live, "--exits", own, "--json", str(tmp_path / "replay.json")]) == 0
+    counted = [
+        item
+        for item in json.loads((tmp_path / "replay.json").read_text())["live"]
+        if item["item"] in ("tokens per step", "layer calls per token")
+    ]
+    assert len(counted) == 6 and all(item["is_within"] for item in counted)
+    assert main(live) == 2
+    assert f"recorded with the trained exits {name}: give their folder as --exits" in capfd.readouterr().err
+    assert main([*replay, "--exits", others]) == 2

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_profiling.log.later import Later
 from specbound_profiling.log.trace import DEFAULT_TEMPERATURES, Branches, PromptTrace
 
 
@@ -103,6 +104,37 @@ def with_branches(rng: np.random.Generator, trace: PromptTrace, width: int, shar
         branch_position, branch_exit_layer, position, tokens, tokens + 1, **floats, confidence_at=cooled
     )
     return replace(trace, branches=branches)
+
+
+def with_later(rng: np.random.Generator, trace: PromptTrace, num_later: int) -> PromptTrace:
+    """The trace with made-up later drafts of its exits; what the context says stays."""
+
+    def made_up() -> Later:
+        shape, first = trace.draft_token.shape, int(trace.exit_layers[0] == 0)
+        wrong = rng.choice([9, 30, 31], shape, p=[0.2, 0.4, 0.4])
+        tokens = np.where(rng.random(shape) < 0.6, trace.tokens[:, None], wrong)
+        tokens[:, :first] = trace.draft_token[:, :first]
+        floats = {}
+        for name in ("confidence", "entropy_nats", "margin", "noised_margin", "draft_probability"):
+            floats[name] = rng.random(shape).astype(np.float32)
+            floats[name][:, :first] = getattr(trace, name)[:, :first]
+        cooled = np.stack([floats["confidence"] ** t for t in trace.temperatures], axis=-1).astype(np.float32)
+        cooled[:, :first] = trace.confidence_at[:, :first]
+        return Later(
+            tokens,
+            tokens == trace.tokens[:, None],
+            **floats,
+            confidence_at=cooled,
+            candidates=rng.integers(0, 40, (*shape, 4)),
+            candidate_chances=-np.sort(-rng.random((*shape, 4)).astype(np.float32)),
+        )
+
+    return replace(trace, later=tuple(made_up() for _ in range(num_later)))
+
+
+@pytest.fixture
+def with_later_of() -> Callable[..., PromptTrace]:
+    return with_later
 
 
 @pytest.fixture

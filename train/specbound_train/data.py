@@ -13,6 +13,7 @@ from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import describe
 from specbound_controller.errors import InputError
 from specbound_controller.fingerprint import exact_part, same_model
+from specbound_profiling.log.later import Later
 from specbound_profiling.log.store import StepLog
 from specbound_profiling.log.trace import Branches, PromptTrace
 from specbound_profiling.prompts.spec_bench import SPLITS, refuse_split
@@ -181,6 +182,9 @@ def _copied(trace: PromptTrace) -> PromptTrace:
     if trace.branches is not None:
         branches = trace.branches
         changes["branches"] = Branches(**{f.name: own(getattr(branches, f.name)) for f in fields(branches) if f.init})
+    changes["later"] = tuple(
+        Later(**{f.name: own(getattr(each, f.name)) for f in fields(each)}) for each in trace.later
+    )
     return PromptTrace(**changes)
 
 

@@ -112,27 +112,29 @@ def score_rows(steps: StepRows, longest: int) -> ScoreRows:
     A lookup that finds nothing drafts nothing, and has no row.
     """
     batch = steps.batch
-    signals = exit_signals(batch.traces, batch.exit_layers)
-    confidence = np.concatenate([trace.confidence for trace in batch.traces])
+    said = batch.said
+    signals = exit_signals(said.sources, batch.exit_layers)
+    confidence = np.concatenate([source.confidence for source in said.sources])
     num_exits = len(batch.exit_layers)
     position = steps.rows[:, None] + np.arange(longest)
     is_inside = position <= batch.last_row[steps.rows][:, None]
     position = np.minimum(position, batch.last_row[steps.rows][:, None])
+    place = said.rows(position, np.arange(longest))
     parts = []
     for exit_index in range(num_exits):
-        accepted = batch.is_accepted[position, exit_index] & is_inside
+        accepted = said.is_accepted[place, exit_index] & is_inside
         is_reached = np.ones_like(accepted)
         is_reached[:, 1:] = np.logical_and.accumulate(accepted, axis=1)[:, :-1]
         is_found = batch.exit_layers[exit_index] != LOOKUP_EXIT or batch.lookups[position, 0] > 0
         step, draft = np.nonzero(is_reached & is_inside & is_found)
-        rows = position[step, draft]
+        rows = place[step, draft]
         along = signals[rows, exit_index]
         along[:, SIGNAL_NAMES.index("draft_index")] = draft
         inputs = score_inputs(along, exit_index, num_exits, steps.features[step])
         parts.append(
             ScoreRows(
                 inputs,
-                batch.is_accepted[rows, exit_index],
+                said.is_accepted[rows, exit_index],
                 np.full(len(rows), exit_index),
                 confidence[rows, exit_index],
                 steps.folds[step],

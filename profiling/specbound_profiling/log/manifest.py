@@ -68,14 +68,24 @@ class Manifest:
     is_chat: bool = False
     """Whether the prompts went through the tokenizer's chat template."""
     exits: str = ""
-    """Name of the trained exits that were read, where their layers have one; empty: the model's own. Their drafts are
-    those at distance 1 from the newest verified position; those of branches are at their own."""
+    """Name of the trained exits that were read, where their layers have one; empty: the model's own. """
+    num_drafts: int = 1
+    """Drafts of a step, from the first on, of which was recorded what the exits say: more than one where trained exits
+    read the full model's verified state, which lies farther back at each."""
     draft_vocabulary: tuple[int, ...] | None = None
     """Token ids that the exits read and draft, ascending; None, also where a manifest does not say, is all. It comes
     last, since it is long."""
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "vocab_size", "num_prompts", "shard_prompts", "max_new_tokens", "rollout_width"):
+        for name in (
+            "num_layers",
+            "vocab_size",
+            "num_prompts",
+            "shard_prompts",
+            "max_new_tokens",
+            "rollout_width",
+            "num_drafts",
+        ):
             value = getattr(self, name)
             if not _is_a(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer >= 1, got {value!r}")

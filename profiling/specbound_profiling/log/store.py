@@ -1,8 +1,9 @@
 """The step log on disk: shards written whole or not at all, resume, and reading shard by shard.
 
 Layout of a log directory: `exits/LEVEL-NNNNN.parquet`, `branches/LEVEL-NNNNN.parquet`, `positions/LEVEL-NNNNN.parquet`
-(LEVEL a compression level, NNNNN a shard), `manifest.json`, `costs.json`, and where live steps were asked for
-`steps/LEVEL-POLICY.parquet`. A shard counts as written when all its files stand. Knows no model.
+(LEVEL a compression level, NNNNN a shard), the same in `later/` where exits say something else of a step's later
+drafts, `manifest.json`, `costs.json`, and where live steps were asked for `steps/LEVEL-POLICY.parquet`. A shard counts
+as written when all its files stand. Knows no model.
 """
 
 import os
@@ -18,6 +19,8 @@ from specbound_controller.errors import InputError
 from specbound_controller.sources.stores import Stores
 from specbound_controller.trees.rates import usable_rates
 from specbound_controller.trees.settings import TreeSources
+from specbound_profiling.log.later import Later
+from specbound_profiling.log.later_tables import LATER_SCHEMA, later_by_prompt, later_table
 from specbound_profiling.log.live_steps import STEPS_SCHEMA, LiveSteps, live_steps_of, steps_table
 from specbound_profiling.log.manifest import (
     Manifest,
@@ -42,7 +45,12 @@ from specbound_profiling.log.trace import PromptTrace
 
 _HASHES = ("prompts_hash", "model_fingerprint")
 """What is named only where nothing says more: two hashes tell a reader nothing."""
-_FOLDERS = ("exits", "branches", "positions")
+LATER = "later"
+
+
+def folders_of(manifest: Manifest) -> tuple[str, ...]:
+    """Of the shards."""
+    return ("exits", "branches", "positions", *((LATER,) if manifest.num_drafts > 1 else ()))
 
 
 class LogWriter:
@@ -61,7 +69,7 @@ class LogWriter:
         else:
             _make_directory(root)
             write_manifest(root, self.manifest)
-        for folder in _FOLDERS:
+        for folder in folders_of(self.manifest):
             _make_directory(root / folder)
             for leftover in (root / folder).glob("*.partial"):
                 leftover.unlink()
@@ -79,12 +87,12 @@ class LogWriter:
 
     def is_written(self, compression: str, shard: int) -> bool:
         """Whether the shard stands whole."""
-        return _is_written(self.root, compression, shard)
+        return _is_written(self.root, self.manifest, compression, shard)
 
     def write_shard(self, compression: str, shard: int, traces: Sequence[PromptTrace]) -> None:
         """Writes a shard so that it is there whole or not at all: a shard without all its files counts as missing."""
-        rows = {"exits": exits_table, "branches": branches_table, "positions": positions_table}
-        tables = {folder: rows[folder](traces) for folder in _FOLDERS}
+        rows = {"exits": exits_table, "branches": branches_table, "positions": positions_table, LATER: later_table}
+        tables = {folder: rows[folder](traces) for folder in folders_of(self.manifest)}
         paths = {folder: _shard_path(self.root, folder, compression, shard) for folder in tables}
         _write_tables({paths[folder]: table for folder, table in tables.items()})
 
@@ -169,8 +177,8 @@ class StepLog:
         return found
 
     def _read_shard(self, compression: str, shard: int) -> list[PromptTrace]:
-        paths = {folder: _shard_path(self.root, folder, compression, shard) for folder in _FOLDERS}
         manifest = self.manifest
+        paths = {folder: _shard_path(self.root, folder, compression, shard) for folder in folders_of(manifest)}
         try:
             traces = list(
                 traces_of(
@@ -181,6 +189,7 @@ class StepLog:
                     manifest.temperatures,
                     manifest.max_new_tokens,
                     manifest.eos_token_ids,
+                    self._later(paths.get(LATER)),
                 )
             )
         except ValueError as error:
@@ -198,6 +207,13 @@ class StepLog:
             for trace, seed in zip(traces, seeds, strict=True)
         ]
 
+    def _later(self, path: Path | None) -> dict[str, tuple[Later, ...]]:
+        """What exits say of later drafts; nothing where that was not recorded."""
+        manifest = self.manifest
+        if path is None:
+            return {}
+        return later_by_prompt(_read_table(path, LATER_SCHEMA), manifest.exit_layers, manifest.num_drafts - 1)
+
 
 def open_log(root: Path | str) -> StepLog:
     """Opens a finished log directory.
@@ -211,7 +227,7 @@ def open_log(root: Path | str) -> StepLog:
         (compression, shard)
         for compression in manifest.compressions
         for shard in range(manifest.num_shards)
-        if not _is_written(root, compression, shard)
+        if not _is_written(root, manifest, compression, shard)
     ]
     if missing:
         total = manifest.num_shards * len(manifest.compressions)
@@ -229,8 +245,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:12] + "..."
 
 
-def _is_written(root: Path, compression: str, shard: int) -> bool:
-    return all(_shard_path(root, folder, compression, shard).exists() for folder in _FOLDERS)
+def _is_written(root: Path, manifest: Manifest, compression: str, shard: int) -> bool:
+    return all(_shard_path(root, folder, compression, shard).exists() for folder in folders_of(manifest))
 
 
 def _shard_path(root: Path, folder: str, compression: str, shard: int) -> Path:

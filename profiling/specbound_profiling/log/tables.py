@@ -3,11 +3,14 @@
 # P positions, E exit layers, K temperatures, M positions of branches
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from specbound_profiling.log.columns import array_of, lists, lists_or_null, rows_of_lists, table_of, tail
+from specbound_profiling.log.later import Later
 from specbound_profiling.log.trace import Branches, PromptTrace
 
 EXITS_SCHEMA = pa.schema(
@@ -98,13 +101,13 @@ def _exits_of(trace: PromptTrace) -> pa.Table:
         "exit_layer": np.tile(trace.exit_layers, num_positions),
         "top1_token": top1.ravel(),
         **{name: getattr(trace, name).ravel() for name in _PER_EXIT},
-        **{name: _lists(getattr(trace, name)) for name in _PER_TEMPERATURE},
+        **{name: lists(getattr(trace, name)) for name in _PER_TEMPERATURE},
         **{
-            name: _lists_or_null(getattr(trace, name), num_positions * num_exits, _OF_TREES[name])
+            name: lists_or_null(getattr(trace, name), num_positions * num_exits, _OF_TREES[name])
             for name in ("candidates", "candidate_chances")
         },
     }
-    return _table(columns, exits_schema(3))
+    return table_of(columns, exits_schema(3))
 
 
 def branches_table(traces: Sequence[PromptTrace]) -> pa.Table:
@@ -122,35 +125,16 @@ def _branches_of(trace: PromptTrace, branches: Branches) -> pa.Table:
         "exit_layer": np.tile(trace.exit_layers, len(branches.position)),
         **{name: getattr(branches, name).ravel() for name in (*_PER_EXIT, "top1_token") if name != "is_accepted"},
         "is_accepted": np.zeros(num_rows, dtype=bool),
-        "confidence_at": _lists(branches.confidence_at),
+        "confidence_at": lists(branches.confidence_at),
         "label_nll_at": pa.nulls(num_rows, pa.list_(pa.float32())),
     }
-    return _table(columns, BRANCHES_SCHEMA)
-
-
-_FLOATS = pa.list_(pa.float32())
-
-
-def _lists(values: np.ndarray, kind: pa.DataType = _FLOATS) -> pa.ListArray:
-    """One list for each row and exit. (..., K)"""
-    ends = np.arange(0, values.size + 1, values.shape[-1], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values.ravel(), type=kind.value_type))
-
-
-def _lists_or_null(values: np.ndarray | None, num_rows: int, kind: pa.DataType) -> pa.Array:
-    return pa.nulls(num_rows, kind) if values is None else _lists(values, kind)
+    return table_of(columns, BRANCHES_SCHEMA)
 
 
 def _at_the_first(values: np.ndarray | None, num_rows: int, kind: pa.DataType) -> pa.Array:
     """A list at the first row and null at all others."""
     first = None if values is None else values.tolist()
     return pa.array([first, *[None] * (num_rows - 1)], type=kind)
-
-
-def _table(columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:
-    arrays = [columns[f.name] for f in schema]
-    built = [a if isinstance(a, pa.Array) else pa.array(a, type=f.type) for a, f in zip(arrays, schema, strict=True)]
-    return pa.table(built, schema=schema)
 
 
 def positions_table(traces: Sequence[PromptTrace]) -> pa.Table:
@@ -170,10 +154,10 @@ def _positions_of(trace: PromptTrace) -> pa.Table:
         "compression": np.repeat(trace.compression, count),
         "is_loop_cut": np.repeat(trace.is_loop_cut, count),
         "is_final_eos": np.repeat(trace.is_final_eos, count),
-        "best_tokens": _lists_or_null(trace.best_tokens, count, _OF_TREES["best_tokens"]),
+        "best_tokens": lists_or_null(trace.best_tokens, count, _OF_TREES["best_tokens"]),
         "prompt_tokens": _at_the_first(trace.prompt_tokens, count, _OF_TREES["prompt_tokens"]),
     }
-    return _table(columns, positions_schema(3))
+    return table_of(columns, positions_schema(3))
 
 
 def traces_of(
@@ -184,22 +168,26 @@ def traces_of(
     temperatures: tuple[float, ...],
     token_limit: int,
     eos_token_ids: tuple[int, ...],
+    later: Mapping[str, tuple[Later, ...]] = MappingProxyType({}),
 ) -> Iterator[PromptTrace]:
-    """The traces whose rows the tables hold, in order. Raises ValueError where the tables do not fit together."""
+    """The traces whose rows the tables hold, in order. Raises ValueError where the tables do not fit together.
+
+    later: prompt -> what exits say of later drafts, where that was recorded.
+    """
     wanted = positions.num_rows * len(exit_layers)
     if exits.num_rows != wanted:
         raise ValueError(f"exits must have {wanted} rows, {len(exit_layers)} at every position, got {exits.num_rows}")
-    columns = {f.name: _numpy(positions[f.name]) for f in POSITIONS_SCHEMA}
+    columns = {f.name: array_of(positions[f.name]) for f in POSITIONS_SCHEMA}
     shape = (positions.num_rows, len(exit_layers))
-    per_exit = {f.name: _numpy(exits[f.name]).reshape(*shape, *_tail(f.type, temperatures)) for f in EXITS_SCHEMA}
+    per_exit = {f.name: array_of(exits[f.name]).reshape(*shape, *tail(f.type, temperatures)) for f in EXITS_SCHEMA}
     if not (per_exit["prompt_id"] == columns["prompt_id"][:, None]).all():
         raise ValueError("exits and positions must be of the same prompts")
     if not (per_exit["exit_layer"] == np.array(exit_layers)).all():
         raise ValueError(f"exit layers must be {exit_layers} at every position")
     starts = np.flatnonzero(columns["position"] == 0)
     trees = {
-        "best_tokens": _rows_of_lists(positions, "best_tokens", shape[:1]),
-        **{name: _rows_of_lists(exits, name, shape) for name in ("candidates", "candidate_chances")},
+        "best_tokens": rows_of_lists(positions, "best_tokens", shape[:1]),
+        **{name: rows_of_lists(exits, name, shape) for name in ("candidates", "candidate_chances")},
     }
     branches_of = _branches_by_prompt(branches, exit_layers, temperatures)
     if not set(branches_of) <= set(columns["prompt_id"][starts]):
@@ -226,20 +214,8 @@ def traces_of(
             eos_token_ids=eos_token_ids,
             branches=branches_of.get(columns["prompt_id"][first]),
             prompt_tokens=_first_list(positions, int(first)),
+            later=later.get(str(columns["prompt_id"][first]), ()),
         )
-
-
-def _rows_of_lists(table: pa.Table, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A column of lists of one length, (*shape, ...); None where there is none, or not at every row."""
-    if name not in table.column_names or not table.num_rows or table[name].null_count:
-        return None
-    column = table[name].combine_chunks()
-    lengths = np.diff(column.offsets.to_numpy())
-    if (lengths != lengths[0]).any():
-        raise ValueError(f"{name} must hold lists of one length")
-    values = np.asarray(column.flatten().to_numpy(zero_copy_only=False))
-    values = values.astype(np.int64) if values.dtype.kind == "i" else values
-    return values.reshape(*shape, int(lengths[0]))
 
 
 def _first_list(positions: pa.Table, row: int) -> np.ndarray | None:
@@ -254,7 +230,7 @@ def _branches_by_prompt(
         raise ValueError(f"branches must have {len(exit_layers)} rows at every position, got {table.num_rows} in all")
     shape = (table.num_rows // len(exit_layers), len(exit_layers))
     fields = [f for f in BRANCHES_SCHEMA if f.name not in ("label_nll_at", "is_accepted")]
-    columns = {f.name: _numpy(table[f.name]).reshape(*shape, *_tail(f.type, temperatures)) for f in fields}
+    columns = {f.name: array_of(table[f.name]).reshape(*shape, *tail(f.type, temperatures)) for f in fields}
     if not (columns["exit_layer"] == np.array(exit_layers)).all():
         raise ValueError(f"exit layers must be {exit_layers} at every position of a branch")
     ids = columns["prompt_id"][:, 0]
@@ -266,13 +242,3 @@ def _branches_by_prompt(
         values |= {name: columns[name][rows] for name in (*_PER_EXIT[2:], "confidence_at")}
         found[str(prompt_id)] = Branches(**values)
     return found
-
-
-def _tail(kind: pa.DataType, temperatures: tuple[float, ...]) -> tuple[int, ...]:
-    return (len(temperatures),) if pa.types.is_list(kind) else ()
-
-
-def _numpy(column: pa.ChunkedArray) -> np.ndarray:
-    array = column.combine_chunks()
-    values = array.flatten() if pa.types.is_list(column.type) else array
-    return np.asarray(values.to_numpy(zero_copy_only=False))

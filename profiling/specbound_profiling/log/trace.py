@@ -14,9 +14,12 @@ import numpy as np
 from specbound_controller.errors import InputError
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, NOTHING, Lookup, lookup_length
 from specbound_controller.records import ExitSignals
+from specbound_profiling.log.later import Later
 
 DEFAULT_TEMPERATURES = tuple(round(1.0 + 0.1 * k, 1) for k in range(11))
 """Layer temperatures whose confidence a log holds: 1.0 to 2.0 in steps of 0.1."""
+
+_PER_DRAFT = frozenset(each.name for each in fields(Later))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,6 +148,9 @@ class PromptTrace:
     candidate_chances: np.ndarray | None = None
     """Their probabilities, under sampling with the position's noise added before; 0 at exit layer 0. (P, E, C) float32
     """
+    later: tuple[Later, ...] = ()
+    """What the exits say where a position is the second draft of its step, the third, ...: of trained exits that read
+    the full model's verified state. Empty where they say the same of every draft."""
 
     def __post_init__(self) -> None:
         num_positions, num_exits = len(self.tokens), len(self.exit_layers)
@@ -167,8 +173,9 @@ class PromptTrace:
             raise ValueError(f"prompt_tokens of {self.prompt_id} must be {self.prompt_length} tokens")
         for shape, names in expected.items():
             for name in names:
-                if getattr(self, name).shape != shape:
-                    raise ValueError(f"{name} of {self.prompt_id} must be {shape}, got {getattr(self, name).shape}")
+                for said in (self, *self.later) if name in _PER_DRAFT else (self,):
+                    if getattr(said, name).shape != shape:
+                        raise ValueError(f"{name} of {self.prompt_id} must be {shape}, got {getattr(said, name).shape}")
         if num_positions < 1:
             raise ValueError(f"a trace must hold at least one position, got none for {self.prompt_id}")
 
@@ -188,6 +195,12 @@ class PromptTrace:
     def eos_tokens(self) -> frozenset[int]:
         """All tokens known to end a draft."""
         return frozenset(self.eos_token_ids) | ({int(self.tokens[-1])} if self.is_final_eos else frozenset())
+
+    def said(self, draft_index: int) -> "PromptTrace | Later":
+        """What the exits say where a position is a step's first draft (0), second, ...; as of the last one that was
+        recorded beyond it."""
+        index = min(draft_index, len(self.later))
+        return self.later[index - 1] if index else self
 
     def without_rollouts(self) -> "PromptTrace":
         """The same without what roll-outs say; what the context says after a wrong lookup stays."""
@@ -229,7 +242,7 @@ class PromptTrace:
 
     def signals(self, position: int, exit_index: int, draft_index: int, temperature: float) -> ExitSignals:
         """What the exit said at a position, as a live decoder would hand it to a score."""
-        return self._signals(self, position, exit_index, draft_index, temperature)
+        return self._signals(self.said(draft_index), position, exit_index, draft_index, temperature)
 
     def branch_signals(self, row: int, exit_index: int, draft_index: int, temperature: float) -> ExitSignals:
         """The same at a row of the branches."""
@@ -237,7 +250,7 @@ class PromptTrace:
         return self._signals(self.branches, row, exit_index, draft_index, temperature)
 
     def _signals(
-        self, source: "PromptTrace | Branches", row: int, exit_index: int, draft_index: int, temperature: float
+        self, source: "PromptTrace | Branches | Later", row: int, exit_index: int, draft_index: int, temperature: float
     ) -> ExitSignals:
         at = (row, exit_index)
         exit_layer = self.exit_layers[exit_index]

@@ -7,6 +7,7 @@ the decoder's single ones by rounding. Chooses no token of the continuation.
 # E exit layers, V vocabulary, N tokens of a draft vocabulary, D hidden width, n positions of a block
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
+from specbound.decoding.model.trained_head import TrainedHead
 from specbound.decoding.noise import NOISE_RANGE, gumbel_noise
 from specbound.decoding.request import Request
 from specbound.decoding.sequence import draft_choice
@@ -21,6 +23,7 @@ from specbound.decoding.signals import logit_statistics
 from specbound.decoding.step import DraftChoice
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, ContextLookup, Lookup
 from specbound_controller.sources.source import MOST_CANDIDATES
+from specbound_profiling.log.later import Later
 from specbound_profiling.log.trace import Branches
 from specbound_profiling.recording.columns import (
     candidate_columns,
@@ -68,7 +71,13 @@ class ExitReader:
         """(1, V) each."""
         self.tokens: list[int] = []
         self.num_read = 0
+        reads_state = isinstance(self.head, TrainedHead) and self.head.exits.shape.reads_state
+        self.num_drafts = settings.num_drafts if reads_state else 1
+        """Drafts of a step of which the exits say something of their own."""
+        self.earlier: list[Tensor] = []
+        """The full model's states before those of `verified`, as many as the last of these drafts may read."""
         self.parts: list[dict[str, np.ndarray]] = []
+        self.later_parts: list[list[dict[str, np.ndarray]]] = [[] for _ in range(1, self.num_drafts)]
         self.branch_parts: list[dict[str, np.ndarray]] = []
 
     def add(self, states: Sequence[Tensor], full_logits: Tensor, token: int, verified: Tensor) -> None:
@@ -88,9 +97,30 @@ class ExitReader:
             self._read()
 
     def _read(self) -> None:
+        states = torch.cat(self.states, dim=1)
+        known = [*self.earlier, *self.verified]
+        for draft_index, parts in enumerate(self.later_parts, start=1):
+            first = len(self.earlier) - draft_index
+            places = range(first, first + len(self.states))
+            verified = torch.cat([known[max(0, place)] for place in places], dim=1)
+            parts.append(self._said(states, verified, draft_index))
+        part = self._said(states, torch.cat(self.verified, dim=1), 0)
+        full_logits = torch.cat(self.full_logits)
+        full = logit_statistics(full_logits)
+        part["best_tokens"] = full_logits.topk(min(MOST_CANDIDATES, full_logits.shape[1])).indices.cpu().numpy()
+        part |= {f"full_{name}": getattr(full, name).cpu().numpy() for name in ("confidence", "entropy_nats", "margin")}
+        self.parts.append(part)
+        self.num_read += len(self.states)
+        self.earlier = known[max(0, len(known) - self.num_drafts + 1) :]
+        self.states, self.verified, self.full_logits, self.tokens, self.found = [], [], [], [], []
+
+    def _said(self, states: Tensor, verified: Tensor, draft_index: int) -> dict[str, np.ndarray]:
+        """Columns of what the exits say at the positions not read yet, each a step's first draft (0), second, ...
+
+        states: (1, n * E, D). verified: (1, n, D), the full model's before the step's first draft.
+        """
         shape = (len(self.states), len(self.read_layers))
-        states, verified = torch.cat(self.states, dim=1), torch.cat(self.verified, dim=1)
-        distances = [1] * shape[0]
+        distances = [1 + draft_index] * shape[0]
         logits = exit_logits(self.adapter, states, self.read_layers, self.head, verified, distances).float()
         labels = torch.tensor(self.tokens, device=logits.device).repeat_interleave(shape[1])
         first = len(self.request.prompt) + self.num_read
@@ -99,14 +129,7 @@ class ExitReader:
         part = exit_columns(logits, self.settings.temperatures, choice, labels, self.head)
         part |= candidate_columns(*((logits, self.head) if noised is None else (noised[1], None)), self.num_candidates)
         part = {name: values.reshape(*shape, *values.shape[1:]) for name, values in part.items()}
-        part = self._with_lookups(part, self.found, np.array(self.tokens))
-        full_logits = torch.cat(self.full_logits)
-        full = logit_statistics(full_logits)
-        part["best_tokens"] = full_logits.topk(min(MOST_CANDIDATES, full_logits.shape[1])).indices.cpu().numpy()
-        part |= {f"full_{name}": getattr(full, name).cpu().numpy() for name in ("confidence", "entropy_nats", "margin")}
-        self.parts.append(part)
-        self.num_read += shape[0]
-        self.states, self.verified, self.full_logits, self.tokens, self.found = [], [], [], [], []
+        return self._with_lookups(part, self.found, np.array(self.tokens))
 
     def _with_lookups(
         self, columns: dict[str, np.ndarray], found: Sequence[Lookup], labels: np.ndarray | None = None
@@ -241,6 +264,12 @@ class ExitReader:
         if self.states:
             self._read()
         return _joined(self.parts)
+
+    def later(self, num_positions: int) -> tuple[Later, ...]:
+        """What the exits say of later drafts at the trace's first positions."""
+        found = [_joined(parts) for parts in self.later_parts]
+        names = [each.name for each in fields(Later)]
+        return tuple(Later(**{name: columns[name][:num_positions] for name in names}) for columns in found)
 
     def branches(self, num_positions: int) -> Branches | None:
         """The branches that leave the trace within its first positions."""

@@ -193,6 +193,7 @@ def new_manifest(
     stores: Stores = NO_STORES,
 ) -> Manifest:
     """What a run will record. vocabulary: what its exits read; None is all tokens. stores: what trees draw from."""
+    rollout_width = config.w_max if config.rollout_width is None else config.rollout_width
     return Manifest(
         model=config.model,
         model_fingerprint=model_fingerprint(loaded.model),
@@ -211,12 +212,13 @@ def new_manifest(
         sampling=config.generate_arguments(),
         exactness={level: config.exactness_of(level) for level in config.compression},
         rollout_rate=config.rollout_rate,
-        rollout_width=config.w_max if config.rollout_width is None else config.rollout_width,
+        rollout_width=rollout_width,
         versions={"python": platform.python_version(), **versions_of(PACKAGES)},
         stores=checksums(stores),
         is_chat=has_chat_template(loaded) and not config.raw,
         draft_vocabulary=None if vocabulary is None else tuple(vocabulary.ids.tolist()),
         exits="" if vocabulary is None else vocabulary.exits,
+        num_drafts=rollout_width if adapter.exits is not None and adapter.exits.shape.reads_state else 1,
     )
 
 
@@ -229,6 +231,7 @@ def record_settings(manifest: Manifest) -> RecordSettings:
         temperatures=manifest.temperatures,
         sampling=manifest.sampling,
         rollouts=RolloutSettings(manifest.rollout_rate, manifest.rollout_width, manifest.seed),
+        num_drafts=manifest.num_drafts,
         draft_vocabulary=manifest.drafted_tokens(),
     )
 

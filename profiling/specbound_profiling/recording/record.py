@@ -90,6 +90,7 @@ class Recorder:
             seed=request.seed if request.do_sample else None,
             sampling_temperature=request.sampling_temperature,
             prompt_tokens=np.array(request.prompt, dtype=np.int64),
+            later=reader.later(num_positions),
         )
 
     def _request(self, prompt_ids: Tensor, index: int) -> Request:

@@ -23,5 +23,8 @@ class RecordSettings:
     """Arguments of the decoder that choose the tokens; its `seed` is that of the first prompt, the next one's is one
     higher, as in a batch of the decoder."""
     rollouts: RolloutSettings | None = None
+    num_drafts: int = 8
+    """Drafts of a step, from the first on, of which is recorded what trained exits that read the full model's verified
+    state say; of others, which say the same of every draft, one is. At least 1."""
     draft_vocabulary: DraftVocabulary | None = None
     """Tokens that exits read and draft; None is all."""

@@ -6,7 +6,8 @@ rows of more layers over more calls. Measured prices may break that by noise, so
 them that do not (`limit_prices`).
 """
 
-# N rows, W draft widths, E exit layers, S stretches of layers between exits, K row knots
+# N rows, D drafts of a step that differ, W draft widths, E exit layers, S stretches of layers between exits,
+# K row knots
 
 import itertools
 from dataclasses import dataclass
@@ -37,10 +38,12 @@ def limit_prices(costs: CostTable, most_rows: int) -> np.ndarray:
 
 
 def shallowest_right(batch: TraceBatch, exit_layers: tuple[int, ...]) -> np.ndarray:
-    """The shallowest of some exit layers whose draft is right at each row, `NOBODY` where none is. (N,) int64"""
-    found = np.full(batch.num_rows, NOBODY)
+    """The shallowest of some exit layers whose draft is right at each row of `said`, `NOBODY` where none is.
+    (D * N,) int64"""
+    is_accepted = batch.said.is_accepted
+    found = np.full(len(is_accepted), NOBODY)
     for layer in sorted(exit_layers, reverse=True):
-        found[batch.is_accepted[:, batch.exit_layers.index(layer)]] = layer
+        found[is_accepted[:, batch.exit_layers.index(layer)]] = layer
     return found
 
 
@@ -79,7 +82,7 @@ def chain_steps(
     coefficient = costs.coefficients
     for width in range(w_max + 1):
         if width:
-            at = np.minimum(rows + width - 1, batch.num_rows - 1)
+            at = batch.said.rows(np.minimum(rows + width - 1, batch.num_rows - 1), width - 1)
             is_going &= (rows + width - 1 <= last) & (source[at] != NOBODY)
             run += is_going
             drafting = np.where(is_going, source[at], 0)

@@ -80,6 +80,8 @@ class Drafting:
         self.is_on_path, self.is_known = np.ones(num, dtype=bool), np.ones(num, dtype=bool)
         self.is_done, self.has_followed = np.zeros(num, dtype=bool), np.zeros(num, dtype=bool)
         self.branch = np.full(num, -1)
+        self.is_followed = np.zeros(num, dtype=bool)
+        """Whether what a branch says of exits with a head holds for the step that follows it. (R,)"""
         self.stop_reason = np.where(self.width > 0, _WIDTH, _OFF)
         self.product = np.ones(num)
         self.accepted = np.zeros(num, dtype=np.int64)
@@ -113,17 +115,18 @@ class Drafting:
         wanted, last_row = self.rows[active] + draft_index, batch.last_row[self.rows[active]]
         is_past_end, row = wanted > last_row, np.minimum(wanted, last_row)
         at, is_branch = self.branch[active], self.branch[active] >= 0
-        is_eos = ~is_past_end & batch.is_eos_draft[row, exits]
+        said = batch.said.rows(row, draft_index)
+        is_eos = ~is_past_end & batch.said.is_eos_draft[said, exits]
         if is_branch.any():
             is_eos[is_branch] = batch.branches.is_eos_draft[at[is_branch], exits[is_branch]]
-        is_correct = self.is_on_path[active] & ~is_past_end & batch.is_accepted[row, exits]
+        is_correct = self.is_on_path[active] & ~is_past_end & batch.said.is_accepted[said, exits]
         work.drafted[active] += 1
         work.waiting[active] += 1
         self.last_exit[active] = self.tables.exit_layers[exits]
         self.accepted[active] += is_correct
         self.is_done[active] = is_correct & is_eos
         if len(batch.branches.end):
-            self._follow(active, row, exits, self.is_on_path[active] & ~is_correct & ~is_past_end)
+            self._follow(active, row, exits, self.is_on_path[active] & ~is_correct & ~is_past_end, draft_index)
         self.is_on_path[active] = is_correct
         ended = active[is_eos]
         self.stop_reason[ended], self.is_active[ended] = _EOS, False
@@ -139,7 +142,7 @@ class Drafting:
         branches, at = self.tables.batch.branches, self.branch[rows]
         if not (at >= 0).any():
             return
-        is_bare = branches.is_lookup_only[np.maximum(at, 0)] | (not self.follows)
+        is_bare = branches.is_lookup_only[np.maximum(at, 0)] | ~self.is_followed[rows]
         leaves = rows[(at >= 0) & is_bare]
         self._keep_what_is_known(leaves[self.is_known[leaves] & self.can_stop[leaves]])
         self.branch[leaves] = -1
@@ -174,7 +177,8 @@ class Drafting:
         row = np.minimum(self.rows[active] + draft_index, tables.batch.last_row[self.rows[active]])
         self.work.scores[active] += tables.is_learned[self.decision[active]]
         is_branch = branch >= 0
-        at, decision = np.where(is_branch, branch, row), self.decision[active]
+        said = tables.batch.said.rows(row, draft_index)
+        at, decision = np.where(is_branch, branch, said), self.decision[active]
         score = np.empty(len(active))
         for index in range(len(tables.scores)):
             own = np.flatnonzero(tables.score[decision] == index)
@@ -185,19 +189,24 @@ class Drafting:
         clears: np.ndarray = value >= thresholds
         kept = active[clears]
         self.product[kept] *= score[clears]
-        place = (np.where(is_branch, tables.batch.num_rows + branch, row)[clears], exits[clears])
+        place = (np.where(is_branch, len(tables.batch.said.is_accepted) + branch, said)[clears], exits[clears])
         self.last[kept] = np.column_stack([values[place] for values in tables.read])
         self.sums[kept] += self.last[kept]
         return clears
 
-    def _follow(self, active: np.ndarray, row: np.ndarray, exits: np.ndarray, leaves: np.ndarray) -> None:
+    def _follow(
+        self, active: np.ndarray, row: np.ndarray, exits: np.ndarray, leaves: np.ndarray, draft_index: int
+    ) -> None:
         """Moves along branches, and onto one where a draft has just gone wrong."""
+        # branches begin with first drafts: what exits say along them is of drafts counted from there
+        follows = self.follows and (draft_index == 0 or self.tables.batch.said.num_drafts == 1)
         branches, at = self.tables.batch.branches, np.maximum(self.branch[active], 0)
         tokens = branches.draft_token[at]
         is_its_own = tokens[np.arange(len(at)), exits] == tokens[np.arange(len(at)), branches.along[at]]
         is_next = (self.branch[active] >= 0) & is_its_own & (at + 1 < branches.end[at])
         following = np.where(is_next, at + 1, -1)
-        leaves &= self.follows | (self.tables.exit_layers[exits] == LOOKUP_EXIT)
+        leaves &= follows | (self.tables.exit_layers[exits] == LOOKUP_EXIT)
+        self.is_followed[active[leaves]] = follows
         self.branch[active] = np.where(leaves, branches.first[row, exits], following)
         self.has_followed[active] |= self.branch[active] >= 0
 

@@ -1,6 +1,6 @@
 """What scores of signals read, for all rows of some traces at once. Knows no policy."""
 
-# N rows, E exit layers, S signals
+# N rows, R all rows of the sources, E exit layers, S signals
 
 from collections.abc import Sequence
 
@@ -8,11 +8,12 @@ import numpy as np
 
 from specbound_controller.lookup import LOOKUP_EXIT, lookup_length
 from specbound_controller.score import signal_array
+from specbound_profiling.log.later import Later
 from specbound_profiling.log.trace import Branches, PromptTrace
 
 
-def exit_signals(sources: Sequence[PromptTrace] | Sequence[Branches], exit_layers: Sequence[int]) -> np.ndarray:
-    """What a learned score reads at every row of some traces or branches, draft index 0. (rows, E, S) float32"""
+def exit_signals(sources: Sequence[PromptTrace | Later] | Sequence[Branches], exit_layers: Sequence[int]) -> np.ndarray:
+    """What a learned score reads at every row of traces, later drafts or branches; draft index 0. (R, E, S)"""
 
     def column(name: str) -> np.ndarray:
         return np.concatenate([getattr(source, name) for source in sources])

@@ -3,7 +3,7 @@
 What one step (`drafting`) and the whole play (`single_exit`) both read. Knows no step.
 """
 
-# N rows of a batch, M rows of its branches, E exit layers, S signals, F features
+# N rows of a batch, D drafts of a step that differ, M rows of its branches, E exit layers, S signals, F features
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,6 +15,7 @@ from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore
 from specbound_controller.score import SIGNAL_NAMES
+from specbound_profiling.log.later import Later
 from specbound_profiling.log.trace import Branches, PromptTrace
 from specbound_profiling.replay.exit_signals import exit_signals
 from specbound_profiling.replay.trace_batch import TraceBatch
@@ -73,8 +74,8 @@ class ExitTables:
 
     @cached_property
     def signals(self) -> np.ndarray:
-        """What a learned score reads, draft index 0. (N, E, S) float32"""
-        return exit_signals(self.batch.traces, self.batch.exit_layers)
+        """What a learned score reads at the rows of `said`, draft index 0. (D * N, E, S) float32"""
+        return exit_signals(self.batch.said.sources, self.batch.exit_layers)
 
     @cached_property
     def branch_signals(self) -> np.ndarray:
@@ -85,16 +86,17 @@ class ExitTables:
 
     @cached_property
     def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """Confidence and entropy of every exit, at the rows and then at those of the branches. 2 x (N + M, E)"""
+        """Confidence and entropy of every exit, at the rows of `said` and then at those of the branches.
+        2 x (D * N + M, E)"""
         found = [trace.branches for trace in self.batch.traces if trace.branches is not None]
-        sources: list[PromptTrace | Branches] = [*self.batch.traces, *found]
+        sources: list[PromptTrace | Later | Branches] = [*self.batch.said.sources, *found]
         confidence = np.concatenate([source.confidence for source in sources]).astype(np.float64)
         return confidence, np.concatenate([source.entropy_nats for source in sources]).astype(np.float64)
 
     def score_values(
         self, index: int, at: np.ndarray, is_branch: np.ndarray, exits: np.ndarray, features: np.ndarray, j: int
     ) -> np.ndarray:
-        """One of `scores` at rows or, where `is_branch`, at rows of the branches. All (rows,) -> (rows,) float64"""
+        """One of `scores` at rows of `said` or, where `is_branch`, of the branches. All (rows,) -> (rows,) float64"""
         score = self.scores[index]
         if isinstance(score, AnnealedConfidence):
             values, on_branch = self._annealed[index], self._branch_annealed[index]

@@ -44,12 +44,19 @@ class TreeRuns:
 
 def accepted_run(batch: TraceBatch, w_max: int) -> np.ndarray:
     """Correct drafts in a row from each row on at each exit, within the trace, at most `w_max`. (N, E) int64"""
-    rows = np.arange(batch.num_rows)[:, None]
+    rows, said = np.arange(batch.num_rows), batch.said
+    num_early = said.num_drafts - 1
     end = batch.last_row[:, None] + 1
-    wrong = np.where(batch.is_accepted, batch.num_rows, rows)
-    next_wrong = np.minimum.accumulate(wrong[::-1])[::-1]
-    run: np.ndarray = np.minimum(np.minimum(next_wrong, end) - rows, w_max)
-    return run
+    last = said.is_accepted[said.rows(rows, num_early)]  # as a draft of the last index that is known, and later ones
+    next_wrong = np.minimum.accumulate(np.where(last, batch.num_rows, rows[:, None])[::-1])[::-1]
+    after = np.minimum(rows + num_early, batch.num_rows - 1)
+    run = np.where((rows + num_early)[:, None] < end, np.minimum(next_wrong[after], end) - rows[:, None], num_early)
+    for draft_index in reversed(range(num_early)):
+        at = np.minimum(rows + draft_index, batch.last_row)
+        is_right = said.is_accepted[said.rows(at, draft_index)] & ((rows + draft_index)[:, None] < end)
+        run = np.where(is_right, run, draft_index)
+    found: np.ndarray = np.minimum(run, w_max)
+    return found
 
 
 def fixed_draft_work(exit_layer: int, width: int, num_layers: int, context_length: int) -> np.ndarray:

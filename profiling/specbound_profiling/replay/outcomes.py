@@ -171,6 +171,8 @@ class _Draft:
         self.branch_is_lookup_only = batch.branches.is_lookup_only
         self.branch = np.full(n, -1)
         """Row of the branch that a draft which left the path stands at, -1 where it stands at none. (N,)"""
+        self.is_followed = np.zeros(n, dtype=bool)
+        """Whether what a branch says of exits with a head holds for the step that follows it. (N,)"""
         self.can_stop = batch.has_eos | is_tested
         self.is_known = np.ones(n, dtype=bool)
         self.known_rows = np.zeros(0, dtype=np.int64)
@@ -181,7 +183,8 @@ class _Draft:
     def step(self, draft_index: int) -> None:
         """Tries to draft one more token at every active row."""
         wanted = np.arange(self.batch.num_rows) + draft_index
-        row, is_past_end = np.minimum(wanted, self.batch.last_row), wanted > self.batch.last_row
+        said, is_past_end = self.batch.said, wanted > self.batch.last_row
+        row = said.rows(np.minimum(wanted, self.batch.last_row), draft_index)
         undecided = self.is_active & (self.width > draft_index)
         self.keep_what_is_known(undecided & ~self.is_on_path & (self.branch < 0) & self.can_stop & self.is_known)
         is_next, branch = np.zeros_like(undecided), self.branch.copy()
@@ -195,10 +198,11 @@ class _Draft:
             if threshold > 0:
                 self.counts.tests += undecided & has_head
                 clears = undecided & self.clears(row, index, threshold, undecided)
-            is_correct = clears & self.is_on_path & ~is_past_end & self.batch.is_accepted[row, index]
-            is_eos = clears & ~is_past_end & self.batch.is_eos_draft[row, index]
+            is_correct = clears & self.is_on_path & ~is_past_end & said.is_accepted[row, index]
+            is_eos = clears & ~is_past_end & said.is_eos_draft[row, index]
             if self.follows:
-                self.follow(branch, clears, is_correct, is_eos, wanted, is_past_end, index)
+                leaves = clears & self.is_on_path & ~is_correct & ~is_past_end
+                self.follow(branch, clears, is_eos, np.flatnonzero(leaves), draft_index, index)
             self.counts.drafted += clears
             self.num_accepted += is_correct
             self.is_done |= is_correct & is_eos
@@ -211,9 +215,12 @@ class _Draft:
 
     def leave_lookups(self, rows: np.ndarray, branch: np.ndarray) -> None:
         """Some rows read an exit's head: those that stand where the context alone is known leave what is known."""
-        if not self.branch_is_lookup_only.any():
+        on_branch = np.flatnonzero(rows & (self.branch >= 0))
+        is_bare = self.branch_is_lookup_only[self.branch[on_branch]] | ~self.is_followed[on_branch]
+        if not is_bare.any():
             return
-        leaves = rows & (self.branch >= 0) & self.branch_is_lookup_only[np.maximum(self.branch, 0)]
+        leaves = np.zeros_like(rows)
+        leaves[on_branch] = is_bare
         self.keep_what_is_known(leaves & self.can_stop & self.is_known)
         self.branch[leaves] = branch[leaves] = -1
 
@@ -228,16 +235,21 @@ class _Draft:
         self,
         branch: np.ndarray,
         clears: np.ndarray,
-        is_correct: np.ndarray,
         is_eos: np.ndarray,
-        wanted: np.ndarray,
-        is_past_end: np.ndarray,
+        leaves: np.ndarray,
+        draft_index: int,
         index: int,
     ) -> None:
-        """Where the drafts that clear an exit lead: `branch` is updated, and `is_eos` for those on one."""
+        """Where the drafts that clear an exit lead: `branch` is updated, and `is_eos` for those on one.
+
+        leaves: rows whose draft has just gone wrong.
+        """
         branches = self.batch.branches
-        leaves = np.flatnonzero(clears & self.is_on_path & ~is_correct & ~is_past_end)
-        branch[leaves] = branches.first[wanted[leaves], index]
+        # branches begin with first drafts: what exits say along them is of drafts counted from there
+        is_followed = draft_index == 0 or self.batch.said.num_drafts == 1
+        if is_followed or self.batch.exit_layers[index] == LOOKUP_EXIT:
+            branch[leaves] = branches.first[leaves + draft_index, index]
+            self.is_followed[leaves] = is_followed
         goes_on = np.flatnonzero(clears & (self.branch >= 0))
         at = self.branch[goes_on]
         is_eos[goes_on] = branches.is_eos_draft[at, index]

@@ -16,6 +16,7 @@ import numpy as np
 
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN
 from specbound_controller.records import Decision, StepRecord
+from specbound_profiling.log.later import Later
 from specbound_profiling.log.trace import PromptTrace
 
 
@@ -82,6 +83,9 @@ class _Place:
         """Rows of the branch from here on."""
         self.along = 0
         """Exit index whose drafts the branch goes along."""
+        self.draft_index = 0
+        self.is_followed = False
+        """Whether what the branch says of exits with a head holds for this step."""
 
     @property
     def is_known(self) -> bool:
@@ -92,7 +96,12 @@ class _Place:
         if self.branch is None or exit_layer == LOOKUP_EXIT:
             return True
         assert self.trace.branches is not None
-        return not self.trace.branches.is_lookup_only[self.branch.start]
+        return self.is_followed and not self.trace.branches.is_lookup_only[self.branch.start]
+
+    @property
+    def said(self) -> PromptTrace | Later:
+        """What the exits say on the true continuation of a draft that stands so far into its step."""
+        return self.trace.said(self.draft_index)
 
     @property
     def row(self) -> int:
@@ -105,16 +114,19 @@ class _Place:
             assert self.trace.branches is not None
             return int(self.trace.branches.draft_token[self.branch.start, index]) in self.trace.eos_tokens
         is_past_end = self.position >= self.trace.num_positions
-        return not is_past_end and int(self.trace.draft_token[self.row, index]) in self.trace.eos_tokens
+        return not is_past_end and int(self.said.draft_token[self.row, index]) in self.trace.eos_tokens
 
     def take(self, index: int, exit_layer: int) -> bool:
         """Goes on with an exit's draft; whether it is accepted."""
         branches = self.trace.branches
         if self.is_on_path:
             self.is_on_path = self.position < self.trace.num_positions and bool(
-                self.trace.is_accepted[self.position, index]
+                self.said.is_accepted[self.position, index]
             )
-            if not self.is_on_path and branches is not None:
+            # branches begin with first drafts: what exits say along them is of drafts counted from there
+            self.is_followed = self.draft_index == 0 or not self.trace.later
+            may_follow = self.is_followed or exit_layer == LOOKUP_EXIT
+            if not self.is_on_path and branches is not None and may_follow:
                 self.branch, self.along = branches.rows.get((self.position, exit_layer)), index
         elif self.branch is not None:
             assert branches is not None
@@ -122,6 +134,7 @@ class _Place:
             rest = range(self.branch.start + 1, self.branch.stop)
             self.branch = rest if rest and tokens[index] == tokens[self.along] else None
         self.position += 1
+        self.draft_index += 1
         return self.is_on_path
 
 

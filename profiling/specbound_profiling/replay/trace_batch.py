@@ -11,6 +11,7 @@ from specbound_controller.errors import InputError
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_profiling.log.trace import PromptTrace, interpolate_confidence
+from specbound_profiling.replay.said import Said
 
 
 class TraceBatch:
@@ -36,10 +37,10 @@ class TraceBatch:
         """Committed tokens before a step that starts at the row. (N,)"""
         self.max_width = np.repeat([t.length_limit for t in traces], lengths) - self.position - 1
         """Tokens still wanted less one: what clips the width. (N,)"""
-        self.is_accepted = np.concatenate([t.is_accepted for t in traces])
-        """(N, E)"""
-        self.is_eos_draft = np.concatenate([np.isin(t.draft_token, list(t.eos_tokens)) for t in traces])
-        """(N, E)"""
+        self.said = Said(traces)
+        """What the exits say of every draft of a step."""
+        self.is_accepted = self.said.is_accepted[: len(self.position)]
+        """Of first drafts. (N, E)"""
         self.has_eos = np.repeat([bool(t.eos_tokens) for t in traces], lengths)
         """Whether a draft of the row's trace may be an end token. (N,)"""
         self.lookups = np.concatenate([t.lookups for t in traces])
@@ -50,18 +51,13 @@ class TraceBatch:
     def num_rows(self) -> int:
         return len(self.position)
 
-    @cached_property
-    def confidence_at(self) -> np.ndarray:
-        """(N, E, K)"""
-        return np.concatenate([t.confidence_at for t in self.traces])
-
     def exit_index(self, exit_layer: int) -> int:
         """Column of an exit layer. Raises InputError where it was not recorded."""
         return self.traces[0].exit_index(exit_layer)
 
     def scores(self, score: AnnealedConfidence, exit_layers: Sequence[int], num_layers: int) -> np.ndarray:
-        """Annealed confidence at every row and some exits; other columns stay nan. (N, E) float64"""
-        return self._annealed(self.confidence_at, score, exit_layers, num_layers)
+        """Annealed confidence at every row of `said` and some exits; other columns stay nan. (D * N, E) float64"""
+        return self._annealed(self.said.confidence_at, score, exit_layers, num_layers)
 
     def branch_scores(self, score: AnnealedConfidence, exit_layers: Sequence[int], num_layers: int) -> np.ndarray:
         """The same at the rows of the branches. (M, E) float64"""

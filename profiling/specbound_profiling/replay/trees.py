@@ -26,6 +26,7 @@ from specbound_controller.trees.exit_growth import ExitGrowth
 from specbound_controller.trees.growth import Children, grow
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.tree import ROOT, DraftTree
+from specbound_profiling.log.later import Later
 from specbound_profiling.log.trace import PromptTrace, interpolate_confidence
 from specbound_profiling.replay.simulate import SimulatedStep
 
@@ -127,25 +128,32 @@ class TreeReplay:
             if known is None and not all(on_path[node] for node in growth.frontier):
                 known = self._known_so_far(draft, start, has_full_signals)
             last = self.trace.num_positions - 1
-            growth.take([proposals[min(start + tree.depths[node], last)] for node in growth.frontier])
+            places = [(tree.depths[node], min(start + tree.depths[node], last)) for node in growth.frontier]
+            growth.take([proposals[min(depth, len(proposals) - 1)][row] for depth, row in places])
         self._verify(draft)
         record = self._record(draft, start, has_full_signals)
         return SimulatedStep(record, record if known is None else replace(known, num_emitted=record.num_emitted))
 
-    def _exit_proposals(self, plan: TreePlan) -> list[list[tuple[int, float]]]:
-        """What the plan's exit proposes at each position of the true text, the best first."""
-        trace, index = self.trace, self.trace.exit_index(plan.exit_layer)
+    def _exit_proposals(self, plan: TreePlan) -> list[list[list[tuple[int, float]]]]:
+        """What the plan's exit proposes as a step's first draft, second, ..., at each position of the true text, the
+        best first."""
+        trace = self.trace
         if trace.candidates is None or trace.candidate_chances is None:
             raise InputError("trees of an exit need a log of schema 3 that holds its candidates; profile again")
         if plan.exit_breadth > trace.candidates.shape[-1]:
             held = trace.candidates.shape[-1]
             raise InputError(f"exit_breadth must be <= {held}, what the log holds, got {plan.exit_breadth}")
-        tokens, chances = trace.candidates[:, index], trace.candidate_chances[:, index].astype(np.float64)
+        return [self._proposed(plan, trace.said(draft_index)) for draft_index in range(1 + len(trace.later))]
+
+    def _proposed(self, plan: TreePlan, said: PromptTrace | Later) -> list[list[tuple[int, float]]]:
+        trace, index = self.trace, self.trace.exit_index(plan.exit_layer)
+        assert said.candidates is not None and said.candidate_chances is not None  # the caller looks
+        tokens, chances = said.candidates[:, index], said.candidate_chances[:, index].astype(np.float64)
         if plan.alpha != 0:
             if trace.sampling_temperature > 0:
                 raise InputError(f"alpha must be 0 in trees on a sampled log, got {plan.alpha}")
             temperature = AnnealedConfidence(plan.alpha).temperature(plan.exit_layer, self.num_layers)
-            best = interpolate_confidence(trace.confidence_at[:, index], trace.temperatures, temperature)
+            best = interpolate_confidence(said.confidence_at[:, index], trace.temperatures, temperature)
             chances = best[:, None] * (chances / chances[:, :1]) ** (1.0 / temperature)
         rows = zip(tokens[:, : plan.exit_breadth].tolist(), chances.tolist(), strict=True)
         return [[pair for pair in zip(*row, strict=False) if pair[0] != NO_TOKEN] for row in rows]

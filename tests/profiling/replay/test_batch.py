@@ -21,6 +21,7 @@ from specbound_profiling.replay.batch import play_rounds, replay_batch
 from specbound_profiling.replay.replay import replay, replay_stepwise
 from specbound_profiling.replay.result import ReplayResult
 from specbound_profiling.replay.trace_batch import TraceBatch
+from tests.profiling.conftest import with_later
 
 TraceOf = Callable[..., PromptTrace]
 EXITS, NUM_LAYERS = (0, 1, 3, 4), 6
@@ -77,10 +78,14 @@ def grid(alpha: float) -> list[Decision]:
     return [action.decision(scores) for action in actions]
 
 
-def random_traces(rng: np.random.Generator, random_trace_of: TraceOf, with_branches_of: TraceOf) -> list[PromptTrace]:
+def random_traces(
+    rng: np.random.Generator, random_trace_of: TraceOf, with_branches_of: TraceOf, num_later: int = 0
+) -> list[PromptTrace]:
+    """num_later: drafts of a step after the first of which exits say something else."""
     traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(7)]
     traces[::2] = [replace(trace, eos_token_ids=(30,)) for trace in traces[::2]]  # drafted on branches only
     traces[::3] = [replace(trace, sampling_temperature=0.7) for trace in traces[::3]]
+    traces = [with_later(rng, trace, num_later) for trace in traces]
     return [with_branches_of(rng, trace, int(rng.integers(2, 7)), rng.random()) for trace in traces]
 
 
@@ -89,7 +94,8 @@ def test_every_step_equals_its_record(
     seed: int, random_trace_of: TraceOf, with_branches_of: TraceOf, costs: CostTable
 ) -> None:
     rng = np.random.default_rng(seed)
-    traces, decisions = random_traces(rng, random_trace_of, with_branches_of), grid(float(rng.choice([0.0, 0.6])))
+    decisions = grid(float(rng.choice([0.0, 0.6])))
+    traces = random_traces(rng, random_trace_of, with_branches_of, seed % 3)
     policy = Hashing(decisions, costs, seed)
     records = replay_stepwise(traces, policy, costs, NUM_LAYERS, "int8", keep_records=True).records
     num_pauses, policy = policy.guard.num_pauses, Hashing(decisions, costs, seed)
@@ -125,7 +131,7 @@ def test_totals_and_estimates_are_equal(
     seed: int, random_trace_of: TraceOf, with_branches_of: TraceOf, costs: CostTable
 ) -> None:
     rng = np.random.default_rng(100 + seed)
-    traces = random_traces(rng, random_trace_of, with_branches_of)
+    traces = random_traces(rng, random_trace_of, with_branches_of, seed % 3)
     fast = replay_batch(TraceBatch(traces), Hashing(grid(0.3), costs, seed), costs, NUM_LAYERS, "none")
     slow = replay_stepwise(traces, Hashing(grid(0.3), costs, seed), costs, NUM_LAYERS, "none")
     assert_equal(fast, slow)

@@ -21,6 +21,7 @@ from specbound_profiling.replay.random_policy import RandomChoice
 from specbound_profiling.replay.replay import PLAIN, replay, replay_static
 from specbound_profiling.replay.simulate import simulate
 from specbound_profiling.replay.trace_batch import TraceBatch
+from tests.profiling.conftest import with_later
 
 TraceOf = Callable[..., PromptTrace]
 EXITS, NUM_LAYERS, W_MAX = (1, 3), 5, 3
@@ -72,9 +73,8 @@ def cheapest_mixture(trace: PromptTrace, costs: CostTable) -> float:
             return 0.0
         context_length, best = trace.prompt_length + start, np.inf
         for width in range(min(W_MAX, trace.num_positions - start - 1) + 1):
-            right = [
-                [e for k, e in enumerate(trace.exit_layers) if trace.is_accepted[start + j, k]] for j in range(width)
-            ]
+            accepted = [trace.said(j).is_accepted[start + j] for j in range(width)]
+            right = [[e for e, is_right in zip(trace.exit_layers, each, strict=True) if is_right] for each in accepted]
             for exits in product(*right):
                 best = min(best, step_s(exits, context_length) + value(start + width + 1))
         return best
@@ -88,6 +88,7 @@ def test_no_policy_passes_the_limit(seed: int, random_trace_of: TraceOf, with_br
     rng = np.random.default_rng(seed)
     exits = (0, 1, 3)
     traces = [with_branches_of(rng, random_trace_of(rng, exits, f"p{i}"), 4, 0.7) for i in range(4)]
+    traces = [with_later(rng, trace, seed % 3) for trace in traces]
     table = CostTable(dict(zip(WORK_NAMES, rng.random(len(WORK_NAMES)), strict=True)), "none", "here", 0.0, 30)
     limit = oracle(traces, table, NUM_LAYERS, W_MAX).seconds
     for _ in range(6):
@@ -116,7 +117,7 @@ def test_limit_prices_are_the_largest_subadditive_ones_below_the_table() -> None
 @pytest.mark.parametrize("seed", range(25))
 def test_oracle_equals_brute_force(seed: int, random_trace_of: TraceOf, costs: CostTable) -> None:
     rng = np.random.default_rng(seed)
-    traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(3)]
+    traces = [with_later(rng, random_trace_of(rng, EXITS, f"p{i}"), seed % 3) for i in range(3)]
     result = oracle(traces, costs, NUM_LAYERS, W_MAX)
     np.testing.assert_allclose(result.seconds, [cheapest_mixture(trace, costs) for trace in traces])
     np.testing.assert_allclose(costs.seconds(result.work), result.seconds)  # these prices are as a limit's must be
@@ -127,7 +128,7 @@ def test_oracle_equals_brute_force(seed: int, random_trace_of: TraceOf, costs: C
 @pytest.mark.parametrize("seed", range(10))
 def test_grid_oracle_equals_brute_force(seed: int, random_trace_of: TraceOf, costs: CostTable) -> None:
     rng = np.random.default_rng(seed)
-    traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(2)]
+    traces = [with_later(rng, random_trace_of(rng, EXITS, f"p{i}"), seed % 3) for i in range(2)]
     score = AnnealedConfidence(0.5)
     grid = [
         PLAIN,
@@ -145,6 +146,7 @@ def test_grid_oracle_of_a_controllers_grid_equals_brute_force(
 ) -> None:
     rng = np.random.default_rng(seed)
     traces = [with_branches_of(rng, random_trace_of(rng, EXITS, f"p{i}"), 4, 0.7) for i in range(2)]
+    traces = [with_later(rng, trace, seed % 3) for trace in traces]
     grid = [a.decision({"annealed": AnnealedConfidence(0.5)}) for a in static_grid(EXITS, (1, 2, 4), (0.4,))]
     result = oracle_grid(traces, costs, NUM_LAYERS, grid)
     np.testing.assert_allclose(result.seconds, [cheapest(trace, grid, costs, only_correct=False) for trace in traces])
@@ -172,6 +174,20 @@ def test_runs_of_correct_drafts_are_counted_from_each_position(trace_of: TraceOf
     trace = trace_of([[1, 1], [0, 1], [1, 1], [1, 1], [1, 0]], (1, 3))
     assert accepted_run(TraceBatch([trace]), 3).T.tolist() == [[1, 0, 3, 2, 1], [3, 3, 2, 1, 0]]
     assert accepted_run(TraceBatch([trace]), 2).T.tolist() == [[1, 0, 2, 2, 1], [2, 2, 2, 1, 0]]
+
+
+@pytest.mark.parametrize("num_later", [0, 1, 3])
+def test_runs_of_correct_drafts_follow_what_is_said_of_each_draft(random_trace_of: TraceOf, num_later: int) -> None:
+    rng = np.random.default_rng(num_later)
+    traces = [with_later(rng, random_trace_of(rng, EXITS, f"p{i}"), num_later) for i in range(6)]
+    expected = []
+    for trace in traces:
+        for start, exit_index in product(range(trace.num_positions), range(len(EXITS))):
+            run = 0
+            while start + run < trace.num_positions and trace.said(run).is_accepted[start + run, exit_index]:
+                run += 1
+            expected.append(min(run, 5))
+    assert accepted_run(TraceBatch(traces), 5).ravel().tolist() == expected
 
 
 def test_perfect_exit_is_used_at_full_width(trace_of: TraceOf, costs: CostTable) -> None:

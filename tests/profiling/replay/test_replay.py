@@ -17,6 +17,7 @@ from specbound_profiling.replay.outcomes import step_outcomes
 from specbound_profiling.replay.replay import PLAIN, replay, replay_static
 from specbound_profiling.replay.simulate import simulate
 from specbound_profiling.replay.trace_batch import TraceBatch
+from tests.profiling.conftest import with_later
 
 TraceOf = Callable[..., PromptTrace]
 EXITS = (1, 3, 4)
@@ -56,7 +57,7 @@ def test_vectorised_outcomes_equal_step_by_step_ones(
     seed: int, random_trace_of: TraceOf, with_branches_of: TraceOf
 ) -> None:
     rng = np.random.default_rng(seed)
-    traces = [random_trace_of(rng, EXITS, f"p{i}") for i in range(4)]
+    traces = [with_later(rng, random_trace_of(rng, EXITS, f"p{i}"), seed % 3) for i in range(4)]
     if seed >= 10:
         traces = [with_branches_of(rng, trace, int(rng.integers(2, 8)), rng.random()) for trace in traces]
     batch, decision = TraceBatch(traces), random_decision(rng)

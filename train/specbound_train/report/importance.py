@@ -94,7 +94,8 @@ def accepted_shares(steps: StepRows, longest: int) -> tuple[np.ndarray, np.ndarr
     batch = steps.batch
     is_known = steps.rows + longest - 1 <= batch.last_row[steps.rows]
     position = np.minimum(steps.rows[:, None] + np.arange(longest), batch.last_row[steps.rows][:, None])
-    accepted = np.logical_and.accumulate(batch.is_accepted[position], axis=1)  # (R, J, E)
+    place = batch.said.rows(position, np.arange(longest))
+    accepted = np.logical_and.accumulate(batch.said.is_accepted[place], axis=1)  # (R, J, E)
     return accepted.mean(axis=(1, 2)), is_known
 
 

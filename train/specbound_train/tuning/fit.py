@@ -35,14 +35,14 @@ def logistic_weights(batch: TraceBatch, exit_layer: int, longest: int) -> tuple[
     of the one before it.
     """
     index = batch.exit_index(exit_layer)
-    signals = exit_signals(batch.traces, batch.exit_layers)[:, index, :NUM_INPUTS].astype(np.float64)
-    accepted = batch.is_accepted[:, index]
+    signals = exit_signals(batch.said.sources, batch.exit_layers)[:, index, :NUM_INPUTS].astype(np.float64)
+    accepted = batch.said.is_accepted[:, index]
     runs, rows = accepted_run(batch, batch.num_rows)[:, index], np.arange(batch.num_rows)
     found: list[tuple[float, ...]] = []
     for place in range(longest):
         starts = rows - place
         is_reached = (batch.position > place) & (runs[np.maximum(starts, 0)] >= place)
-        chosen = np.flatnonzero(is_reached)
+        chosen = batch.said.rows(np.flatnonzero(is_reached), place)
         outcomes = accepted[chosen]
         rarer = min(int(outcomes.sum()), int((~outcomes).sum()))
         if len(chosen) >= MIN_ROWS and rarer >= MIN_ROWS // 5:
@@ -137,11 +137,15 @@ def _speckv_steps(
 def _draft_signals(batch: TraceBatch, exit_index: int, start: np.ndarray, length: np.ndarray) -> np.ndarray:
     """Signals of drafts in the order of `SIGNALS`, as if all their tokens were right. (R,), (R,) -> (R, S) float64"""
     columns = []
+    count = np.minimum(length, batch.last_row[start] + 1 - start)
+    draft = np.arange(max(WIDTHS))
+    is_drafted = draft < count[:, None]
+    place = batch.said.rows(np.minimum(start[:, None] + draft, batch.last_row[start][:, None]), draft)
+    last = batch.said.rows(start + count - 1, count - 1)
     for name in ("confidence", "entropy_nats"):
-        values = np.concatenate([getattr(trace, name)[:, exit_index] for trace in batch.traces]).astype(np.float64)
-        sums = np.concatenate([[0.0], np.cumsum(values)])
-        end = np.minimum(start + length, batch.last_row[start] + 1)
-        columns.append((values[end - 1], (sums[end] - sums[start]) / (end - start)))
+        values = np.concatenate([getattr(source, name)[:, exit_index] for source in batch.said.sources])
+        values = values.astype(np.float64)
+        columns.append((values[last], (values[place] * is_drafted).sum(axis=1) / count))
     (last_confidence, mean_confidence), (last_entropy, mean_entropy) = columns
     signals = np.column_stack([last_confidence, last_entropy, mean_confidence, mean_entropy])
     assert signals.shape[1] == len(SIGNALS)
