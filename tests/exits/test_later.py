@@ -25,7 +25,7 @@ from specbound_profiling.replay.simulate import simulate
 from tests.decoding.random_exits import random_exits
 from tests.step_fields import EXACT_FIELDS
 
-EXITS, NUM_LAYERS, NEW_TOKENS, WIDTH = (0, 1, 3), 4, 40, 4
+EXITS, NUM_LAYERS, NEW_TOKENS, WIDTH = (0, 1, 3), 4, 30, 4
 SAMPLED = {"do_sample": True, "temperature": 0.7, "seed": 3}
 
 
@@ -50,20 +50,33 @@ def record(tiny_model_dir: Path, prompts: list[torch.Tensor]) -> Record:
         recorder = Recorder(ModelAdapter(model, exits.for_model(model)), settings)
         return exits, [recorder.record(ids, index) for index, ids in enumerate(prompts)]
 
-    return recorded
+    kept: dict[str, tuple[TrainedExits, list[PromptTrace]]] = {}
+
+    def once(sampling: dict[str, object], reads_state: bool = True) -> tuple[TrainedExits, list[PromptTrace]]:
+        key = f"{sampling} {reads_state}"
+        if key not in kept:
+            kept[key] = recorded(sampling, reads_state)
+        return kept[key]
+
+    return once
 
 
 @pytest.mark.parametrize("sampling", [{"do_sample": False}, SAMPLED])
-@pytest.mark.parametrize("thresholds", [{1: 0.0}, {3: 0.0}, {1: 0.12}, {0: 0.4, 1: 0.1}, {1: 0.2, 3: 0.05}])
+@pytest.mark.parametrize("shares", [{1: 0.0}, {1: 0.2}, {0: 0.2, 3: 0.0}, {1: 0.5, 3: 0.2}])
 def test_live_steps_are_what_replay_says(
     record: Record,
     prompts: list[torch.Tensor],
     tiny_model_dir: Path,
     sampling: dict[str, object],
-    thresholds: dict[int, float],
+    shares: dict[int, float],
 ) -> None:
-    """Tokens always; all work up to the first wrong draft, and beyond it where the replay says that it knows."""
+    """Tokens always; all work up to the first wrong draft, and beyond it where the replay says that it knows.
+
+    shares: exit layer -> share of its first drafts that its threshold refuses.
+    """
     exits, traces = record(sampling)
+    confidence = np.concatenate([trace.confidence for trace in traces])
+    thresholds = {e: float(np.quantile(confidence[:, EXITS.index(e)], q)) if q else 0.0 for e, q in shares.items()}
     model = greedy_twin(load_model(str(tiny_model_dir)).model, has_end=False)
     policy = StaticPolicy(tuple(thresholds), tuple(thresholds.values()), w_max=WIDTH)
     decoder = SpecBoundDecoder(model, policy, exits=exits)
@@ -84,8 +97,8 @@ def test_live_steps_are_what_replay_says(
             num_changed += bare.num_accepted != step.num_accepted
             start += step.num_emitted
         assert start == trace.num_positions
-    assert num_deep > 3
-    assert num_changed > 0 or thresholds.keys() & {0, 3}  # without what is said of later drafts replay goes astray
+    assert num_deep > 0
+    assert num_changed > 0 or thresholds != {1: 0.0}  # without what is said of later drafts replay goes astray
 
 
 def test_exits_that_do_not_read_the_state_say_one_thing(record: Record) -> None:

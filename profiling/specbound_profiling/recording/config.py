@@ -50,7 +50,8 @@ class ProfileConfig(SamplingConfig, ExitsOption):
     policies with one exit layer exact. One in fifty says how far estimates of what follows wrong drafts are off, for
     about a fifth more time."""
     rollout_width: int | None = None
-    """Longest draft whose rest a roll-out records, at least 1; default: w_max."""
+    """Longest draft whose rest a roll-out records, and whose tokens trained exits that read the verified state are
+    recorded for, each as the draft that it is; at least 1; default: w_max."""
     seed: int = field(default=0, kw_only=True)
     """Seed of sampling (each prompt's is one higher than the last one's), of the choice of roll-outs, and of the random
     decisions that the cost table is measured with."""

@@ -8,7 +8,7 @@ from specbound_controller.errors import InputError, require_at_least, require_on
 
 LOSSES = ("label", "kl", "acceptance", "mixed")
 LOGGERS = ("none", "csv", "tensorboard", "wandb")
-VARIANTS = ("no-state", "one-block", "low-rank", "low-rank-no-state", "unweighted")
+VARIANTS = ("no-state", "one-block", "low-rank", "low-rank-no-state", "unweighted", "raw-start")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from specbound_train.exits.config import TrainExitsConfig
 
 MAIN = "main"
 """The variant that is kept."""
+RAW_START = "raw-start"
+"""The variant that begins at the raw exit (`specbound_train.exits.start`)."""
 CHUNK_ROWS = 512
 """Positions whose logits are there at once: of the teacher, 4 bytes a token of the vocabulary each."""
 

@@ -145,8 +145,9 @@ def _fit(
     """One training. folder: of the run; None keeps no checkpoint and logs nothing"""
     import torch
 
+    from specbound_train.exits.start import start_students
     from specbound_train.exits.students import Teacher, new_modules
-    from specbound_train.exits.training import fit_exits
+    from specbound_train.exits.training import CHECKPOINT, fit_exits
     from specbound_train.loggers import finish, make_logger
 
     teacher = Teacher(adapter, vocabulary, exit_layers)
@@ -154,6 +155,8 @@ def _fit(
         students = new_modules(config, adapter, exit_layers, variants)
         logger = None if folder is None else make_logger(config.logger, str(folder), "exits")
         kept = None if folder is None else folder / UNFINISHED_FOLDER
+        if kept is None or not (kept / CHECKPOINT).exists():
+            start_students(students, teacher, text, config)
         training = fit_exits(config, teacher, students, text, kept, logger, say)
         finish(logger)
     training.students.to(adapter.device).eval()
