@@ -1,4 +1,4 @@
-"""Where training begins: nearer to the full model than the raw exit, for every kind of module that is to begin there."""
+"""Where training begins: nearer to the full model than the raw exit, for each module that is to begin there."""
 
 from pathlib import Path
 
