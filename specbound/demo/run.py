@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from specbound import __version__
+from specbound.bench.transformers_methods import Assistance, TransformersMethod
+from specbound.bench.tuning import fastest
 from specbound.demo.config import DemoConfig
 from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static
 from specbound.evaluation.best_tree import TreeChoice, choose_tree
 from specbound.evaluation.level import Protocol, evaluate_level, timed_prompts
 from specbound.evaluation.rows import EvaluatedRow
-from specbound.evaluation.timing import TimedPrompt
+from specbound.evaluation.timing import Method, TimedPrompt
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.results.report import machine_info, model_info
@@ -40,6 +42,8 @@ COMPRESSION = "none"
 """The demonstration runs in fp32, where outputs are equal token by token."""
 TUNING_TOKENS = 32
 """Tokens of each profiling prompt in the races of static settings and of draft trees."""
+PROMPT_LOOKUP, LOOKUP_LENGTHS, NUM_LOOKUP_PROMPTS = "prompt_lookup", (2, 4, 10), 3
+"""transformers' fastest way to draft without a second model: its lengths, raced on so many of those prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class DemoResult:
     model: dict[str, Any]
     """What a report says of the model."""
     rows: list[Row]
-    """By kind of content, totals last; within it transformers, plain, best static, best tree, controller, oracle."""
+    """By kind of content, totals last; within it transformers and its prompt lookup, plain, best static, best tree,
+    controller, oracle."""
     notes: list[str]
     """One line each."""
     is_trustworthy: bool
@@ -127,6 +132,7 @@ def evaluate(
         traces=log.traces(COMPRESSION),
     )
     static = choose_static(search, say)
+    lookup = _prompt_lookup(loaded, search.prompts[:NUM_LOOKUP_PROMPTS])
     situation = local_situation(loaded.model, costs, say)
     tree = choose_tree(search, situation, say)
     policies: dict[str, Policy] = {
@@ -135,9 +141,23 @@ def evaluate(
         "controller": controller.policy(costs, COMPRESSION),
     }
     protocol = Protocol(config.num_rounds, config.w_max, config.seed, config.allow_noise)
-    level = evaluate_level(loaded, prompts, policies, costs, controller.config.exit_layers, protocol, _say_nothing)
-    notes = [*_choices(static, tree, controller), *_gains(level.rows), *level.conditions()]
+    peers = [Method(lookup.name, lookup.run)]
+    level = evaluate_level(
+        loaded, prompts, policies, costs, controller.config.exit_layers, protocol, _say_nothing, peers
+    )
+    notes = [
+        f"transformers' prompt lookup: {lookup.setting}",
+        *_choices(static, tree, controller),
+        *_gains(level.rows),
+        *level.conditions(),
+    ]
     return DemoResult(model_info(config.model, loaded.model), list(level.rows), notes, level.is_trustworthy)
+
+
+def _prompt_lookup(loaded: LoadedModel, prompts: Sequence[TimedPrompt]) -> TransformersMethod:
+    """transformers' own, at its fastest length."""
+    settings = [Assistance(PROMPT_LOOKUP, length) for length in LOOKUP_LENGTHS]
+    return fastest([TransformersMethod(PROMPT_LOOKUP, loaded.model, each) for each in settings], prompts)
 
 
 def _say_nothing(line: str) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from specbound.bench.suite.cell import THEIRS, Way
+from specbound.bench.suite.cell import Way
 from specbound.bench.suite.store import MeasuredPrompt
 from specbound.evaluation.rows import PLAIN_AT_TOKEN, EvaluatedRow, Evaluation, token_equality, with_oracle
 from specbound.evaluation.timing import PROBE_TOLERANCE
-from specbound.results.rows import interval, number
+from specbound.results.rows import PEERS, interval, number
 from specbound.results.tables import Cells
 
 NAMES = {
@@ -79,7 +79,7 @@ def cell_result(
 
 def _of_theirs(row: EvaluatedRow, way: Way) -> EvaluatedRow:
     """transformers' methods run on the model's own kernels, and draw tokens of their own where they sample."""
-    if row.method not in THEIRS:
+    if row.method not in PEERS:
         return row
     row = replace(row, exactness="token")
     return replace(row, outputs_equal=None, num_differing_tokens=0) if way.temperature else row
