@@ -30,6 +30,7 @@ from specbound_controller.controller import Controller
 from specbound_controller.errors import InputError
 from specbound_controller.figures import share, times
 from specbound_controller.policy import Policy
+from specbound_controller.settings import both
 from specbound_profiling.log.store import StepLog, open_log
 from specbound_profiling.progress import status
 from specbound_profiling.prompts.files import load_prompts
@@ -168,7 +169,9 @@ def _choices(static: StaticChoice, tree: TreeChoice, controller: Controller) -> 
     played = controller.config.static_actions.get(COMPRESSION)
     lines = [f"best static: {static.describe()}", f"best tree: {tree.describe()}"]
     if played is not None:
-        lines.append(f"the controller found nothing faster on its validation prompts than {played.name} at every step")
+        lines.append(
+            f"the controller found nothing faster on its validation prompts than {both(played.name)} at every step"
+        )
     return lines
 
 

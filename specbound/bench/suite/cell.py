@@ -27,6 +27,7 @@ from specbound.evaluation.timing import (
     transformers_method,
 )
 from specbound.evaluation.verify import for_prompt
+from specbound.fitted import named
 from specbound.models.loading import LoadedModel
 from specbound.pricing.local import choose_costs, required_costs
 from specbound.results.rows import PEERS, THEIRS
@@ -154,6 +155,8 @@ class Cell:
         if controller is not None:
             policy = controller.policy(self.costs, way.compression)
             methods.append(policy_method("controller", decoder, policy))
+        for name in self.config.policies:
+            methods.append(policy_method(name, decoder, named(name, model, way.compression, self.costs)))
         return methods
 
     def measure(self, prompts: Sequence[Prompt], first_index: int) -> list[MeasuredPrompt]:
