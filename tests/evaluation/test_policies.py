@@ -60,7 +60,10 @@ def test_without_a_file_there_are_the_policies_of_the_controller() -> None:
     sources = Sources.open(EvaluateConfig(), stored)
     choice = sources.choose("none", COSTS, raced("exit2_width4", "exit2_width4_annealed0.2"))
     assert list(choice.policies) == ["best_static", "best_static_annealed", "best_static_learned", "controller"]
-    assert "controller: found nothing faster in training than exit 3, one token (exit3_width1) at every step" in choice.notes
+    assert (
+        "controller: found nothing faster in training than exit 3, one token (exit3_width1) at every step"
+        in choice.notes
+    )
     assert not set(choice.policies) - set(sources.available)
 
 
