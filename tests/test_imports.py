@@ -42,6 +42,7 @@ ORDER = (
     "specbound.evaluation",
     "specbound.generation",
     "specbound.serve",
+    "specbound.chat",
     "specbound.analysis",
     "specbound.bench",
     "specbound.fit",

@@ -183,12 +183,19 @@ class Controller:
         """Writes `controller.safetensors` and `config.json`; each appears whole or not at all."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = save_arrays({name: np.ascontiguousarray(array) for name, array in self._arrays().items()})
-        text = self.config.to_json(hashlib.sha256(weights).hexdigest())
-        for name, content in ((WEIGHTS_FILE, weights), (CONFIG_FILE, text.encode())):
+        text = self.config.to_json(self.checksum)
+        for name, content in ((WEIGHTS_FILE, self._weights()), (CONFIG_FILE, text.encode())):
             partial = folder / f"{name}.partial"
             partial.write_bytes(content)
             os.replace(partial, folder / name)
+
+    @property
+    def checksum(self) -> str:
+        """sha256 of the weights as a file, which `config.json` names."""
+        return hashlib.sha256(self._weights()).hexdigest()
+
+    def _weights(self) -> bytes:
+        return save_arrays({name: np.ascontiguousarray(array) for name, array in self._arrays().items()})
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """What the weights file holds."""

@@ -1,13 +1,13 @@
 """`specbound generate`: parse, decode, print the text and one line of figures."""
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from specbound.cli.edge import hand_over, say, set_up, show
-from specbound.cli.parsing import parse_config
-from specbound.cli.streams import input_lines, input_text, unicode_text
+from specbound.cli.parsing import gathered, parse_config
+from specbound.cli.streams import input_text, unicode_text
 from specbound.generation.config import GenerateConfig
+from specbound.generation.figures import accepted_from
 from specbound_controller.errors import InputError
 from specbound_controller.figures import number
 
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 
 def run(argv: Sequence[str]) -> int:
     config = parse_config(GenerateConfig, "generate", gathered(with_message(argv), "--stop"))
-    prompt = "" if config.is_conversation else _prompt(config)
+    prompt = _prompt(config)
     set_up(config)
     from specbound.generation.generate import generate
 
-    if config.is_conversation:
-        return _converse(config)
     result = generate(config, prompt)
     text = () if config.stream else (result.text,)
     hand_over(config.json, lambda: show(*text), result.rows, result.model, prompt=prompt, text=result.text)
@@ -42,41 +40,11 @@ def with_message(argv: Sequence[str]) -> list[str]:
     return options
 
 
-def gathered(argv: Sequence[str], flag: str) -> list[str]:
-    """The command line with all values of a repeated option in one list: a value may hold commas and brackets."""
-    others, values = [], []
-    options = iter(argv)
-    for option in options:
-        name, equals, value = option.partition("=")
-        if name != flag:
-            others.append(option)
-        elif equals:
-            values.append(value)
-        else:
-            values.append(next(options, ""))
-    return [*others, flag, json.dumps(values)] if values else others
-
-
 def _prompt(config: GenerateConfig) -> str:
     prompt = input_text() if config.prompt == "-" else config.prompt
     if prompt is None or not prompt.strip():
         raise InputError("--prompt must hold text, got none" + (" on standard input" if config.prompt == "-" else ""))
     return unicode_text(prompt, "--prompt")
-
-
-def _converse(config: GenerateConfig) -> int:
-    """Answers every line of standard input, until it ends."""
-    from specbound.generation.generate import Conversation, prepare, text_streamer
-
-    conversation = Conversation(prepare(config))
-    say(conversation.prepared.costs or "plain decoding")
-    for message in input_lines():
-        streamer = text_streamer(conversation.prepared.loaded) if config.stream else None
-        text, stats = conversation.reply(message, streamer)
-        if not config.stream:
-            print(text, flush=True)
-        say(f"{stats.num_tokens} tokens, {number(stats.tokens_per_second, 1)} tokens/s")
-    return 0
 
 
 def _figures(result: "Generation") -> str:
@@ -88,8 +56,7 @@ def _figures(result: "Generation") -> str:
         f"acceptance rate {own.acceptance_rate:.2f}" if own.acceptance_rate == own.acceptance_rate else "no drafts",
     ]
     if result.accepted:
-        by_count = sorted(result.accepted.items(), key=lambda item: -item[1])
-        parts.append("accepted from " + ", ".join(f"{source} {count}" for source, count in by_count))
+        parts.append(accepted_from(result.accepted))
     for plain in result.rows[1:]:
         parts.append(f"plain: {number(plain.tokens_per_second, 1)} tokens/s")
         if own.speedup == own.speedup:

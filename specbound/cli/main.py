@@ -26,6 +26,7 @@ COMMANDS = {
     "sensitivity": ("specbound.cli.studies:sensitivity", "show by replay how much each setting of SpecBound matters"),
     "ablation": ("specbound.cli.studies:ablation", "show by replay what each of SpecBound's parts is worth"),
     "generate": ("specbound.cli.generate:run", "continue a text, faster, with the same output"),
+    "chat": ("specbound.cli.chat:run", "talk with a model in the terminal, faster, with the same answers"),
     "serve": ("specbound.cli.serve:run", "serve a model with OpenAI's API, faster, with the same output"),
     "export-generate": (
         "specbound.cli.export_generate:run",

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import json
 import math
 import re
 import sys
@@ -173,6 +174,21 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def _has_model(config_class: type) -> bool:
     """Whether a config names a model, which may then be a GGUF file of a folder or a repository."""
     return any(field.name == "model" for field in dataclasses.fields(config_class))
+
+
+def gathered(argv: Sequence[str], flag: str) -> list[str]:
+    """The command line with all values of a repeated option in one list: a value may hold commas and brackets."""
+    others, values = [], []
+    options = iter(argv)
+    for option in options:
+        name, equals, value = option.partition("=")
+        if name != flag:
+            others.append(option)
+        elif equals:
+            values.append(value)
+        else:
+            values.append(next(options, ""))
+    return [*others, flag, json.dumps(values)] if values else others
 
 
 def _take_config_option(argv: Sequence[str]) -> tuple[Path | None, list[str]]:

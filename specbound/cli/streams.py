@@ -94,7 +94,11 @@ def input_text() -> str:
 
 
 def input_lines() -> Iterator[str]:
-    """Lines of standard input as they come, blank ones left out. Raises InputError for what is no text."""
+    """Lines of standard input as they come, without blanks at their ends; blank ones are left out.
+
+    Raises:
+        InputError: it is closed, or no text.
+    """
     if sys.stdin is None:
         raise InputError("standard input is closed, but the messages were to come from there")
     lines = iter(sys.stdin)
@@ -105,9 +109,29 @@ def input_lines() -> Iterator[str]:
             raise InputError(f"standard input must be {error.encoding} text: {error.reason}") from None
         if line is None:
             return
-        text = unicode_text(line, "standard input").removeprefix("\ufeff").strip()
+        text = unicode_text(line, "standard input").removeprefix("\ufeff").rstrip()
         if text:
             yield text
+
+
+def typed_lines(prompt: str = "> ") -> Iterator[str]:
+    """Lines that somebody types, blank ones left out, until Ctrl-D. Ctrl-C at the prompt drops the line."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (`input` edits with it)
+    while True:
+        try:
+            line = input(prompt if sys.stdout.isatty() else "")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            tell("")
+            continue
+        except UnicodeDecodeError as error:
+            tell(f"a line must be {error.encoding} text: {error.reason}")
+            continue
+        if line.strip():
+            yield unicode_text(line, "the line")
 
 
 def unicode_text(text: str, what: str) -> str:

@@ -9,16 +9,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from specbound import __version__
 from specbound.evaluation.level import LevelEvaluation
+from specbound.evaluation.markdown import TITLE, facts_of, tables_of, to_markdown
 from specbound.evaluation.run import EvaluationResult, level_notes, to_report
-from specbound.evaluation.tables import comparison_table, gain_table, heading, label, speed_table
+from specbound.evaluation.tables import heading, label
 from specbound.results.files import write_file
-from specbound.results.report import machine_info, without_nan
-from specbound.results.tables import Cells, markdown, page_table
+from specbound.results.report import without_nan
+from specbound.results.tables import page_table
 from specbound_profiling.report.plots import frame, png
 
-TITLE = "What decoding with drafts is worth"
 _COLOURS = {"controller": "#c1440e", "plain": "#888888", "transformers": "#888888"}
 _OTHERS, _REPLAYED = "#2f6f9f", "#cfdbe6"
 
@@ -30,17 +29,6 @@ def write_files(result: EvaluationResult, out: Path) -> list[Path]:
     return [write_file(out / name, content.encode("utf-8")) for name, content in contents.items()]
 
 
-def to_markdown(result: EvaluationResult) -> str:
-    """Tables and notes."""
-    parts = [f"# {TITLE}\n", _facts(result), "", *(f"* {note}" for note in result.notes)]
-    for level in result.levels:
-        parts += [f"\n## {heading(level)}\n"]
-        for cells in _tables(level):
-            parts += [f"### {cells.title}\n", markdown(cells)]
-        parts += [f"* {note.removeprefix('* ')}" for note in level_notes(level)]
-    return "\n".join([*parts, ""])
-
-
 def to_page(result: EvaluationResult) -> str:
     """One page that needs nothing else."""
     style = (resources.files("specbound_profiling.report") / "page.css").read_text(encoding="utf-8")
@@ -48,13 +36,13 @@ def to_page(result: EvaluationResult) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>specbound evaluate</title><style>\n{style}</style></head><body>",
-        f'<h1>{TITLE}</h1>\n<p class="note">{html.escape(_facts(result))}</p>',
+        f'<h1>{TITLE}</h1>\n<p class="note">{html.escape(facts_of(result))}</p>',
         _list(result.notes),
         _image(png(speedup_figure(result.levels)), "Speedup by method and compression"),
     ]
     for level in result.levels:
         parts.append(f"<h2>{html.escape(heading(level))}</h2>")
-        parts += [f"<h3>{html.escape(cells.title)}</h3>\n{page_table(cells)}" for cells in _tables(level)]
+        parts += [f"<h3>{html.escape(cells.title)}</h3>\n{page_table(cells)}" for cells in tables_of(level)]
         parts.append(_list(level_notes(level)))
     return "\n".join([*parts, "</body></html>\n"])
 
@@ -77,21 +65,6 @@ def speedup_figure(levels: Sequence[LevelEvaluation]) -> Figure:
         frame(axes, grid="x")
     figure.supxlabel("speedup over plain decoding, 95 % interval over prompts; pale: replayed limits", fontsize=8)
     return figure
-
-
-def _tables(level: LevelEvaluation) -> list[Cells]:
-    tables = [speed_table(level), gain_table(level)]
-    return [*tables, comparison_table(level.comparisons)] if level.comparisons else tables
-
-
-def _facts(result: EvaluationResult) -> str:
-    model, machine = result.model, machine_info()
-    parts = [
-        f"model: {Path(model['name']).name} ({model['num_layers']} layers, {model['fingerprint'][:12]})",
-        f"machine: {machine['name']}",
-        f"made by: specbound {__version__}",
-    ]
-    return " · ".join(parts)
 
 
 def _list(notes: Sequence[str]) -> str:

@@ -81,7 +81,12 @@ class TrainedExits:
     @property
     def name(self) -> str:
         """What a controller and a log call the set."""
-        return hashlib.sha256(self._weights).hexdigest()[:NAME_DIGITS]
+        return self.checksum[:NAME_DIGITS]
+
+    @property
+    def checksum(self) -> str:
+        """sha256 of the weights as a file, which `config.json` names."""
+        return hashlib.sha256(self._weights).hexdigest()
 
     @property
     def vocabulary(self) -> DraftVocabulary:
@@ -117,7 +122,7 @@ class TrainedExits:
         """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"schema": SCHEMA, "weights_sha256": hashlib.sha256(self._weights).hexdigest(), **asdict(self.config)}
+        content = {"schema": SCHEMA, "weights_sha256": self.checksum, **asdict(self.config)}
         write_whole(folder / WEIGHTS_FILE, self._weights)
         write_whole(folder / CONFIG_FILE, (json.dumps(content, indent=1, default=dict) + "\n").encode())
         write_whole(folder / CARD_FILE, exits_card(self.config.exit_layers, content, len(self.vocabulary)).encode())

@@ -1,1 +1,1 @@
-"""One text continued, or one conversation, with a controller or plainly. Knows no command line."""
+"""One text continued, with a controller or plainly. Knows no command line."""

@@ -1,4 +1,4 @@
-"""The config of `specbound generate`. Imports no torch, so that `--help` is fast."""
+"""The config of `specbound generate`, and what it shares with `specbound chat`. Imports no torch: `--help` is fast."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,10 @@ from specbound_controller.text_files import is_unicode
 from specbound_controller.trees.names import TREE_NAMES, is_tree_name
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateConfig(SamplingConfig, ExitsOption):
-    """Continues a text, with drafts or plainly; the output is the same."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderConfig(SamplingConfig, ExitsOption):
+    """A model, who drafts for it, and how long an output may be: what commands that write text have in common."""
 
-    prompt: str | None = None
-    """The text to continue, required but with --chat; - reads it from standard input. Where the tokenizer has a chat
-    template, a message."""
     model: str = "demo"
     """demo, smollm2, a folder, a Hugging Face name, or a GGUF file."""
     controller: str | None = None
@@ -46,46 +43,23 @@ class GenerateConfig(SamplingConfig, ExitsOption):
     """Most tokens to generate, at least 1."""
     stop: tuple[str, ...] = ()
     """End after this text; may be given several times."""
-    chat: bool = False
-    """Talk: --chat "TEXT" is one message, and without a text every line of standard input is one, answered in turn."""
-    raw: bool = False
-    """Hand the prompt over as it stands. Otherwise it goes through the chat template, where the tokenizer has one."""
-    stream: bool = False
-    """Print the tokens as they are committed."""
-    compare: bool = False
-    """Decode plainly too, print both speeds and whether the outputs are equal."""
     threads: int = 1
     """CPU threads."""
-    json: str | None = None
-    """File for the results as JSON; - is standard output, where the text is left out."""
 
     def __post_init__(self) -> None:
         SamplingConfig.__post_init__(self)
         require_at_least(1, max_new_tokens=self.max_new_tokens, threads=self.threads)
         require_exactness(self.exactness)
-        if self.prompt is None and not self.chat:
-            raise InputError("--prompt is required; see specbound generate --help")
-        if self.chat and self.raw:
-            raise InputError("chat and raw must not be given together: one asks for the template, one for none")
-        if self.is_conversation and (self.compare or self.json is not None):
-            raise InputError("compare and json need a single message: give --prompt")
         if "" in self.stop:
             raise InputError("stop must hold text, got none")
         if not is_unicode("".join(self.stop)):
             raise InputError("stop must be text in the terminal's encoding, got half of a character")
-        if self.stream and self.json == "-":
-            raise InputError("stream must be off where json is -: both write to standard output")
         if not self.is_folder:
             require_policy_name(self.policy, ("auto", "plain", "a folder of specbound fit", *TREE_NAMES))
         if self.policy != "auto" and self.controller not in (None, "none"):
             raise InputError(f"policy must be auto where a controller is given, got {self.policy!r}")
         if self.own_text is not None and not is_tree_name(self.method):
             raise InputError(f"own_text is read by trees only, got policy {self.method}")
-        if self.compare and self.method == "plain":
-            raise InputError(
-                "compare needs drafts beside plain decoding, got controller none or policy plain: give --policy "
-                "free_tree, which needs no training, or a --controller of this model (specbound fit makes one)"
-            )
 
     @property
     def controller_name(self) -> str:
@@ -106,7 +80,36 @@ class GenerateConfig(SamplingConfig, ExitsOption):
             return "controller"
         return "plain" if self.controller == "none" else "free_tree"
 
-    @property
-    def is_conversation(self) -> bool:
-        """Whether messages are read from standard input, one by one."""
-        return self.chat and self.prompt in (None, "-")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateConfig(DecoderConfig):
+    """Continues a text, with drafts or plainly; the output is the same."""
+
+    prompt: str | None = None
+    """The text to continue, required; - reads it from standard input. Where the tokenizer has a chat
+    template, a message."""
+    chat: bool = False
+    """The prompt is a message, and a model without a chat template is refused; --chat "TEXT" is --chat --prompt "TEXT".
+    A whole conversation: specbound chat."""
+    raw: bool = False
+    """Hand the prompt over as it stands. Otherwise it goes through the chat template, where the tokenizer has one."""
+    stream: bool = False
+    """Print the tokens as they are committed."""
+    compare: bool = False
+    """Decode plainly too, print both speeds and whether the outputs are equal."""
+    json: str | None = None
+    """File for the results as JSON; - is standard output, where the text is left out."""
+
+    def __post_init__(self) -> None:
+        DecoderConfig.__post_init__(self)
+        if self.prompt is None:
+            raise InputError("--prompt is required; see specbound generate --help; specbound chat holds a conversation")
+        if self.chat and self.raw:
+            raise InputError("chat and raw must not be given together: one asks for the template, one for none")
+        if self.stream and self.json == "-":
+            raise InputError("stream must be off where json is -: both write to standard output")
+        if self.compare and self.method == "plain":
+            raise InputError(
+                "compare needs drafts beside plain decoding, got controller none or policy plain: give --policy "
+                "free_tree, which needs no training, or a --controller of this model (specbound fit makes one)"
+            )

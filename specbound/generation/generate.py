@@ -7,14 +7,13 @@ from typing import Any
 
 from torch import Tensor
 from transformers import StopStringCriteria, TextStreamer
-from transformers.cache_utils import Cache
 
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
 from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import find_difference
 from specbound.exits.trained import with_exits
-from specbound.generation.config import GenerateConfig
+from specbound.generation.config import DecoderConfig, GenerateConfig
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, chat_ids, has_chat_template, load_model
@@ -108,7 +107,7 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
     return Generation(text, rows, model, difference, prepared.costs, decoded.stats.accepted_by_source)
 
 
-def prepare(config: GenerateConfig) -> Prepared:
+def prepare(config: DecoderConfig) -> Prepared:
     """Loads the model, and what drafts for it."""
     controller = load_controller(config.controller_name) if config.method == "controller" else None
     loaded = with_exits(load_model(config.model, config.compression), config.exits)
@@ -155,7 +154,7 @@ def _refuse_unsayable(stop: Sequence[str], loaded: LoadedModel) -> None:
 
 
 def _with_tree(
-    config: GenerateConfig,
+    config: DecoderConfig,
     loaded: LoadedModel,
     plain: SpecBoundDecoder,
     settings: dict[str, Any],
@@ -211,23 +210,3 @@ def _compared(
     assert difference is not None
     row = replace(row, outputs_equal=False, num_near_ties=int(difference.is_near_tie))
     return [row, plain_row], difference.describe()
-
-
-class Conversation:
-    """Messages and replies in turn. Every reply continues from the cache of the last one."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        self.prepared = prepared
-        self.messages: list[dict[str, str]] = []
-        self.cache: Cache | None = None
-
-    def reply(self, message: str, streamer: TextStreamer | None = None) -> tuple[str, DecodeStats]:
-        """The model's answer to one more message. Raises InputError where the conversation outgrows the model."""
-        prepared, tokenizer = self.prepared, self.prepared.loaded.tokenizer
-        self.messages.append({"role": "user", "content": message})
-        ids = known_ids(chat_ids(prepared.loaded, self.messages), prepared.loaded, "the message")
-        output = prepared.decoder.decode([ids], streamer=streamer, past_key_values=self.cache, **prepared.arguments)
-        self.cache = output.past_key_values
-        text = tokenizer.decode(output.sequences[0, ids.shape[1] :], skip_special_tokens=True)
-        self.messages.append({"role": "assistant", "content": text})
-        return text, output.stats

@@ -19,6 +19,7 @@ from specbound.models.names import FITTED_FILE, FITTED_FOLDER
 from specbound_controller.card import CARD_FILE, controller_card
 from specbound_controller.controller import CONFIG_FILE, WEIGHTS_FILE, Controller
 from specbound_controller.errors import InputError
+from specbound_controller.text_files import read_json, read_text
 
 PREFIX = "hf:"
 """Before a name that is to be looked up on the Hub in any case."""
@@ -123,6 +124,33 @@ def push_controller(controller: Controller, name: str) -> str:
         raise InputError(
             f"controller could not be pushed to {name!r}: {_line(error)}; log in with hf auth login"
         ) from error
+
+
+def pull_card(name: str) -> tuple[str, str]:
+    """The model card of a repository, and the sha256 of its weights, which a controller and trained exits both name.
+
+    Raises InputError where it cannot be fetched, or holds neither.
+    """
+    folder = pull_folder(name, "model card", (CARD_FILE, CONFIG_FILE), (CARD_FILE, CONFIG_FILE))
+    config = read_json(folder / CONFIG_FILE)
+    checksum = config.get("weights_sha256") if isinstance(config, dict) else None
+    if not isinstance(checksum, str):
+        raise InputError(f"{name!r} on the Hugging Face Hub is neither a controller nor trained exits")
+    return read_text(folder / CARD_FILE), checksum
+
+
+def push_card(text: str, name: str) -> str:
+    """Replaces the model card of a repository; returns where it stands. Raises InputError where that fails."""
+    name = name.removeprefix(PREFIX)
+    try:
+        message = "What decoding with it is worth, measured by specbound evaluate"
+        return str(
+            huggingface_hub.upload_file(
+                repo_id=name, path_or_fileobj=text.encode(), path_in_repo=CARD_FILE, commit_message=message
+            )
+        )
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        raise InputError(f"the model card could not be pushed to {name!r}: {_line(error)}") from error
 
 
 def check_push(name: str) -> None:

@@ -1,6 +1,5 @@
-"""The options of `specbound generate`: sampling, stop texts, exactness, conversations."""
+"""The options of `specbound generate`: sampling, stop texts, exactness, one message."""
 
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -9,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from specbound.assets import demo_controller_dir
-from specbound.cli.generate import gathered
 from specbound.cli.main import main
+from specbound.cli.parsing import gathered
 from specbound_controller.controller import Controller
 
 Run = Callable[..., tuple[int, str, str]]
@@ -94,61 +93,21 @@ def test_chat_applies_the_template(run: Run, chat_model: Path) -> None:
     assert run("--prompt", "the cat", "--raw", model=chat_model)[1] == run("--prompt", "the cat")[1] != written
 
 
-def test_a_conversation_continues_as_a_fresh_run_on_the_whole_text_would(
-    run: Run, chat_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text, replies = "", []
-    for message in ("the cat", "a dog"):
-        text += f"user : {message} . "
-        reply = run("--prompt", text + "then ")[1].strip()
-        replies.append(reply)
-        text += f"assistant : {reply} . "
-    for options in ((), ("--prompt", "-"), ("--stream",)):
-        monkeypatch.setattr("sys.stdin", io.StringIO("the cat\n\n  a dog \n"))
-        code, out, err = run("--chat", "--policy", "plain", *options, model=chat_model)
-        assert code == 0, err
-        assert out.split("\n")[:2] == replies
-        assert err.count("tokens/s") == 2 and "plain decoding" in err
-
-
-def test_later_messages_are_computed_from_the_cache(chat_model: Path) -> None:
-    from specbound.generation.config import GenerateConfig
-    from specbound.generation.generate import Conversation, prepare
-
-    conversation = Conversation(prepare(GenerateConfig(model=str(chat_model), chat=True, max_new_tokens=8)))
-    rows: list[int] = []
-    adapter = conversation.prepared.decoder.adapter
-    adapter.layers[0].register_forward_pre_hook(lambda module, args: rows.append(args[0].shape[1]))
-    conversation.reply("the cat sat on the mat and a dog ran under the tree")
-    first, rows[:] = rows[0], []
-    conversation.reply("two")
-    assert rows[0] < first  # the template's words between the two, and the new message
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--chat", "--prompt", "x"), "chat needs a tokenizer with a chat template"),
         (("--chat", "x", "--raw"), "chat and raw must not be given together"),
-        (("--chat", "--compare", "--controller", "demo"), "compare and json need a single message"),
-        (("--chat", "--json", "x.json"), "compare and json need a single message"),
         (("--prompt", "x", "--stop", ""), "--stop must not be empty"),
         (("--prompt", "x", "--stop"), "--stop must not be empty"),
         (("--prompt", "x", "--top-p", "0.5"), "need sample"),
         (("--prompt", "x", "--exactness", "fp32"), "exactness must be one of token, bitwise, got 'fp32'"),
         (("--prompt", "x", "--compile"), "compile must be False on cpu, because segments are CUDA graphs"),
         ((), "--prompt is required"),
+        (("--chat",), "specbound chat holds a conversation"),
     ],
 )
 def test_wrong_options_are_one_line(run: Run, options: tuple[str, ...], message: str) -> None:
     code, out, err = run(*options)
     assert (code, out) == (2, ""), err
     assert message in err and err.count("\n") == 1
-
-
-def test_a_conversation_that_outgrows_the_model_says_so(
-    run: Run, chat_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("the cat\n" + "the " * 600 + "\n"))
-    code, out, err = run("--chat", model=chat_model)
-    assert code == 2 and out.strip() and "must be <= 512 tokens" in err

@@ -166,8 +166,8 @@ def test_standard_input_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_messages_are_the_lines_that_hold_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", _Input("\ufeffone\r\n\n  \n two \n".encode(), "utf-8"))
-    assert list(input_lines()) == ["one", "two"]
+    monkeypatch.setattr("sys.stdin", _Input("\ufeffone\r\n\n  \n  two \n".encode(), "utf-8"))
+    assert list(input_lines()) == ["one", "  two"]
 
 
 def test_an_argument_of_another_encoding_is_refused_and_utf_8_is_read() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from specbound_profiling.report.records import Bin, ExitCalibration, LevelCalibration
 
@@ -23,10 +24,14 @@ _GREY = "#888888"
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-    return buffer.getvalue()
+    """The figure as a PNG file; the same figure gives the same bytes.
+
+    Of 256 colours, which plots have no more of to tell apart: pages that hold plots are then half as large.
+    """
+    drawn, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    Image.open(drawn).convert("RGB").quantize(256).save(file, format="PNG", optimize=True)
+    return file.getvalue()
 
 
 def reliability_figure(level: LevelCalibration) -> Figure:
