@@ -4,11 +4,16 @@ A function of the text alone, not of the steps that it was drafted in, so that a
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
 
 START = 0.25
 """Before a source has proposed anything."""
 SHARE = 0.125
 """Weight of the newest outcome."""
+
+Mean = TypeVar("Mean", float, np.ndarray)
 
 
 class RecentHits:
@@ -28,9 +33,9 @@ class RecentHits:
 
     def see(self, name: str, is_hit: bool) -> None:
         """A source proposed something, and its first candidate was right or wrong."""
-        self.means[name] = after(self.means[name], is_hit)
+        self.means[name] = after(self.means[name], float(is_hit))
 
 
-def after(mean: float, is_hit: bool) -> float:
-    """The running mean after one more outcome."""
-    return mean + (float(is_hit) - mean) * SHARE
+def after(mean: Mean, outcome: Mean) -> Mean:
+    """The running mean after one more outcome, 1 or 0."""
+    return mean + (outcome - mean) * SHARE

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from specbound_controller.costs import CostTable
+from specbound_controller.mlp import Mlp
 from specbound_controller.sources.bigrams import BigramTable
 from specbound_controller.sources.own_text import OwnText
 from specbound_controller.sources.stores import Stores
+from specbound_controller.trees.node_features import SCORED_SOURCES, input_names
+from specbound_controller.trees.node_score import NodeScore
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.trees.rates import prior_rates
@@ -68,12 +71,23 @@ def traces(trace_of: Callable[..., PromptTrace], rng: np.random.Generator) -> li
     return found
 
 
+def score_of(rng: np.random.Generator) -> NodeScore:
+    """A random network over all sources: sharp, so that scores differ."""
+    num_inputs, hidden = len(input_names(SCORED_SOURCES)), 12
+    weights = rng.normal(size=(hidden, num_inputs)), rng.normal(size=hidden), rng.normal(size=(1, hidden))
+    mlp = Mlp(*(array.astype(np.float32) for array in (*weights, np.array([-1.0]))))
+    return NodeScore(mlp, SCORED_SOURCES, (0.8, 0.9, 1.0, 1.1), (0.1, 0.0, -0.1, 0.2))
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_trees_of_all_places_are_those_of_each(
     traces: list[PromptTrace], rng: np.random.Generator, costs: CostTable, name: str
 ) -> None:
-    for rates in (prior_rates(), rates_of(rng), {"bigrams": prior_rates()["bigrams"]}):
-        plan = TreePlan(rates=rates, stores=stores_of(rng), **PLANS[name])  # type: ignore[arg-type]
+    all_rates, score = prior_rates(), score_of(rng)
+    some = {"bigrams": all_rates["bigrams"]}
+    cases = [(all_rates, None), (rates_of(rng), None), (some, None), (all_rates, score), (some, score)]
+    for rates, own_score in cases:
+        plan = TreePlan(rates=rates, stores=stores_of(rng), score=own_score, **PLANS[name])  # type: ignore[arg-type]
         assert grows_at_once(plan)
         places = [(t, s) for t, trace in enumerate(traces) for s in range(1, trace.num_positions)]
         text, start = np.array(places).T
