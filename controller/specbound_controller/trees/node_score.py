@@ -75,7 +75,7 @@ class NodeScore:
         return self
 
     def of_depths(self, recent: Sequence[float] | np.ndarray) -> np.ndarray:
-        """What the depth of a parent and the sources' recent hits add. recent: (S,) or (n, S) -> (..., MOST_DEPTH, H)"""
+        """What a parent's depth and the sources' recent hits add. recent: (S,) or (n, S) -> (..., MOST_DEPTH, H)"""
         means = np.asarray(recent, dtype=np.float32)
         found = self._of_depths
         for place in range(len(self.sources)):
