@@ -164,6 +164,11 @@ class Controller:
         )
         return used
 
+    def plays_trees(self, compression: str) -> bool:
+        """Whether training found its draft trees faster than its chains at a level, or at the one that stands in."""
+        trees, levels = self.config.trees, self.config.compressions
+        return trees is not None and (compression if compression in levels else levels[0]) in trees.played
+
     def as_if(self, compression: str, used: str) -> "Controller":
         """The same controller, for features that say `compression`, deciding as if they said `used`."""
         if compression == used:

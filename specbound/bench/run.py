@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from specbound.bench.compare import Comparison, Group, conditions
@@ -20,10 +21,12 @@ from specbound.exits.trained import new_adapter, with_exits
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
+from specbound.policies import controller_policy
 from specbound.pricing.local import given_costs, required_costs
 from specbound.results.report import model_info
 from specbound.stores.trees import local_situation
 from specbound_controller.costs import CostTable
+from specbound_controller.trees.settings import TreeSources
 from specbound_profiling.recording.config import auto_exit_layers
 
 
@@ -88,7 +91,9 @@ class Bench:
         if "best_tree" in asked:
             methods.append(self._best_tree(decoder, search))
         if controller is not None and "controller" in asked:
-            methods.append(OurMethod("controller", decoder, controller.policy(costs, self.loaded.compression)))
+            sources = partial(self._sources, costs)
+            policy = controller_policy("controller", self.loaded.compression, costs, controller, sources)
+            methods.append(OurMethod("controller", decoder, policy))
         return Group(methods, costs)
 
     def _search(
@@ -114,6 +119,9 @@ class Bench:
         found = choose_tree(search, situation, self.say)
         self.notes.append(f"best_tree, {search.exactness}: {found.describe()}")
         return OurMethod("best_tree", decoder, found.policy(situation), found.name)
+
+    def _sources(self, costs: CostTable) -> TreeSources:
+        return local_situation(self.loaded.model, costs, self.say).sources()
 
     def _decoder(self, exactness: str) -> SpecBoundDecoder:
         return new_decoder(self.loaded, exactness, self.config.compile)

@@ -113,5 +113,6 @@ def candidates(name: str) -> Iterable[TreeSettings]:
             TreeSettings("best_first", size, b, d, 1, (), 0.0) for size in SIZES for b in (1, 3, 8) for d in (4, 16)
         ]
     if name == "priced_tree":
-        return [TreeSettings("best_first", MOST_NODES, breadth, 16, 1, (), 1.0) for breadth in (1, 8)]
+        sizes = (3, 7, MOST_NODES)  # chances of long paths are the least certain: a bound may pay where prices do not
+        return [TreeSettings("best_first", size, breadth, 16, 1, (), 1.0) for size in sizes for breadth in (1, 8)]
     raise ValueError(f"name must be one of {', '.join(TUNED_TREES)}, got {name!r}")

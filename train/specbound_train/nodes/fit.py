@@ -43,7 +43,11 @@ def sources_of(stores: Stores) -> tuple[str, ...]:
 
 
 def fit_nodes(levels: Sequence[LevelData], stores: Stores, seed: int, fit: Fit) -> NodeScores:
-    """The score of all levels together, calibrated for each source on rows that its networks have not seen."""
+    """The score of all levels together, calibrated for each source on rows that its networks have not seen.
+
+    Calibration takes the candidates that trees would try: what looks best of many is, on the average, worse than it
+    looks, and it is these chances that are multiplied.
+    """
     sources = sources_of(stores)
     parts, folds = list[NodeRows](), list[np.ndarray]()
     for data in levels:
@@ -56,7 +60,8 @@ def fit_nodes(levels: Sequence[LevelData], stores: Stores, seed: int, fit: Fit) 
     logits = np.empty(len(rows))
     for index, mlp in enumerate(mlps):
         logits[fold == index] = mlp(inputs[fold == index])[:, 0]
-    chosen = [rows.source == index for index in range(len(sources))]
+    tried = rows.tried_first(logits)
+    chosen = [tried & (rows.source == index) for index in range(len(sources))]
     values = [platt(logits[own], rows.is_right[own]) for own in chosen]
     slopes, offsets = tuple(slope for slope, _ in values), tuple(offset for _, offset in values)
     whole = average(mlps)

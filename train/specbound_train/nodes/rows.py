@@ -7,7 +7,7 @@ there, as in a tree. Knows no network.
 # K candidates, S sources, n places
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from specbound_profiling.replay.source_arrays import Places, Texts
 
 MOST_PLACES = 12_000
 """Most places of the text whose candidates are rows; a random choice of more."""
+MOST_TRIED = 3
+"""Candidates after one path that trees try, mostly."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +39,8 @@ class NodeRows:
     """(K,) bool"""
     trace: np.ndarray
     """Which of the traces. (K,)"""
+    place: np.ndarray
+    """A number that candidates after the same path share. (K,)"""
 
     def __len__(self) -> int:
         return len(self.is_right)
@@ -54,6 +58,15 @@ class NodeRows:
     def rank(self, sources: Sequence[str]) -> np.ndarray:
         """Its rank there. (K,)"""
         found: np.ndarray = ranks(sources)[self.cells[np.arange(len(self)), self.source]]
+        return found
+
+    def tried_first(self, logits: np.ndarray) -> np.ndarray:
+        """Those that a tree would try: the `MOST_TRIED` best after each path. logits: (K,) -> (K,) bool"""
+        order = np.lexsort((-logits, self.place))
+        place = self.place[order]
+        begins = np.searchsorted(place, place)
+        found = np.zeros(len(self), dtype=bool)
+        found[order[np.arange(len(self)) - begins < MOST_TRIED]] = True
         return found
 
     def by_rates(self, sources: Sequence[str], rates: Mapping[str, Sequence[float]]) -> np.ndarray:
@@ -87,7 +100,7 @@ def node_rows(traces: Sequence[PromptTrace], stores: Stores, sources: Sequence[s
         is_right = found.tokens == texts.tokens[end][:, None]
         place, column = np.nonzero(found.is_one)
         values = (cells[place, column], firsts[place], np.full(len(place), depth), hits[place])
-        parts.append(NodeRows(*values, is_right[place, column], text[place]))
+        parts.append(NodeRows(*values, is_right[place, column], text[place], place))
         goes_on = is_right.any(axis=1) & (start + depth + 1 < lengths[text])
         text, start, hits = text[goes_on], start[goes_on], hits[goes_on]
         if not len(text):
@@ -96,5 +109,7 @@ def node_rows(traces: Sequence[PromptTrace], stores: Stores, sources: Sequence[s
 
 
 def concatenated(parts: Sequence[NodeRows]) -> NodeRows:
-    """All rows of some parts. `trace` is as it was in each."""
-    return NodeRows(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(NodeRows)))
+    """All rows of some parts. `trace` is as it was in each; places of different parts stay different."""
+    ends = np.cumsum([0, *(int(part.place.max(initial=-1)) + 1 for part in parts)])
+    own = [replace(part, place=part.place + end) for part, end in zip(parts, ends[:-1], strict=True)]
+    return NodeRows(*(np.concatenate([getattr(part, field.name) for part in own]) for field in fields(NodeRows)))
