@@ -34,10 +34,10 @@ class VerifyConfig(SamplingConfig):
     """demo, a folder that train-controller wrote, a Hugging Face name, or none. By default demo for the demo model
     only."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
-    """Who drafts, one or several: controller, learned_tree (its draft trees), static (thresholds on annealed confidence), layerskip (a fixed draft),
-    random (other exits, thresholds and widths at every step), trees (other draft trees at every step), fixed settings
-    such as static:lookup0.5+exit4,width2, classes of your own, module:Class. auto: the controller, or layerskip without
-    one, random and trees."""
+    """Who drafts, one or several: controller, learned_tree (its draft trees), static (thresholds on annealed
+    confidence), layerskip (a fixed draft), random (other exits, thresholds and widths at every step), trees (other
+    draft trees at every step), fixed settings such as static:lookup0.5+exit4,width2, classes of your own, module:Class.
+    auto: the controller, or layerskip without one, random and trees."""
     compression: tuple[str, ...] = ("none",)
     """How the weights are held, one or several: none, bf16, fp16, int8, nf4."""
     exactness: str = "token"

@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 
 from specbound_controller.costs import CostTable
-from specbound_controller.mlp import Mlp
 from specbound_controller.sources.bigrams import BigramTable
 from specbound_controller.sources.own_text import OwnText
 from specbound_controller.sources.stores import Stores
-from specbound_controller.trees.node_features import SCORED_SOURCES, input_names
-from specbound_controller.trees.node_score import NodeScore
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.trees.rates import prior_rates
@@ -22,6 +19,7 @@ from specbound_profiling.replay.source_arrays import Texts
 from specbound_profiling.replay.tree_batch import grows_at_once, outcomes
 from specbound_profiling.replay.tree_steps import replay_plan
 from specbound_profiling.replay.trees import TreeReplay, right_path
+from tests.controller.trees.node_scores import random_score
 
 VOCABULARY = 24
 PLANS: dict[str, dict[str, object]] = {
@@ -71,19 +69,11 @@ def traces(trace_of: Callable[..., PromptTrace], rng: np.random.Generator) -> li
     return found
 
 
-def score_of(rng: np.random.Generator) -> NodeScore:
-    """A random network over all sources: sharp, so that scores differ."""
-    num_inputs, hidden = len(input_names(SCORED_SOURCES)), 12
-    weights = rng.normal(size=(hidden, num_inputs)), rng.normal(size=hidden), rng.normal(size=(1, hidden))
-    mlp = Mlp(*(array.astype(np.float32) for array in (*weights, np.array([-1.0]))))
-    return NodeScore(mlp, SCORED_SOURCES, (0.8, 0.9, 1.0, 1.1), (0.1, 0.0, -0.1, 0.2))
-
-
 @pytest.mark.parametrize("name", PLANS)
 def test_trees_of_all_places_are_those_of_each(
     traces: list[PromptTrace], rng: np.random.Generator, costs: CostTable, name: str
 ) -> None:
-    all_rates, score = prior_rates(), score_of(rng)
+    all_rates, score = prior_rates(), random_score(rng)
     some = {"bigrams": all_rates["bigrams"]}
     cases = [(all_rates, None), (rates_of(rng), None), (some, None), (all_rates, score), (some, score)]
     for rates, own_score in cases:
