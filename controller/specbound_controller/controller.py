@@ -117,8 +117,8 @@ class Controller:
         score = LearnedScore(self.score_mlp, config.exit_layers, config.slopes, config.offsets)
         object.__setattr__(self, "score", score)
         object.__setattr__(self, "step_policy", StepPolicy(self.step_mlp, config.actions, self.reads_full_signals))
-        has_trees = config.trees is not None and self.node_mlp is not None
-        object.__setattr__(self, "node_score", config.trees.score(self.node_mlp) if has_trees else None)
+        nodes = None if config.trees is None or self.node_mlp is None else config.trees.score(self.node_mlp)
+        object.__setattr__(self, "node_score", nodes)
 
     @property
     def reads_full_signals(self) -> bool:

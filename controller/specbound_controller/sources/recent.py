@@ -38,4 +38,5 @@ class RecentHits:
 
 def after(mean: Mean, outcome: Mean) -> Mean:
     """The running mean after one more outcome, 1 or 0."""
-    return mean + (outcome - mean) * SHARE
+    found: Mean = mean + (outcome - mean) * SHARE
+    return found
