@@ -105,7 +105,9 @@ def test_learned_growth_is_nearly_the_best_tree(known: KnownText, level: LevelDa
     assert worth["learned"] > worth["counts"]
 
 
-def test_trees_of_the_score_are_priced_by_their_own_speed(known: KnownText, level: LevelData, scores: NodeScores) -> None:
+def test_trees_of_the_score_are_priced_by_their_own_speed(
+    known: KnownText, level: LevelData, scores: NodeScores
+) -> None:
     sources = TreeSources(known.stores, prior_rates())
     growth = grow_by_price([level], scores, sources, 12)
     assert growth["none"].growth == "best_first" and growth["none"].speedup > 1.0

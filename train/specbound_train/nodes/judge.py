@@ -13,7 +13,6 @@ from sklearn.metrics import log_loss
 
 from specbound_controller.costs import CostTable
 from specbound_controller.policy import StaticPolicy
-from specbound_controller.trees.names import TUNED_TREES
 from specbound_controller.trees.node_score import NodeScore
 from specbound_controller.trees.plan import Rates
 from specbound_controller.trees.rates import PRIOR_WEIGHT, prior_rates
@@ -27,6 +26,8 @@ from specbound_train.nodes.fit import NodeScores
 from specbound_train.nodes.rows import NodeRows, concatenated, node_rows
 from specbound_train.tuning.trees import tune_trees
 
+RULES = ("tuned_tree", "priced_tree")
+"""Trees by rates that learned ones are compared with: those that replay grows at all places at once."""
 _TINY = 1e-6
 
 
@@ -162,8 +163,8 @@ def judge_trees(
     found = []
     learned = replace(sources, score=scores.deployed)
     for data in levels:
-        tuned = tune_trees(data.training, sources, data.costs, num_layers, lambda line: None)
-        policies = {name: tuned[name].settings.policy(sources, data.costs, num_layers) for name in TUNED_TREES}
+        tuned = tune_trees(data.training, sources, data.costs, num_layers, lambda line: None, RULES)
+        policies = {name: own.settings.policy(sources, data.costs, num_layers) for name, own in tuned.items()}
         results = {
             name: replay(data.validation, policy, data.costs, num_layers, data.compression)
             for name, policy in policies.items()

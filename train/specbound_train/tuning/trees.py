@@ -37,12 +37,17 @@ class Part:
 
 
 def tune_trees(
-    traces: Sequence[PromptTrace], sources: TreeSources, costs: CostTable, num_layers: int, say: Say
+    traces: Sequence[PromptTrace],
+    sources: TreeSources,
+    costs: CostTable,
+    num_layers: int,
+    say: Say,
+    names: Sequence[str] = TUNED_TREES,
 ) -> dict[str, TunedTree]:
-    """The fastest settings of every rule by replay. traces: each of more than one position."""
+    """The fastest settings of some rules by replay. traces: each of more than one position."""
     chosen = _some(traces)
     part, found = Part(chosen, sources, TreeMemo(chosen)), {}
-    for name in TUNED_TREES:
+    for name in names:
         say(name)
         found[name] = tune_tree(name, [part], costs, num_layers)
     return found
