@@ -32,6 +32,7 @@ from specbound_controller.own_policy import is_own_policy, own_policy
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.settings import Setting, is_setting
 from specbound_controller.trees.names import is_tree_name
+from specbound_controller.trees.settings import TreeSources
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.manifest import read_costs
 from specbound_profiling.recording.config import auto_exit_layers
@@ -144,7 +145,7 @@ def named(
     if name == "plain":
         return StaticPolicy((), w_max=0)
     if name == "controller":
-        return controller_policy(name, compression, costs, controller)
+        return _played(controller, model, compression, costs)
     num_layers = num_layers_of(model)
     if is_own_policy(name):
         return own_policy(name)
@@ -177,7 +178,16 @@ def guarded(
 
 def _controlled(controller: Controller, loaded: LoadedModel, exactness: str, is_compiled: bool) -> Policy:
     costs, _ = choose_costs("auto", controller, loaded, exactness, is_compiled)
-    return controller.policy(costs, loaded.compression)
+    return _played(controller, loaded.model, loaded.compression, costs)
+
+
+def _played(controller: Controller | None, model: PreTrainedModel, compression: str, costs: CostTable) -> Policy:
+    """The controller's chains, or its draft trees where training found them faster."""
+
+    def sources() -> TreeSources:
+        return local_situation(model, costs, _quietly).sources()
+
+    return controller_policy("controller", compression, costs, controller, sources)
 
 
 def _costs(folder: Path, loaded: LoadedModel, exactness: str, is_compiled: bool) -> CostTable:

@@ -3,6 +3,7 @@
 Knows no model. Settings are read from a file that `specbound tune` wrote.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.fingerprint import same_model
+from specbound_controller.guarded import GuardedPolicy
 from specbound_controller.policy import AnnealedConfidence, FixedPolicy, Policy, StaticPolicy
-from specbound_controller.trees.names import TUNED_TREES
+from specbound_controller.trees.names import LEARNED_TREE, TUNED_TREES
 from specbound_controller.trees.settings import TreeSources
 
 STATIC_NAMES = ("best_static", "best_static_annealed")
@@ -146,19 +148,49 @@ def static_policy(action: Action, alpha: float) -> FixedPolicy:
     return FixedPolicy(action.decision({"annealed": AnnealedConfidence(alpha)}))
 
 
-def controller_policy(name: str, compression: str, costs: CostTable, controller: Controller | None) -> Policy:
-    """`controller`, or `best_static_learned`: one action of its grid at every step, behind the same guard.
+def controller_policy(
+    name: str,
+    compression: str,
+    costs: CostTable,
+    controller: Controller | None,
+    sources: Callable[[], TreeSources] | None = None,
+) -> Policy:
+    """`controller`, `learned_tree`, or `best_static_learned`: one action of its grid at every step, behind the same
+    guard.
 
-    Raises InputError where there is no controller.
+    sources: makes what draft trees draw from; None where there is no such thing, and the controller plays chains.
+
+    Raises InputError where there is no controller, or it has no trees and they were asked for.
     """
     if controller is None:
         raise InputError(f"policy {name} needs --controller, a folder that train-controller wrote")
+    if name == LEARNED_TREE:
+        return learned_tree(compression, costs, controller, sources)
     if name == "controller":
-        return controller.policy(costs, compression)
+        if sources is None or not controller.plays_trees(compression):
+            return controller.policy(costs, compression)
+        trees = learned_tree(compression, costs, controller, sources)
+        return GuardedPolicy(trees, costs, controller.config.num_layers)
     action = learned_action(controller, compression, costs)
     level = controller.level_used(compression)
     fixed = replace(controller, config=replace(controller.config, static_actions={level: action}))
     return fixed.policy(costs, compression)
+
+
+def learned_tree(
+    compression: str, costs: CostTable, controller: Controller, sources: Callable[[], TreeSources] | None
+) -> Policy:
+    """Draft trees by the controller's score of nodes, at today's prices. sources: as `controller_policy` takes them.
+
+    Raises InputError where the controller has no trees.
+    """
+    trees, score = controller.config.trees, controller.node_score
+    if trees is None or score is None or sources is None:
+        raise InputError(
+            f"policy {LEARNED_TREE} needs a controller that was trained on a log of schema 3; profile again, and train"
+        )
+    settings = trees.growth[controller.level_used(compression)]
+    return settings.policy(replace(sources(), score=score), costs, controller.config.num_layers)
 
 
 def learned_action(controller: Controller, compression: str, costs: CostTable) -> Action:

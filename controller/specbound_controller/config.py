@@ -12,6 +12,7 @@ from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.costs import WORK_NAMES, CostTable, with_wider_calls
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.score import SIGNAL_NAMES
+from specbound_controller.trees.learned import LearnedTrees
 
 SCHEMA = 3
 """Of `config.json`."""
@@ -64,6 +65,8 @@ class ControllerConfig:
     """Library -> version it was trained with."""
     summary: Mapping[str, Any] = field(default_factory=dict)
     """Figures of the training run, on its validation prompts."""
+    trees: LearnedTrees | None = None
+    """How trees of its node score grow; None where it was trained without trees."""
 
     def __post_init__(self) -> None:
         if self.num_layers < 2:
@@ -92,6 +95,8 @@ class ControllerConfig:
                 raise ValueError("corrections must be within 1e6")
         if any(not abs(value) <= 1e6 for value in (self.alpha, *self.slopes, *self.offsets)) or self.alpha < 0:
             raise ValueError(f"alpha must be in [0, 1e6], slopes and offsets within 1e6, got {self.alpha}")
+        if self.trees is not None and not set(self.trees.growth) <= set(self.compressions):
+            raise ValueError(f"trees must be by compression level trained on, got {tuple(self.trees.growth)}")
         for name, mapping in (("costs", self.costs), ("static_actions", self.static_actions)):
             if not set(mapping) <= set(COMPRESSIONS):
                 raise ValueError(f"{name} must be by compression level, got {tuple(mapping)}")
@@ -108,6 +113,9 @@ class ControllerConfig:
             "static_actions": {name: asdict(action) for name, action in self.static_actions.items()},
             "costs": {name: _cost_content(table) for name, table in self.costs.items()},
         }
+        del content["trees"]
+        if self.trees is not None:
+            content["trees"] = self.trees.to_dict()
         plain = json.loads(json.dumps(content, default=dict))
         return json.dumps(plain | {"config_sha256": content_sha256(plain)}, indent=1) + "\n"
 
@@ -145,6 +153,7 @@ class ControllerConfig:
             without_compression=_boolean(content["without_compression"], "without_compression"),
             versions={name: _text(value, "versions") for name, value in _object(content, "versions").items()},
             summary=_object(content, "summary"),
+            trees=LearnedTrees.from_dict(_object(content, "trees")) if "trees" in content else None,
         )
         return config, _text(content["weights_sha256"], "weights_sha256")
 

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from specbound_controller.mlp import Mlp
 from specbound_controller.score import SIGNAL_NAMES, LearnedScore
 from specbound_controller.step_policy import StepPolicy, solve_rho
 from specbound_controller.text_files import decoded
+from specbound_controller.trees.node_score import NodeScore
 
 WEIGHTS_FILE = "controller.safetensors"
 CONFIG_FILE = "config.json"
@@ -88,21 +89,36 @@ class Controller:
     sample: Sample
     draft_vocabulary: DraftVocabulary | None = None
     """Tokens that the exits read and draft, those of the log it was trained on; None is all. Its decisions say so."""
+    node_mlp: Mlp | None = None
+    """Perceptron of the score of tree nodes, before calibration, where the config says how its trees grow."""
     score: LearnedScore = field(init=False)
     """The calibrated exit score."""
     step_policy: StepPolicy = field(init=False)
     """The step policy on the action grid."""
+    node_score: NodeScore | None = field(init=False)
+    """The calibrated score of tree nodes; None where it was trained without trees."""
 
     def __post_init__(self) -> None:
         config = self.config
-        for name, mlp in (("score", self.score_mlp), ("step", self.step_mlp)):
+        networks = {"score": self.score_mlp, "step": self.step_mlp}
+        if self.node_mlp is not None:
+            networks["nodes"] = self.node_mlp
+        if (config.trees is None) != (self.node_mlp is None):
+            raise ValueError("the nodes network must be there exactly where the config holds trees")
+        for name, mlp in networks.items():
             if any((np.abs(array) > MAX_VALUE).any() for array in mlp.arrays("").values()):
                 raise ValueError(f"weights of the {name} network must be within {MAX_VALUE:g}")
-            if config.without_compression and mlp.weight1[:, is_feature(mlp.num_inputs, "compression_")].any():
+            if (
+                name != "nodes"
+                and config.without_compression
+                and mlp.weight1[:, is_feature(mlp.num_inputs, "compression_")].any()
+            ):
                 raise ValueError(f"the {name} network must not look at the compression level, as the config says")
         score = LearnedScore(self.score_mlp, config.exit_layers, config.slopes, config.offsets)
         object.__setattr__(self, "score", score)
         object.__setattr__(self, "step_policy", StepPolicy(self.step_mlp, config.actions, self.reads_full_signals))
+        nodes = None if config.trees is None or self.node_mlp is None else config.trees.score(self.node_mlp)
+        object.__setattr__(self, "node_score", nodes)
 
     @property
     def reads_full_signals(self) -> bool:
@@ -148,6 +164,11 @@ class Controller:
         )
         return used
 
+    def plays_trees(self, compression: str) -> bool:
+        """Whether training found its draft trees faster than its chains at a level, or at the one that stands in."""
+        trees, levels = self.config.trees, self.config.compressions
+        return trees is not None and (compression if compression in levels else levels[0]) in trees.played
+
     def as_if(self, compression: str, used: str) -> "Controller":
         """The same controller, for features that say `compression`, deciding as if they said `used`."""
         if compression == used:
@@ -157,7 +178,7 @@ class Controller:
         change[FEATURE_NAMES.index(f"compression_{used}")] = 1.0
         before = np.zeros(len(SIGNAL_NAMES) + len(self.config.exit_layers), dtype=np.float32)
         score_mlp = self.score_mlp.shifted(np.concatenate((before, change)))
-        return Controller(self.config, score_mlp, self.step_mlp.shifted(change), self.sample, self.draft_vocabulary)
+        return replace(self, score_mlp=score_mlp, step_mlp=self.step_mlp.shifted(change))
 
     def solve_rho(self, costs: CostTable, compression: str) -> float:
         """Long-run tokens per second of the step policy on the sample's steps of one level, at these costs."""
@@ -205,6 +226,8 @@ class Controller:
             "sample.features": self.sample.features,
             "sample.weights": self.sample.weights,
         }
+        if self.node_mlp is not None:
+            arrays |= self.node_mlp.arrays("nodes")
         if self.draft_vocabulary is not None:
             arrays[DRAFT_VOCABULARY] = self.draft_vocabulary.ids
             if self.draft_vocabulary.exits:
@@ -234,6 +257,7 @@ class Controller:
                 Mlp.from_arrays(arrays, "step"),
                 Sample(arrays["sample.features"], arrays["sample.weights"]),
                 _vocabulary(arrays),
+                None if config.trees is None else Mlp.from_arrays(arrays, "nodes"),
             )
             unknown = sorted(arrays.keys() - controller._arrays().keys())
             if unknown:

@@ -32,7 +32,14 @@ from specbound_controller.figures import DASH, number, share
 from specbound_controller.policy import AnnealedConfidence, Policy, StaticPolicy
 from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.records import Decision
-from specbound_controller.trees.names import BEST_TREE, FREE_ENTRANTS, TUNED_TREES, drafts_trees, is_tree_name
+from specbound_controller.trees.names import (
+    BEST_TREE,
+    FREE_ENTRANTS,
+    LEARNED_TREE,
+    TUNED_TREES,
+    drafts_trees,
+    is_tree_name,
+)
 from specbound_controller.trees.plan import TreePlan
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.store import StepLog, open_log
@@ -171,15 +178,16 @@ class Level:
             return StaticPolicy(config.exit_layers, config.threshold, config.width, config.alpha, None, config.combine)
         if is_written_out(name):
             return written_out(name)
-        if name in CONTROLLER_NAMES:
-            return controller_policy(name, self.compression, self.costs, self.controller)
+        if name in (*CONTROLLER_NAMES, LEARNED_TREE):
+            sources = self.trees.sources if self.log.manifest.stores else None
+            return controller_policy(name, self.compression, self.costs, self.controller, sources)
         if name == BEST_TREE:
             return tree_policy(self.best_tree, self.trees)
         if is_tree_name(name):
             return tree_policy(name, self.trees)
         if name in TUNED_TREES:
             assert self.tuned is not None  # the config sees to it
-            return self.tuned.tree(name, self.compression, self.costs, self.log.tree_sources())
+            return self.tuned.tree(name, self.compression, self.costs, self.trees.sources())
         if name == "random":
             return RandomChoice(self.grid, config.seed)
         if self.tuned is not None:
@@ -214,7 +222,7 @@ def replay_log(config: ReplayConfig, say: Say = lambda line: None) -> Replay:
     controller = _controller(config, log)
     tuned = _tuned(config, log)
     names = _policies(config, controller, tuned, log)
-    for name in CONTROLLER_NAMES:
+    for name in (*CONTROLLER_NAMES, LEARNED_TREE):
         if name in names and controller is None:
             raise InputError(f"policy {name} needs --controller, a folder that train-controller wrote")
     result = Replay(logged_model(root))
@@ -333,6 +341,7 @@ def _policies(
         if tuned is not None:
             names += [*tuned.names, *(tuned.tree_names if has_trees else ())]
         names += [] if controller is None else ["controller"]
+        names += [LEARNED_TREE] if has_trees and controller is not None and controller.node_score is not None else []
         names += ["free_tree"] if has_trees else []
         return tuple(dict.fromkeys([*names, *(name for name in ORACLES if has_trees or name != TREE_ORACLE)]))
     return tuple(dict.fromkeys(("plain", *config.policy)))

@@ -8,14 +8,14 @@ from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 from specbound_controller.policy_names import rejoined, require_policy_name
-from specbound_controller.trees.names import BEST_TREE, TUNED_TREES
+from specbound_controller.trees.names import BEST_TREE, LEARNED_TREE, TUNED_TREES
 
 TUNED_POLICIES = ("best_static_annealed", *BASELINES, *TUNED_TREES)
 """Those that need a file of settings."""
 REPLAYED_POLICIES = (
     *("plain", "static", "best_static", "best_static_learned", "controller"),
     *TUNED_POLICIES,
-    *("random", "oracle", "oracle_grid", "oracle_tree", BEST_TREE),
+    *("random", "oracle", "oracle_grid", "oracle_tree", BEST_TREE, LEARNED_TREE),
 )
 """Policies that `specbound replay` knows beside the names of trees; `specbound.analysis.replay` says what they are."""
 
@@ -36,8 +36,10 @@ class ReplayConfig(ExitsOption):
     (another action at every step), oracle and oracle_grid (clairvoyant: the limit), and from the file of policies
     {TUNED_POLICIES}; fixed settings such as static:lookup0.5+exit4,width2; classes of your own, module:Class.
     Draft trees by name: best_tree (the fastest of six, searched on this log), free_tree, tree7, eagle2, ...
-    (docs/trees.md), and oracle_tree (clairvoyant: the limit of trees of sources that run no layer).
-    auto: plain, best_static, all of the file where there is one, the controller, free_tree, the limits."""
+    (docs/trees.md), and oracle_tree (clairvoyant: the limit of trees of sources that run no layer),
+    learned_tree (by the controller's score of nodes).
+    auto: plain, best_static, all of the file where there is one, the controller and its learned_tree, free_tree, the
+    limits."""
     policies: str | None = None
     """File that specbound tune wrote: the settings of the policies of the literature, and of best_static."""
     controller: str | None = None

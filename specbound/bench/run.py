@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from specbound.bench.compare import Comparison, Group, conditions
@@ -21,11 +22,13 @@ from specbound.fitted import named
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
+from specbound.policies import controller_policy
 from specbound.pricing.local import given_costs, required_costs
 from specbound.results.report import model_info
 from specbound.stores.trees import local_situation
 from specbound_controller.costs import CostTable
 from specbound_controller.settings import in_words
+from specbound_controller.trees.settings import TreeSources
 from specbound_profiling.recording.config import auto_exit_layers
 
 
@@ -91,7 +94,9 @@ class Bench:
         if "best_tree" in asked:
             methods.append(self._best_tree(decoder, search))
         if controller is not None and "controller" in asked:
-            methods.append(OurMethod("controller", decoder, controller.policy(costs, self.loaded.compression)))
+            sources = partial(self._sources, costs)
+            policy = controller_policy("controller", self.loaded.compression, costs, controller, sources)
+            methods.append(OurMethod("controller", decoder, policy))
         for name in self.config.own_policies:
             policy = named(name, self.loaded.model, self.loaded.compression, costs)
             methods.append(OurMethod(name, decoder, policy, in_words(name)))
@@ -120,6 +125,9 @@ class Bench:
         found = choose_tree(search, situation, self.say)
         self.notes.append(f"best_tree, {search.exactness}: {found.describe()}")
         return OurMethod("best_tree", decoder, found.policy(situation), in_words(found.name))
+
+    def _sources(self, costs: CostTable) -> TreeSources:
+        return local_situation(self.loaded.model, costs, self.say).sources()
 
     def _decoder(self, exactness: str) -> SpecBoundDecoder:
         return new_decoder(self.loaded, exactness, self.config.compile)

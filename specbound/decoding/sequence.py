@@ -20,7 +20,7 @@ from specbound.decoding.signals import best_tokens
 from specbound.decoding.step import Draft, DraftChoice
 from specbound_controller.errors import InputError
 from specbound_controller.lookup import ContextLookup, Lookup
-from specbound_controller.sources.recycled import RecycledSource
+from specbound_controller.sources.of_sequence import SequenceSources
 from specbound_controller.sources.source import MOST_CANDIDATES, DraftSource
 from specbound_controller.trees.exit_growth import ExitGrowth
 from specbound_controller.trees.growth import grow
@@ -43,8 +43,8 @@ class Sequence:
         self.logits: list[Tensor] = []
         """The full model's logits (1, V) of every new token, float32, where they were asked for."""
         self._lookup: ContextLookup | None = None
-        self._sources: dict[str, tuple[DraftSource, int]] = {}
-        """Sources of draft trees by name, with how many tokens each has seen."""
+        self._sources = SequenceSources()
+        """Sources of draft trees."""
         self._of_drafts = LogitsProcessorList(p for p in request.processors if type(p) in STATELESS_PROCESSORS)
         self._noise = PositionNoise(request.seed)
         self._is_argmax = not (
@@ -110,29 +110,23 @@ class Sequence:
             num_accepted += is_accepted
             if not is_accepted or self.is_finished:
                 break
-        self._recycle(draft.tokens[: num_accepted + 1], range(num_accepted + 1), logits)
+        self._show(len(emitted), range(num_accepted + 1), logits)
         return emitted, num_accepted
 
     def grow_tree(self, plan: TreePlan, most_depth: int) -> DraftTree:
         """The draft tree after the tokens so far, by the plan's sources, at most so deep."""
-        return grow(self.tokens, self._sources_of(plan), plan, most_depth, self.eos_token_ids)
+        sources = self._sources_of(plan)
+        if plan.score is None:
+            return grow(self.tokens, sources, plan, most_depth, self.eos_token_ids)
+        recent = self._sources.watch(tuple(plan.rates)).of(plan.score.sources)
+        return grow(self.tokens, sources, plan, most_depth, self.eos_token_ids, recent=recent)
 
     def begin_tree(self, plan: TreePlan, most_depth: int) -> ExitGrowth:
         """The same where an exit drafts too: a tree that grows while nodes run to the exit."""
         return ExitGrowth(self.tokens, self._sources_of(plan), plan, most_depth, self.eos_token_ids)
 
     def _sources_of(self, plan: TreePlan) -> list[DraftSource]:
-        return [self._source(name, plan) for name in plan.rates]
-
-    def _source(self, name: str, plan: TreePlan) -> DraftSource:
-        """A source that has seen every committed token."""
-        source, num_seen = self._sources.get(name, (None, 0))
-        if source is None:
-            source = plan.stores.source(name)
-        if num_seen < len(self.tokens):
-            source.extend(self.tokens[num_seen:])
-            self._sources[name] = source, len(self.tokens)
-        return source
+        return self._sources.asked(tuple(plan.rates), plan.stores, self.tokens, len(self.tokens))
 
     def commit_tree(self, tree: DraftTree, logits: Tensor) -> tuple[list[int], list[int]]:
         """Appends the tokens of the path through a tree that the full model takes, and the bonus token after it.
@@ -153,23 +147,26 @@ class Sequence:
             if node >= 0:
                 accepted.append(node)
             if node < 0 or self.is_finished:
-                nodes = [ROOT, *accepted]
-                self._recycle([tree.tokens[each] for each in nodes], nodes, logits)
+                self._show(len(emitted), [ROOT, *accepted], logits)
                 return emitted, accepted
 
-    def _recycle(self, tokens: SequenceOf[int], rows: SequenceOf[int], logits: Tensor) -> None:
-        """Shows the full model's best tokens after verified ones to the source that proposes them again.
+    def _show(self, num_emitted: int, rows: SequenceOf[int], logits: Tensor) -> None:
+        """Shows sources what was verified: what they foretold, and the full model's best tokens to those who ask.
 
-        tokens: the step's root and accepted drafts, of a chain too, so that what the source knows of a text does not
-            depend on how the text was drafted. rows: theirs in the logits.
+        Of chains too, so that what sources know of a text does not depend on how the text was drafted.
+
+        rows: of the step's root and accepted drafts in the logits.
         """
-        source, _ = self._sources.get("recycled", (None, 0))
-        if not isinstance(source, RecycledSource):
+        sources = self._sources
+        if not sources.learns:
             return
-        count = min(MOST_CANDIDATES, logits.shape[1])
-        own = logits[list(rows)] if len(rows) < logits.shape[0] else logits
-        for token, best in zip(tokens, own.topk(count).indices.tolist(), strict=False):
-            source.observe(token, best)
+        best: list[list[int]] = [[] for _ in rows]
+        if sources.recycled is not None:
+            own = logits[list(rows)] if len(rows) < logits.shape[0] else logits
+            best = own.topk(min(MOST_CANDIDATES, logits.shape[1])).indices.tolist()
+        first = len(self.tokens) - num_emitted - 1
+        for position, own_best in enumerate(best[:num_emitted], first):
+            sources.verified(self.tokens, position, own_best)
 
     def draft_token(self, logits: Tensor, drafted: list[int], head: DraftHead | None = None) -> int:
         """The token of `choose_draft` alone, for a draft that nobody tests. logits: as there"""

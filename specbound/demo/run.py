@@ -24,6 +24,7 @@ from specbound.evaluation.timing import Method, TimedPrompt
 from specbound.exits.trained import with_exits
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
+from specbound.policies import controller_policy
 from specbound.results.report import machine_info, model_info
 from specbound.results.rows import Row
 from specbound.stores.trees import local_situation
@@ -145,7 +146,7 @@ def evaluate(
     policies: dict[str, Policy] = {
         "best_static": static.policy(),
         "best_tree": tree.policy(situation),
-        "controller": controller.policy(costs, COMPRESSION),
+        "controller": controller_policy("controller", COMPRESSION, costs, controller, situation.sources),
     }
     protocol = Protocol(config.num_rounds, config.w_max, config.seed, config.allow_noise)
     peers = [Method(lookup.name, lookup.run)]

@@ -11,7 +11,7 @@ from specbound_controller.baselines import BASELINES
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 from specbound_controller.policy_names import rejoined, require_policy_name
-from specbound_controller.trees.names import BEST_TREE, TREE_NAMES, TUNED_TREES
+from specbound_controller.trees.names import BEST_TREE, LEARNED_TREE, TREE_NAMES, TUNED_TREES
 from specbound_profiling.prompts.files import other_prompts
 
 RACED_POLICIES = ("best_static", "best_static_annealed")
@@ -48,7 +48,8 @@ class EvaluateConfig(SamplingConfig, ExitsOption):
     """File with the constants of other systems' rules, tuned on training prompts."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
     """One or several of best_static, best_static_annealed, best_static_learned, controller, from the file {BASELINES},
-    draft trees: best_tree, the fastest of some on the tuning prompts, {TREE_NAMES}, exitE_treeN; guarded fixed settings
+    draft trees: best_tree, the fastest of some on the tuning prompts, learned_tree, by the controller's score of nodes,
+    {TREE_NAMES}, exitE_treeN; guarded fixed settings
     such as static:lookup0.5+exit4,width2; and classes of your own, module:Class. auto: those that need no name written
     out, but trees."""
     tuning_prompts: str | None = None
@@ -98,13 +99,14 @@ class EvaluateConfig(SamplingConfig, ExitsOption):
         if len(set(self.compression)) < len(self.compression):
             raise InputError(f"compression must not repeat a level, got {','.join(self.compression)}")
         for policy in self.asked:
-            require_policy_name(policy, (*EVALUATED_POLICIES, BEST_TREE, *TUNED_TREES, *TREE_NAMES))
+            require_policy_name(policy, (*EVALUATED_POLICIES, BEST_TREE, LEARNED_TREE, *TUNED_TREES, *TREE_NAMES))
             if policy in BASELINES and self.policies is None:
                 raise InputError(f"policy {policy} needs --policies, a file with its constants")
         if self.tuning_source == self.prompts:
             raise InputError(f"tuning_prompts must be other prompts than prompts, got {self.prompts} for both")
-        if "controller" in self.asked and self.controller_name == "none":
-            raise InputError("policy controller needs a controller, got controller none")
+        for policy in {"controller", LEARNED_TREE} & set(self.asked):
+            if self.controller_name == "none":
+                raise InputError(f"policy {policy} needs a controller, got controller none")
 
     @property
     def asked(self) -> tuple[str, ...]:

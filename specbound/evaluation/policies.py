@@ -19,8 +19,7 @@ from specbound_controller.guarded import GuardedPolicy
 from specbound_controller.policy import Policy
 from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.settings import both, in_words, is_setting
-from specbound_controller.trees.names import BEST_TREE, TUNED_TREES, drafts_trees
-from specbound_controller.trees.settings import TreeSources
+from specbound_controller.trees.names import BEST_TREE, LEARNED_TREE, TUNED_TREES, drafts_trees
 
 NEEDS_CONTROLLER = ("best_static_learned", "controller")
 
@@ -45,10 +44,13 @@ class Sources:
             if tuned is not None:
                 tuned.level(compression)
             known = (*sources.available, *(() if tuned is None else tuned.tree_names))
+            if controller is not None and controller.node_score is not None:
+                known = (*known, LEARNED_TREE)
             missing = [
                 name
                 for name in config.asked
-                if name not in known and (name in TUNED_TREES or not (drafts_trees(name) or is_written_out(name)))
+                if name not in known
+                and (name in (LEARNED_TREE, *TUNED_TREES) or not (drafts_trees(name) or is_written_out(name)))
             ]
             if missing:
                 raise InputError(f"policy {missing[0]} needs --policies with its constants, or --controller")
@@ -78,10 +80,10 @@ class Sources:
         """Whether a fixed setting has to be chosen."""
         return bool({*RACED_POLICIES} & {*(self.asked or RACED_POLICIES)})
 
-    @property
-    def needs_trees(self) -> bool:
-        """Whether draft trees are wanted, with what they draw from."""
-        return any(map(drafts_trees, self.asked))
+    def needs_trees(self, compression: str) -> bool:
+        """Whether draft trees are wanted at a level, with what they draw from."""
+        plays = self.controller is not None and self.controller.plays_trees(compression)
+        return any(map(drafts_trees, self.asked)) or (plays and "controller" in (self.asked or self.available))
 
     def choose(
         self,
@@ -104,15 +106,16 @@ class Sources:
                 choice.add(name, self._written_out(name, costs), in_words(name) if is_setting(name) else "")
             elif name in TUNED_TREES:
                 assert trees is not None and self.tuned is not None  # `open` sees to it
-                sources = TreeSources(trees.stores, trees.rates())
-                choice.add(
-                    name, self.tuned.tree(name, compression, costs, sources), self.tuned.describe(name, compression)
-                )
+                policy = self.tuned.tree(name, compression, costs, trees.sources())
+                choice.add(name, policy, self.tuned.describe(name, compression))
+            elif name == LEARNED_TREE:
+                assert trees is not None  # `needs_trees` said so
+                choice.add(name, controller_policy(name, compression, costs, self.controller, trees.sources), "")
             elif drafts_trees(name):
                 assert trees is not None  # `needs_trees` said so
                 choice.add(name, tree_policy(name, trees), "")
             elif name in NEEDS_CONTROLLER:
-                self._add_controllers(choice, name, compression, costs)
+                self._add_controllers(choice, name, compression, costs, trees)
             else:
                 assert self.tuned is not None  # `open` sees to it
                 policy = self.tuned.policy(name, compression, costs, self.controller)
@@ -132,10 +135,13 @@ class Sources:
         elif self.asked or static.action(is_annealed=True) != static.action():
             choice.add(name, static.policy(vocabulary, is_annealed=True), both(static.action(is_annealed=True).name))
 
-    def _add_controllers(self, choice: "Choice", name: str, compression: str, costs: CostTable) -> None:
+    def _add_controllers(
+        self, choice: "Choice", name: str, compression: str, costs: CostTable, trees: TreeSituation | None
+    ) -> None:
         assert self.controller is not None  # the config and `available` see to it
         controller = self.controller
-        policy = controller_policy(name, compression, costs, controller)
+        sources = None if trees is None else trees.sources
+        policy = controller_policy(name, compression, costs, controller, sources)
         if name == "best_static_learned":
             action = learned_action(controller, compression, costs)
             choice.add(name, policy, f"{both(action.name)}, chosen on the steps that the controller carries")
@@ -146,7 +152,9 @@ class Sources:
         if compression != level:
             levels = ", ".join(controller.config.compressions)
             choice.notes.append(f"controller: trained on {levels}, decides as for {level}")
-        if played is not None:
+        if controller.plays_trees(compression):
+            choice.notes.append("controller: plays draft trees by its score of nodes, which were faster in training")
+        elif played is not None:
             choice.notes.append(f"controller: found nothing faster in training than {both(played.name)} at every step")
 
 

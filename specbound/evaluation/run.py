@@ -118,7 +118,7 @@ def _level(
         search = _search(config, loaded, controller, exit_layers, costs)
     if search is not None and sources.needs_race:
         static = choose_static(search, say)
-    if sources.needs_trees:
+    if sources.needs_trees(loaded.compression):
         trees = local_situation(loaded.model, costs, say)
     if search is not None and trees is not None and BEST_TREE in sources.asked:
         best_tree = choose_tree(search, trees, say)

@@ -21,8 +21,10 @@ from specbound.exits.trained import with_exits
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model, require_compression
+from specbound.policies import controller_policy
 from specbound.results.report import model_info
 from specbound.results.rows import Row
+from specbound.stores.trees import local_situation
 from specbound_controller.controller import Controller
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
@@ -30,7 +32,9 @@ from specbound_controller.policy_names import is_written_out, written_out
 from specbound_controller.records import Decision
 from specbound_controller.sources.context import ContextSource
 from specbound_controller.sources.recycled import RecycledSource
+from specbound_controller.trees.names import LEARNED_TREE
 from specbound_controller.trees.plan import TreePlan
+from specbound_controller.trees.settings import TreeSources
 from specbound_profiling.progress import working
 from specbound_profiling.prompts.files import load_prompts
 from specbound_profiling.prompts.tokenization import tokenize_prompts
@@ -161,7 +165,8 @@ def verify(config: VerifyConfig, say: Say) -> Verification:
     """Decodes every prompt plainly and with every policy, at every level. `say` gets a line as each begins."""
     for compression in config.compression:
         require_compression(compression)  # before the first level is decoded
-    controller = load_controller(config.controller_name) if "controller" in config.policies else None
+    is_needed = bool({"controller", LEARNED_TREE} & set(config.policies))
+    controller = load_controller(config.controller_name) if is_needed else None
     prompts = load_prompts(config.prompts, config.num_prompts)
     result = Verification({}, [], [], [])
     for compression in config.compression:
@@ -208,8 +213,13 @@ def new_policy(name: str, loaded: LoadedModel, controller: Controller | None, se
         return StaticPolicy(sorted({shallow, middle}), 0.3, w_max=6, alpha=0.5)
     assert controller is not None  # VerifyConfig checks it
     controller.check_model(model_fingerprint(loaded.model), num_layers)
-    costs = controller.config.costs
-    return controller.policy(costs.get(loaded.compression, next(iter(costs.values()))), loaded.compression)
+    held = controller.config.costs
+    costs = held.get(loaded.compression, next(iter(held.values())))
+
+    def sources() -> TreeSources:
+        return local_situation(loaded.model, costs, lambda line: None).sources()
+
+    return controller_policy(name, loaded.compression, costs, controller, sources)
 
 
 def decode_all(

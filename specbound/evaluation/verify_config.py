@@ -10,8 +10,9 @@ from specbound.models.names import chosen_controller
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
 from specbound_controller.policy_names import rejoined, require_policy_name
+from specbound_controller.trees.names import LEARNED_TREE
 
-VERIFIED_POLICIES = ("controller", "static", "layerskip", "random", "trees")
+VERIFIED_POLICIES = ("controller", LEARNED_TREE, "static", "layerskip", "random", "trees")
 """Policies that `specbound verify` knows."""
 
 
@@ -32,10 +33,10 @@ class VerifyConfig(SamplingConfig, ExitsOption):
     """demo, a folder that train-controller wrote, a Hugging Face name, or none. By default demo for the demo model
     only."""
     policy: Literal["auto"] | tuple[str, ...] = "auto"
-    """Who drafts, one or several: controller, static (thresholds on annealed confidence), layerskip (a fixed draft),
-    random (other exits, thresholds and widths at every step), trees (other draft trees at every step), fixed settings
-    such as static:lookup0.5+exit4,width2, classes of your own, module:Class. auto: the controller, or layerskip without
-    one, random and trees."""
+    """Who drafts, one or several: controller, learned_tree (its draft trees), static (thresholds on annealed
+    confidence), layerskip (a fixed draft), random (other exits, thresholds and widths at every step), trees (other
+    draft trees at every step), fixed settings such as static:lookup0.5+exit4,width2, classes of your own, module:Class.
+    auto: the controller, or layerskip without one, random and trees."""
     compression: tuple[str, ...] = ("none",)
     """How the weights are held, one or several: none, bf16, fp16, int8, nf4."""
     exactness: str = "token"
@@ -59,8 +60,9 @@ class VerifyConfig(SamplingConfig, ExitsOption):
             require_one_of(COMPRESSIONS, compression=level)
         if not self.compression or not self.policy:
             raise InputError("compression and policy must name at least one, got none")
-        if "controller" in self.policies and self.controller_name == "none":
-            raise InputError("policy controller needs a controller, got controller none")
+        for policy in {"controller", LEARNED_TREE} & set(self.policies):
+            if self.controller_name == "none":
+                raise InputError(f"policy {policy} needs a controller, got controller none")
 
     @property
     def controller_name(self) -> str:

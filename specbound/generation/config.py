@@ -10,7 +10,7 @@ from specbound.models.names import chosen_controller
 from specbound_controller.errors import InputError, require_at_least
 from specbound_controller.policy_names import require_policy_name
 from specbound_controller.text_files import is_unicode
-from specbound_controller.trees.names import TREE_NAMES, is_tree_name
+from specbound_controller.trees.names import LEARNED_TREE, TREE_NAMES, is_tree_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,8 @@ class DecoderConfig(SamplingConfig, ExitsOption):
     policy: str = "auto"
     """Who drafts: auto (the controller where there is one; without one a tree of what costs no layer, guarded; plain
     where controller is none), plain, a folder that specbound fit wrote, a tree by name (free_tree, tree3 to tree63,
-    chain4, chain8, eagle2, token_recycling, exitE_treeN), a guarded fixed setting such as
-    static:lookup0.5+exit4,width2, or a class of your own, module:Class."""
+    chain4, chain8, eagle2, token_recycling, exitE_treeN), learned_tree (the controller's own trees), a guarded fixed
+    setting such as static:lookup0.5+exit4,width2, or a class of your own, module:Class."""
     own_text: str | None = None
     """Folder that specbound write left for this model: its habits are one more source of a tree."""
     compression: str = "none"
@@ -55,10 +55,12 @@ class DecoderConfig(SamplingConfig, ExitsOption):
         if not is_unicode("".join(self.stop)):
             raise InputError("stop must be text in the terminal's encoding, got half of a character")
         if not self.is_folder:
-            require_policy_name(self.policy, ("auto", "plain", "a folder of specbound fit", *TREE_NAMES))
-        if self.policy != "auto" and self.controller not in (None, "none"):
+            require_policy_name(self.policy, ("auto", "plain", "a folder of specbound fit", *TREE_NAMES, LEARNED_TREE))
+        if self.policy == LEARNED_TREE and self.controller_name == "none":
+            raise InputError(f"policy {LEARNED_TREE} needs a controller, a folder that train-controller wrote")
+        if self.policy not in ("auto", LEARNED_TREE) and self.controller not in (None, "none"):
             raise InputError(f"policy must be auto where a controller is given, got {self.policy!r}")
-        if self.own_text is not None and not is_tree_name(self.method):
+        if self.own_text is not None and not (is_tree_name(self.method) or self.method in ("controller", LEARNED_TREE)):
             raise InputError(f"own_text is read by trees only, got policy {self.method}")
 
     @property

@@ -17,12 +17,16 @@ from specbound.generation.config import DecoderConfig, GenerateConfig
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, chat_ids, has_chat_template, load_model
+from specbound.policies import controller_policy
 from specbound.pricing.local import choose_costs
 from specbound.results.report import model_info
 from specbound.results.rows import Row
 from specbound.stores.auto import auto_policy
+from specbound.stores.trees import local_situation
 from specbound_controller.errors import InputError, MissingExtraError
 from specbound_controller.policy_names import is_written_out
+from specbound_controller.trees.names import LEARNED_TREE
+from specbound_controller.trees.settings import TreeSources
 from specbound_profiling.prompts.tokenization import known_ids, text_ids
 
 WARM_UP_TOKENS = 8
@@ -59,7 +63,7 @@ class Prepared:
     plain: SpecBoundDecoder
     decoder: SpecBoundDecoder
     method: str
-    """`controller`, a tree by name, or `plain`; then both decoders are one."""
+    """`controller`, `learned_tree`, a tree by name, or `plain`; then both decoders are one."""
     arguments: dict[str, Any]
     """Of every call of a decoder: length, sampling, stop strings."""
     costs: str
@@ -109,7 +113,8 @@ def generate(config: GenerateConfig, prompt: str) -> Generation:
 
 def prepare(config: DecoderConfig) -> Prepared:
     """Loads the model, and what drafts for it."""
-    controller = load_controller(config.controller_name) if config.method == "controller" else None
+    drafts_by_controller = config.method in ("controller", LEARNED_TREE)
+    controller = load_controller(config.controller_name) if drafts_by_controller else None
     loaded = with_exits(load_model(config.model, config.compression), config.exits)
     arguments = {"max_new_tokens": config.max_new_tokens, **config.generate_arguments()}
     if config.stop:
@@ -131,9 +136,14 @@ def prepare(config: DecoderConfig) -> Prepared:
         return _with_tree(config, loaded, plain, settings, arguments)
     controller.check_model(model_fingerprint(loaded.model), plain.adapter.num_layers)
     costs, costs_used = choose_costs(config.costs, controller, loaded, config.exactness, config.compile)
-    policy = controller.policy(costs, loaded.compression)
+    lines = [costs_used]
+
+    def sources() -> TreeSources:
+        return local_situation(loaded.model, costs, lines.append, config.own_text).sources()
+
+    policy = controller_policy(config.method, loaded.compression, costs, controller, sources)
     decoder = SpecBoundDecoder(twin, policy, loaded.compression, **settings)
-    return Prepared(loaded, plain, decoder, "controller", arguments, costs_used)
+    return Prepared(loaded, plain, decoder, config.method, arguments, "; ".join(lines))
 
 
 def _made(decoder: SpecBoundDecoder) -> SpecBoundDecoder:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from specbound.decoding.model.families import num_layers_of
+from specbound.models.fingerprint import model_fingerprint
 from specbound.stores.bigrams import local_bigrams
+from specbound.stores.own_text import load_own_text
 from specbound_controller.costs import CostTable
 from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
@@ -16,6 +19,7 @@ from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.trees.priced import PricedTreePolicy
 from specbound_controller.trees.rates import usable_rates
+from specbound_controller.trees.settings import TreeSources
 
 EXIT_SURVIVAL = 0.6
 """Least survival of a node that runs to the exit of an `exitE_treeN`."""
@@ -43,10 +47,22 @@ class TreeSituation:
         found = usable_rates(self.stores, self.counted)
         return {name: rates for name, rates in found.items() if name != self.left_out}
 
+    def sources(self) -> TreeSources:
+        """What a stored setting of a tree is made a policy with."""
+        return TreeSources(self.stores, self.rates())
 
-def local_situation(model: PreTrainedModel, costs: CostTable, say: Callable[[str], None]) -> TreeSituation:
-    """What trees of a model need on this machine. Its bigrams are made at the first call for it, and kept."""
-    return TreeSituation(Stores(local_bigrams(model, say)), costs, num_layers_of(model))
+
+def local_situation(
+    model: PreTrainedModel, costs: CostTable, say: Callable[[str], None], own_text: str | None = None
+) -> TreeSituation:
+    """What trees of a model need on this machine. Its bigrams are made at the first call for it, and kept.
+
+    own_text: folder that `specbound write` left for the model. Raises InputError where it holds no text of it.
+    """
+    text, rates = None, dict[str, list[float]]()
+    if own_text is not None:
+        text, rates = load_own_text(Path(own_text).expanduser(), model_fingerprint(model))
+    return TreeSituation(Stores(local_bigrams(model, say), text), costs, num_layers_of(model), rates)
 
 
 def free_tree(situation: TreeSituation) -> PricedTreePolicy:

@@ -141,7 +141,8 @@ def test_one_setting_is_not_measured_twice_unless_asked_for() -> None:
 def test_draft_trees_are_evaluated_by_name() -> None:
     config = EvaluateConfig(policy=("best_static", "tree7"), controller="none")
     sources = Sources.open(config, None)
-    assert sources.needs_trees and not Sources.open(EvaluateConfig(controller="none"), None).needs_trees
+    assert sources.needs_trees("none")
+    assert not Sources.open(EvaluateConfig(controller="none"), None).needs_trees("none")
     trees = TreeSituation(Stores(), COSTS, 4)
     choice = Sources(("tree7",), None, None).choose("none", COSTS, None, trees)
     policy = choice.policies["tree7"]

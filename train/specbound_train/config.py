@@ -42,6 +42,8 @@ class TrainConfig:
     """Hidden units of the step policy, 1 to 256."""
     score_hidden_units: int = 16
     """Hidden units of the exit score, 1 to 256."""
+    tree_hidden_units: int = 32
+    """Hidden units of the score of tree nodes, 1 to 256."""
     widths: tuple[int, ...] = WIDTHS
     """Widths of the action grid (draft tokens), ascending, 1 to 64; plain decoding is always in the grid."""
     thresholds: tuple[float, ...] = THRESHOLDS
@@ -83,6 +85,7 @@ class TrainConfig:
         bounds = {
             "hidden_units": (1, 256),
             "score_hidden_units": (1, 256),
+            "tree_hidden_units": (1, 256),
             "epochs": (1, 10_000),
             "max_rounds": (1, 20),
             "max_profiles": (1, 1000),

@@ -30,6 +30,7 @@ from specbound_train.data import LevelData, load_levels
 from specbound_train.finished_fits import FinishedFits
 from specbound_train.loggers import make_logger
 from specbound_train.modules import FitSettings, LossCurve, Rows, average, fit_folds
+from specbound_train.nodes.train import knows_trees, train_trees
 from specbound_train.policy_search import search_corrections
 from specbound_train.rows import (
     CurveRows,
@@ -83,7 +84,9 @@ class Run:
         """One perceptron for each fold, fitted without it."""
         if self.config.without_compression:  # an input that never varies gets no weight
             rows = replace(rows, inputs=np.where(is_feature(rows.inputs.shape[1], "compression_"), 0.0, rows.inputs))
+        return self._fit_folds(name, rows, folds, hidden_units)
 
+    def _fit_folds(self, name: str, rows: Rows, folds: np.ndarray, hidden_units: int) -> tuple[Mlp, ...]:
         def fit_one(fold: int, own: Rows, tune: Rows, settings: FitSettings) -> Mlp:
             full_name = f"{name}_fold{fold}"
             return self.fits.fit(
@@ -91,6 +94,10 @@ class Run:
             )
 
         return fit_folds(rows, folds, self.settings(hidden_units), fit_one)
+
+    def fit_nodes(self, rows: Rows, folds: np.ndarray) -> tuple[Mlp, ...]:
+        """The same of the score of tree nodes, which has no step features."""
+        return self._fit_folds("node_score", rows, folds, self.config.tree_hidden_units)
 
     def first_steps(self, is_training: bool) -> list[StepRows]:
         """Steps of the best static actions with random ones between, of all levels."""
@@ -141,6 +148,10 @@ def fit_controller(config: TrainConfig, logs: Sequence[StepLog], fits: FinishedF
         controller = step_policy.controller
         work.note = "judging by replay"
         levels = tuple(_judge_levels(run, controller))
+        trees = None
+        if knows_trees(logs, run.levels):
+            work.note = "draft trees"
+            trees = train_trees(logs[0], run.levels, levels, config.seed, run.fit_nodes)
     static = {level.compression: level.played_action for level in levels if level.played_action is not None}
     summary = TrainSummary(
         out=config.out,
@@ -154,10 +165,13 @@ def fit_controller(config: TrainConfig, logs: Sequence[StepLog], fits: FinishedF
         alpha=run.alpha,
         exits=_judge_score(run, scores.deployed),
         levels=levels,
+        trees=None if trees is None else trees.summary,
         seconds=0.0,
     )
     kept = {name: value for name, value in without_nan(asdict(summary)).items() if name not in ("out", "seconds")}
     saved = replace(controller, config=replace(controller.config, static_actions=static, summary=kept))
+    if trees is not None:
+        saved = replace(saved, config=replace(saved.config, trees=trees.trees), node_mlp=trees.mlp)
     return FittedController(saved, summary, run.levels, step_policy.steps, fits.curves)
 
 

@@ -7,6 +7,15 @@ from specbound_controller.figures import interval, number, share, times
 from specbound_controller.settings import both, in_words
 from specbound_train.calibration.measures import ExitFit
 from specbound_train.compare import LevelSummary
+from specbound_train.nodes.judge import TreesSummary
+
+SCORES = {
+    "learned": "learned",
+    "rates": "rates of untrained trees",
+    "counts": "counts on the training prompts",
+    "by_hand": "priors by hand",
+}
+"""How a score of tree nodes is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,8 @@ class TrainSummary:
     """Calibration of the exit score on the validation prompts, one for each exit layer."""
     levels: tuple[LevelSummary, ...]
     """Replayed speeds, one for each compression level and sampling temperature."""
+    trees: TreesSummary | None
+    """Draft trees on the validation prompts; None where the logs do not say what they would do."""
     seconds: float
     """Wall time of the run."""
 
@@ -52,6 +63,8 @@ class TrainSummary:
         ]
         for level in self.levels:
             lines += _level_lines(level)
+        if self.trees is not None:
+            lines += _tree_lines(self.trees)
         return "\n".join(lines)
 
 
@@ -65,6 +78,26 @@ def _exit_line(fit: ExitFit) -> str:
 
 def _both(learned: float, confidence: float) -> str:
     return f"{number(learned, 3)} ({number(confidence, 3)})"
+
+
+def _tree_lines(trees: TreesSummary) -> list[str]:
+    lines = [f"score of tree nodes on {trees.num_judged} candidates of the validation prompts:"]
+    lines += [
+        f"  {SCORES[fit.name]}: log loss {number(fit.log_loss, 4)}, AUROC {number(fit.auroc, 3)}, "
+        f"ECE {number(fit.ece, 4)}"
+        for fit in trees.fits
+    ]
+    for level in trees.levels:
+        others = ", ".join(f"{name} {times(speed, 3)}" for name, speed in level.tuned_speedups.items())
+        lines.append(
+            f"  {level.name}: learned_tree {times(level.learned_speedup, 3)} with {number(level.learned_nodes, 1)} "
+            f"nodes a step; by rates {others}; over {level.best_tuned} "
+            f"{number(level.learned_speedup / level.tuned_speedups[level.best_tuned], 3)} "
+            f"({interval(level.gain_low, level.gain_high, 3)})"
+        )
+    played = ", ".join(trees.played)
+    lines.append(f"  the controller plays {f'learned_tree at {played}' if played else 'chains: trees were not faster'}")
+    return lines
 
 
 def _level_lines(level: LevelSummary) -> list[str]:

@@ -1,7 +1,7 @@
 """Grows a draft tree from sources that cost no layer: which nodes stand in it is decided here and nowhere else.
 
-Candidates are scored by the acceptance rates of their cells; where several sources propose a token, the best score
-counts. A node's survival is the product of the scores along its path.
+Candidates are scored by the acceptance rates of their cells, where several sources propose a token by the best of them,
+or by a learned score. A node's survival is the product of the scores along its path.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 
 from specbound_controller.sources.source import TAIL, DraftSource
 from specbound_controller.trees.plan import TreePlan
+from specbound_controller.trees.scored import Scored
 from specbound_controller.trees.tree import ROOT, DraftTree
 
 Child = tuple[float, int, str, int]
@@ -28,6 +29,7 @@ def grow(
     most_depth: int,
     end_tokens: frozenset[int] = frozenset(),
     known: dict[tuple[int, ...], Children] | None = None,
+    recent: Sequence[float] = (),
 ) -> DraftTree:
     """The tree after a sequence.
 
@@ -37,14 +39,18 @@ def grow(
         most_depth: bounds the plan's; 0 leaves the root alone.
         end_tokens: nodes that hold one of them get no children.
         known: newest tokens of a path -> all its candidates by the same sources and rates at this place of the text;
-            used and filled, so that other plans need not ask again.
+            used and filled, so that other plans need not ask again. Not with a learned score, which reads more.
+        recent: how often each source was right lately, for a learned score.
     """
     tree = DraftTree([tokens[-1]])
     asked = [(source, plan.rates[source.name]) for source in sources if source.name in plan.rates]
     tails = [tuple(tokens[-TAIL:])]
+    scored = None if plan.score is None else Scored(plan.score, [source for source, _ in asked], recent)
 
     def expand(node: int) -> Children:
         tail = tails[node]
+        if scored is not None:
+            return scored.children(tail, tree.depths[node], plan.breadth)
         if known is None:
             return children_of(tail, asked, plan.breadth)
         found = known.get(tail)

@@ -25,6 +25,8 @@ the number by price."""
 TUNED_TREES = ("tuned_tree", "tuned_eagle2", "tuned_recycling", "priced_tree")
 """Trees whose constants `specbound tune` chooses: best first with so many nodes, EAGLE-2's beam, Token Recycling's
 shape, and best first with nodes that must pay."""
+LEARNED_TREE = "learned_tree"
+"""Best first by the node score that a controller holds, with nodes that must pay."""
 BEST_TREE = "best_tree"
 """The fastest of some of them."""
 FREE_ENTRANTS = ("chain4", "chain8", "tree3", "tree5", "tree7", "tree15")
@@ -40,8 +42,8 @@ def is_tree_name(name: str) -> bool:
 
 
 def drafts_trees(name: str) -> bool:
-    """Whether a policy of this name drafts trees: a setting, one of a race, or one that was tuned."""
-    return name == BEST_TREE or name in TUNED_TREES or is_tree_name(name)
+    """Whether a policy of this name drafts trees: a setting, one of a race, one that was tuned or learned."""
+    return name in (BEST_TREE, LEARNED_TREE, *TUNED_TREES) or is_tree_name(name)
 
 
 def without(name: str) -> tuple[str, str | None]:

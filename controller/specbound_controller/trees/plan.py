@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from specbound_controller.sources.stores import Stores
+from specbound_controller.trees.node_score import NodeScore
 
 GROWTHS = ("best_first", "eagle2", "fixed")
 """How nodes are chosen: best first by survival; EAGLE-2's beam (2406.16858); fixed numbers of children by rank."""
@@ -49,6 +50,8 @@ class TreePlan:
     node_costs: Sequence[float] = ()
     """What a tree of n nodes costs more than the root alone, in tokens of plain decoding, for n = 0 .. max_nodes. The
     tree is cut where expected tokens less cost is largest; empty: nodes cost nothing."""
+    score: NodeScore | None = None
+    """A learned score, which takes the place of the rates."""
 
     def __post_init__(self) -> None:
         if self.max_nodes < 0 or self.breadth < 1 or self.max_depth < 1:
@@ -65,5 +68,10 @@ class TreePlan:
             )
         if self.exit_layer > 0 and self.growth != "best_first":
             raise ValueError(f"growth must be best_first where an exit drafts, got {self.growth!r}")
+        if self.score is not None and (self.exit_layer > 0 or not set(self.rates) <= set(self.score.sources)):
+            raise ValueError(
+                f"score knows candidates of {', '.join(self.score.sources)} alone, got exit_layer {self.exit_layer} "
+                f"and sources {', '.join(self.rates)}"
+            )
         if self.node_costs and len(self.node_costs) != self.max_nodes + 1:
             raise ValueError(f"node_costs must be {self.max_nodes + 1} numbers, got {len(self.node_costs)}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from specbound_controller.costs import CostTable
 from specbound_controller.sources.stores import Stores
 from specbound_controller.trees.names import TUNED_TREES
+from specbound_controller.trees.node_score import NodeScore
 from specbound_controller.trees.plan import GROWTHS, Rates, TreePlan
 from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.trees.priced import row_seconds
@@ -37,6 +38,8 @@ class TreeSources:
     stores: Stores = field(default_factory=Stores)
     rates: Rates = field(default_factory=dict)
     """Of the sources that there are."""
+    score: NodeScore | None = None
+    """A learned score in place of the rates; its sources alone are asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class TreeSettings:
         """The plan at the prices of a machine."""
         is_fixed = self.growth == "fixed"
         chosen = {name: rates for name, rates in sources.rates.items() if not is_fixed or name in RECYCLING_SOURCES}
+        if sources.score is not None:
+            chosen = {name: rates for name, rates in chosen.items() if name in sources.score.sources}
         node_costs: tuple[float, ...] = ()
         if self.speedup > 0:
             seconds = row_seconds(costs, num_layers, self.max_nodes)
@@ -84,6 +89,7 @@ class TreeSettings:
             beam=self.beam,
             children=self.shape,
             node_costs=node_costs,
+            score=sources.score,
         )
 
     def policy(self, sources: TreeSources, costs: CostTable, num_layers: int) -> TreePolicy:
@@ -107,5 +113,6 @@ def candidates(name: str) -> Iterable[TreeSettings]:
             TreeSettings("best_first", size, b, d, 1, (), 0.0) for size in SIZES for b in (1, 3, 8) for d in (4, 16)
         ]
     if name == "priced_tree":
-        return [TreeSettings("best_first", MOST_NODES, breadth, 16, 1, (), 1.0) for breadth in (1, 8)]
+        sizes = (3, 7, MOST_NODES)  # chances of long paths are the least certain: a bound may pay where prices do not
+        return [TreeSettings("best_first", size, breadth, 16, 1, (), 1.0) for size in sizes for breadth in (1, 8)]
     raise ValueError(f"name must be one of {', '.join(TUNED_TREES)}, got {name!r}")

@@ -72,6 +72,12 @@ class Texts:
         end = self.first[text] + self.prompt_lengths[text] + start
         return Places(text, start, end, self.before(end, text))
 
+    def rows(self, text: np.ndarray, start: np.ndarray | int) -> np.ndarray:
+        """Where a place stands among the generated tokens of all texts, one after the other. (n,)"""
+        lengths = self.num_positions
+        found: np.ndarray = (np.cumsum(lengths) - lengths)[text] + start
+        return found
+
     def before(self, end: np.ndarray, text: np.ndarray) -> np.ndarray:
         """The newest tokens before some places, `NOTHING` before the text. (n, 8)"""
         at = end[:, None] - np.arange(TAIL, 0, -1)

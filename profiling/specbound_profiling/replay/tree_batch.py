@@ -12,13 +12,11 @@ from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.trees.growth import cheapest_floor
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.tree import ROOT
+from specbound_profiling.replay.candidate_arrays import NEVER, ByRates, ByScore, Judge, candidates, recent_hits
 from specbound_profiling.replay.source_arrays import ARRAY_SOURCES, NOTHING, ArraySource, Places, Texts
 
 AT_ONCE = 2048
 """Places whose trees grow together: their candidates stay in fast memory."""
-_NEVER = -1.0
-_NO_TOKEN = -2
-"""Equals no token, nor `NOTHING`."""
 
 
 def grows_at_once(plan: TreePlan) -> bool:
@@ -29,42 +27,29 @@ def grows_at_once(plan: TreePlan) -> bool:
 
 def outcomes(texts: Texts, plan: TreePlan, text: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Draft tokens of the tree at each place, and how many of them are right, one after the other. (n,), (n,)"""
-    asked = [(texts.source(name, plan.stores), np.array(plan.rates[name])) for name in plan.rates]
+    asked = [texts.source(name, plan.stores) for name in plan.rates]
+    names, hits = tuple(plan.rates), np.zeros((0, 0))
+    if plan.score is not None:
+        hits = recent_hits(texts, names, asked, plan.score.sources)[texts.rows(text, start)]
     parts = []
     for first in range(0, len(text), AT_ONCE):
-        places = texts.places(text[first : first + AT_ONCE], start[first : first + AT_ONCE])
-        parts.append(_Growth(texts, plan, asked, places).run())
+        part = slice(first, first + AT_ONCE)
+        places = texts.places(text[part], start[part])
+        judge: Judge = ByRates(plan.rates) if plan.score is None else ByScore(plan.score, names, hits[part])
+        parts.append(_Growth(texts, plan, asked, judge, places).run())
     if not parts:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-
-
-def candidates(places: Places, asked: Sequence[tuple[ArraySource, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of all sources and their scores, `_NEVER` for none; each token stands once, where it stood first, with
-    the best of its scores. (n, W), (n, W) float64"""
-    count = len(places.text)
-    tokens, scores = np.zeros((count, 0), dtype=np.int32), np.zeros((count, 0))
-    for source, rates in asked:
-        found, cells = source.propose(places)
-        own = np.where(found == NOTHING, _NO_TOKEN, found).astype(np.int32)
-        own_scores = np.where(found == NOTHING, _NEVER, rates[cells])
-        again = np.flatnonzero(tokens[:, :, None] == own[:, None, :])  # in one dimension it is much faster
-        row, held, place = np.unravel_index(again, (count, tokens.shape[1], own.shape[1]))
-        scores[row, held] = np.maximum(scores[row, held], own_scores[row, place])
-        own_scores[row, place] = _NEVER
-        own[own_scores == _NEVER] = NOTHING
-        tokens, scores = np.concatenate((tokens, own), axis=1), np.concatenate((scores, own_scores), axis=1)
-    return tokens, scores
 
 
 class _Growth:
     """The trees of some places while they grow, one node in each at a time."""
 
     def __init__(
-        self, texts: Texts, plan: TreePlan, asked: Sequence[tuple[ArraySource, np.ndarray]], places: Places
+        self, texts: Texts, plan: TreePlan, asked: Sequence[ArraySource], judge: Judge, places: Places
     ) -> None:
         count, most = len(places.text), plan.max_nodes
-        self.plan, self.asked, self.places = plan, asked, places
+        self.plan, self.asked, self.judge, self.places = plan, asked, judge, places
         self.ends = _padded([sorted(trace.eos_tokens) for trace in texts.traces])[places.text]
         limits = np.array([trace.length_limit for trace in texts.traces])[places.text]
         self.most_depth = np.minimum(plan.max_depth, limits - places.start - 1)
@@ -83,7 +68,7 @@ class _Growth:
         """The last node of the true path so far. (n,)"""
         self.is_right = np.zeros((count, most + 1), dtype=bool)
         self.taken = np.zeros((count, most + 1), dtype=np.int64)
-        self.best = np.full((count, most + 1), _NEVER)
+        self.best = np.full((count, most + 1), NEVER)
         """The best survival among a node's candidates that are no nodes yet. (n, N)"""
         self.tokens: np.ndarray | None = None
         """Candidates of each node. (n, N, W)"""
@@ -116,11 +101,12 @@ class _Growth:
         """Asks the sources what comes after a node of each row."""
         places = self.places.some(rows)
         places = Places(places.text, places.start, places.end, self.tails[rows, node])
-        tokens, scores = candidates(places, self.asked)
-        survivals = np.where(scores >= 0.0, scores * self.survivals[rows, node][:, None], _NEVER)
+        found = candidates(places, self.asked)
+        tokens, scores = found.tokens, self.judge.scores(found, rows, self.depths[rows, node])
+        survivals = np.where(scores >= 0.0, scores * self.survivals[rows, node][:, None], NEVER)
         if self.tokens is None or self.waiting is None:
             shape = (*self.best.shape, tokens.shape[1])
-            self.tokens, self.waiting = np.full(shape, NOTHING), np.full(shape, _NEVER)
+            self.tokens, self.waiting = np.full(shape, NOTHING), np.full(shape, NEVER)
         self.tokens[rows, node], self.waiting[rows, node] = tokens, survivals
         self.best[rows, node] = survivals.max(axis=1)
 
@@ -130,9 +116,9 @@ class _Growth:
         siblings = self.waiting[rows, parent]
         which = siblings.argmax(axis=1)
         token = self.tokens[rows, parent, which]
-        siblings[np.arange(len(rows)), which] = _NEVER
+        siblings[np.arange(len(rows)), which] = NEVER
         self.taken[rows, parent] += 1
-        siblings[self.taken[rows, parent] >= self.plan.breadth] = _NEVER
+        siblings[self.taken[rows, parent] >= self.plan.breadth] = NEVER
         self.waiting[rows, parent] = siblings
         self.best[rows, parent] = siblings.max(axis=1)
         depth = self.depths[rows, parent] + 1

@@ -20,7 +20,7 @@ from specbound_controller.errors import InputError
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, StepRecord
-from specbound_controller.sources.recycled import RecycledSource
+from specbound_controller.sources.of_sequence import SequenceSources
 from specbound_controller.sources.source import TAIL, DraftSource
 from specbound_controller.trees.exit_growth import ExitGrowth
 from specbound_controller.trees.growth import Children, grow
@@ -48,10 +48,9 @@ class TreeReplay:
         self.tokens: list[int] = [*trace.prompt_tokens.tolist(), *trace.tokens.tolist()]
         self.eos_tokens = trace.eos_tokens
         self._best: list[list[int]] = trace.best_tokens.tolist()
-        self._sources: dict[str, tuple[DraftSource, int]] = {}
-        """Sources by name, with how many tokens each has seen."""
-        self._num_recycled = 0
-        """Positions whose best tokens the source `recycled` has seen, or that came before it."""
+        self._sources = SequenceSources()
+        self._num_verified: int | None = None
+        """Positions that sources were shown, or that came before them; None where none was asked."""
 
     def step(self, start: int, decision: Decision, has_full_signals: bool = False) -> SimulatedStep:
         """What a step would do, from `start` >= 1 tokens generated, by a decision that has a tree."""
@@ -74,7 +73,10 @@ class TreeReplay:
     ) -> DraftTree:
         """The tree of sources that run no layer. known: as `trees.growth.grow` takes it."""
         tail, sources, most = self._grown_after(plan, start, most_depth)
-        return grow(tail, sources, plan, most, self.eos_tokens, known)
+        if plan.score is None:
+            return grow(tail, sources, plan, most, self.eos_tokens, known)
+        recent = self._sources.watch(tuple(plan.rates)).of(plan.score.sources)
+        return grow(tail, sources, plan, most, self.eos_tokens, recent=recent)
 
     def true_run(self, plan: TreePlan, start: int, most: int) -> int:
         """True tokens in a row, at most so many, that the plan's sources propose to a step which begins at `start`."""
@@ -90,25 +92,16 @@ class TreeReplay:
     def _grown_after(self, plan: TreePlan, start: int, most_depth: int) -> tuple[list[int], list[DraftSource], int]:
         """Newest tokens, sources, and the depth that is left."""
         end = self.trace.prompt_length + start
-        sources = [self._source(name, plan, start) for name in plan.rates]
+        self._show_until(start)
+        sources = self._sources.asked(tuple(plan.rates), plan.stores, self.tokens, end)
         return self.tokens[max(0, end - TAIL) : end], sources, min(most_depth, self.trace.length_limit - start - 1)
 
-    def _source(self, name: str, plan: TreePlan, start: int) -> DraftSource:
-        """A source that has seen what it would have seen live."""
-        source, num_seen = self._sources.get(name, (None, 0))
-        if source is None:
-            source = plan.stores.source(name)
-            self._num_recycled = start if name == "recycled" else self._num_recycled
-        end = self.trace.prompt_length + start
-        if num_seen < end:
-            source.extend(self.tokens[num_seen:end])
-            self._sources[name] = source, end
-        if isinstance(source, RecycledSource):
-            first = self.trace.prompt_length - 1
-            for position in range(self._num_recycled, start):
-                source.observe(self.tokens[first + position], self._best[position])
-            self._num_recycled = start
-        return source
+    def _show_until(self, start: int) -> None:
+        """Shows sources what the steps before one have verified."""
+        first = self.trace.prompt_length - 1
+        for position in range(start if self._num_verified is None else self._num_verified, start):
+            self._sources.verified(self.tokens, first + position, self._best[position])
+        self._num_verified = start
 
     def _with_exit(self, plan: TreePlan, start: int, decision: Decision, has_full_signals: bool) -> SimulatedStep:
         tail, sources, most_depth = self._grown_after(plan, start, decision.w_max)

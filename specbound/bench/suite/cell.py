@@ -29,6 +29,7 @@ from specbound.evaluation.verify import for_prompt
 from specbound.exits.trained import new_adapter
 from specbound.fitted import named
 from specbound.models.loading import LoadedModel
+from specbound.policies import controller_policy
 from specbound.pricing.local import choose_costs, required_costs
 from specbound.results.rows import PEERS, THEIRS
 from specbound.stores.trees import TreeSituation, local_situation
@@ -156,7 +157,8 @@ class Cell:
         methods.append(policy_method("best_static", decoder, self.static.policy(vocabulary)))
         methods.append(policy_method("best_tree", decoder, self.tree.policy(self._situation(self.costs))))
         if controller is not None:
-            policy = controller.policy(self.costs, way.compression)
+            sources = self._situation(self.costs).sources
+            policy = controller_policy("controller", way.compression, self.costs, controller, sources)
             methods.append(policy_method("controller", decoder, policy))
         for name in self.config.policies:
             methods.append(policy_method(name, decoder, named(name, model, way.compression, self.costs)))

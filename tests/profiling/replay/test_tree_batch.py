@@ -19,6 +19,7 @@ from specbound_profiling.replay.source_arrays import Texts
 from specbound_profiling.replay.tree_batch import grows_at_once, outcomes
 from specbound_profiling.replay.tree_steps import replay_plan
 from specbound_profiling.replay.trees import TreeReplay, right_path
+from tests.controller.trees.node_scores import random_score
 
 VOCABULARY = 24
 PLANS: dict[str, dict[str, object]] = {
@@ -72,8 +73,11 @@ def traces(trace_of: Callable[..., PromptTrace], rng: np.random.Generator) -> li
 def test_trees_of_all_places_are_those_of_each(
     traces: list[PromptTrace], rng: np.random.Generator, costs: CostTable, name: str
 ) -> None:
-    for rates in (prior_rates(), rates_of(rng), {"bigrams": prior_rates()["bigrams"]}):
-        plan = TreePlan(rates=rates, stores=stores_of(rng), **PLANS[name])  # type: ignore[arg-type]
+    all_rates, score = prior_rates(), random_score(rng)
+    some = {"bigrams": all_rates["bigrams"]}
+    cases = [(all_rates, None), (rates_of(rng), None), (some, None), (all_rates, score), (some, score)]
+    for rates, own_score in cases:
+        plan = TreePlan(rates=rates, stores=stores_of(rng), score=own_score, **PLANS[name])  # type: ignore[arg-type]
         assert grows_at_once(plan)
         places = [(t, s) for t, trace in enumerate(traces) for s in range(1, trace.num_positions)]
         text, start = np.array(places).T

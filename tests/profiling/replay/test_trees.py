@@ -24,6 +24,7 @@ from specbound_controller.sources.stores import Stores
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.policy import TreePolicy
 from specbound_controller.trees.rates import prior_rates
+from specbound_controller.trees.settings import TreeSettings
 from specbound_controller.trees.tree import tree_of
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.recording.record import Recorder
@@ -32,6 +33,7 @@ from specbound_profiling.replay.oracle import TreeRuns, oracle
 from specbound_profiling.replay.replay import replay
 from specbound_profiling.replay.tree_steps import tree_runs
 from specbound_profiling.replay.trees import TreeReplay, right_path
+from tests.controller.trees.node_scores import random_score
 from tests.profiling.recorded import prompt
 from tests.step_fields import EXACT_FIELDS
 
@@ -80,7 +82,16 @@ def run(request: pytest.FixtureRequest, model: PreTrainedModel) -> tuple[list[to
     return prompts, recorded(model, prompts, SAMPLINGS[request.param])
 
 
-NAMES = ("free_tree", "chain4", "tree3", "tree7", "tree15", "tree63", "eagle2", "token_recycling")
+NAMES = ("free_tree", "chain4", "tree3", "tree7", "tree15", "tree63", "eagle2", "token_recycling", "learned_tree")
+
+
+def policy_of(name: str, situation: TreeSituation) -> Policy:
+    """Of a name; `learned_tree` is one by a random score, whose nodes must pay."""
+    if name == "learned_tree":
+        settings = TreeSettings("best_first", 15, 8, 8, 1, (), 1.1)
+        sources = replace(situation.sources(), score=random_score(np.random.default_rng(0)))
+        return settings.policy(sources, situation.costs, 4)
+    return tree_policy(name, situation)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,16 +100,16 @@ def test_trees_do_live_what_replay_says(
 ) -> None:
     prompts, traces = run
     situation = TreeSituation(stores_of(traces), costs, 4)
-    replayed = replay(traces, tree_policy(name, situation), costs, 4, "none", keep_records=True)
+    replayed = replay(traces, policy_of(name, situation), costs, 4, "none", keep_records=True)
     assert replayed.records is not None
-    steps = live(model, tree_policy(name, situation), prompts, traces)
+    steps = live(model, policy_of(name, situation), prompts, traces)
     for of_prompt, records in zip(steps, replayed.records, strict=True):
         assert len(of_prompt) == len(records)
         for step, record in zip(of_prompt, records, strict=True):
             for field in TREE_FIELDS:
                 assert getattr(step, field) == getattr(record, field), field
     assert replayed.estimated_share == 0
-    totals = replay(traces, tree_policy(name, situation), costs, 4, "none")
+    totals = replay(traces, policy_of(name, situation), costs, 4, "none")
     for field in ("num_tokens", "num_steps", "num_drafted", "num_accepted", "num_layer_calls"):
         np.testing.assert_array_equal(getattr(totals, field), getattr(replayed, field), err_msg=field)
     np.testing.assert_allclose(totals.work, replayed.work, rtol=1e-12)

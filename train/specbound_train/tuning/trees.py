@@ -5,7 +5,7 @@ at the last speed until it is stable.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from specbound_controller.baselines.tuned import TunedTree
 from specbound_controller.costs import CostTable
@@ -26,26 +26,49 @@ NUM_ROUNDS = 6
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Some prompts, and what their trees draw from and are scored by."""
+
+    traces: Sequence[PromptTrace]
+    sources: TreeSources
+    memo: TreeMemo
+    """Of these traces."""
+
+
 def tune_trees(
-    traces: Sequence[PromptTrace], sources: TreeSources, costs: CostTable, num_layers: int, say: Say
+    traces: Sequence[PromptTrace],
+    sources: TreeSources,
+    costs: CostTable,
+    num_layers: int,
+    say: Say,
+    names: Sequence[str] = TUNED_TREES,
 ) -> dict[str, TunedTree]:
-    """The fastest settings of every rule by replay. traces: each of more than one position."""
+    """The fastest settings of some rules by replay. traces: each of more than one position."""
     chosen = _some(traces)
-    memo = TreeMemo(chosen)
-    plain_s = float(replay(chosen, StaticPolicy(()), costs, num_layers, "none").seconds.sum())
+    part, found = Part(chosen, sources, TreeMemo(chosen)), {}
+    for name in names:
+        say(name)
+        found[name] = tune_tree(name, [part], costs, num_layers)
+    return found
+
+
+def tune_tree(name: str, parts: Sequence[Part], costs: CostTable, num_layers: int) -> TunedTree:
+    """The fastest settings of one rule by replay on all parts together."""
+    traces = [trace for part in parts for trace in part.traces]
+    plain_s = float(replay(traces, StaticPolicy(()), costs, num_layers, "none").seconds.sum())
 
     def speedup(settings: TreeSettings) -> float:
-        plan = settings.plan(sources, costs, num_layers)
-        return plain_s / float(replay_plan(chosen, plan, costs, num_layers, memo).seconds.sum())
+        plans = [settings.plan(part.sources, costs, num_layers) for part in parts]
+        results = [
+            replay_plan(part.traces, plan, costs, num_layers, part.memo)
+            for part, plan in zip(parts, plans, strict=True)
+        ]
+        return plain_s / sum(float(result.seconds.sum()) for result in results)
 
-    num_tokens = sum(trace.num_positions - 1 for trace in chosen)
-    found = {}
-    for name in TUNED_TREES:
-        say(name)
-        tried = [pair for each in candidates(name) for pair in _tried(each, speedup)]
-        best, reached = max(reversed(tried), key=lambda pair: pair[1])  # of equals the last: where the iteration stands
-        found[name] = TunedTree(best, reached * num_tokens / plain_s, len(tried))
-    return found
+    tried = [pair for each in candidates(name) for pair in _tried(each, speedup)]
+    best, reached = max(reversed(tried), key=lambda pair: pair[1])  # of equals the last: where the iteration stands
+    return TunedTree(best, reached * sum(trace.num_positions - 1 for trace in traces) / plain_s, len(tried))
 
 
 def _tried(settings: TreeSettings, speedup: Callable[[TreeSettings], float]) -> list[tuple[TreeSettings, float]]:
