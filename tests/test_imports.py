@@ -245,6 +245,7 @@ HEAVY = (
         ["verify", "--help"],
         ["evaluate", "--help"],
         ["bench", "--help"],
+        ["bench-serve", "--help"],
         ["demo", "--help"],
     ],
     ids=" ".join,
