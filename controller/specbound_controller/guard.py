@@ -5,10 +5,12 @@ from one cost table. No clock is read, so a run can be replayed.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import overload
 
 import numpy as np
 
+from specbound_controller.by_rows import ByRows
 from specbound_controller.costs import CostTable, StepPrices, work_vector
 from specbound_controller.records import StepRecord
 from specbound_controller.step_batch import StepBatch
@@ -35,6 +37,19 @@ class GuardLimits:
     """Steps without debt after which a probe has succeeded; the next pause is short again."""
 
 
+class _SharedPrices:
+    """What work costs one of so many sequences that share the calls."""
+
+    def __init__(self, alone: CostTable, num_layers: int, num_rows: int) -> None:
+        self.costs = costs = alone.shared(num_rows)
+        self.steps = StepPrices(costs)
+        self.plain_s, with_context = (
+            float(costs.seconds(work_vector({1: num_layers}, {1: 1}, 0, context_length, num_decisions=0)))
+            for context_length in (0, 1)
+        )
+        self.plain_per_context_s = with_context - self.plain_s
+
+
 class NeverSlowerGuard:
     """Keeps the debt of the policy: seconds lost to plain decoding, less those won back; never below zero.
 
@@ -49,8 +64,8 @@ class NeverSlowerGuard:
     ) -> None:
         """is_adaptive: whether each step also pays for a decision and for the full model's signals."""
         self.limits = limits or GuardLimits()
-        self._alone, self._num_layers, self._is_adaptive = costs, num_layers, is_adaptive
-        self._num_rows = 0
+        self._is_adaptive = is_adaptive
+        self._by_rows = ByRows(partial(_SharedPrices, costs, num_layers))
         self.share(1)
         self.num_pauses = 0
         """Pauses so far, over all prompts."""
@@ -60,16 +75,9 @@ class NeverSlowerGuard:
 
     def share(self, num_rows: int) -> None:
         """So many sequences share the calls of the coming steps: prices are those of one of them."""
-        if num_rows == self._num_rows:
-            return
-        self._num_rows = num_rows
-        self.costs = costs = self._alone.shared(num_rows)
-        self.prices = StepPrices(costs)
-        self._plain_s, with_context = (
-            float(costs.seconds(work_vector({1: self._num_layers}, {1: 1}, 0, context_length, num_decisions=0)))
-            for context_length in (0, 1)
-        )
-        self._plain_per_context_s = with_context - self._plain_s
+        found = self._by_rows(num_rows)
+        self.costs, self.prices = found.costs, found.steps
+        self._plain_s, self._plain_per_context_s = found.plain_s, found.plain_per_context_s
 
     def reset(self) -> None:
         """Forgets the last prompt; the counts stay."""
