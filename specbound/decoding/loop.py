@@ -28,6 +28,7 @@ from specbound_controller.features import FeatureState
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
+from specbound_controller.trees.tree import DraftTree
 
 NEW_TOKENS_CAPACITY = 256
 """Room for new tokens that a cache begins with; it doubles when full."""
@@ -52,19 +53,45 @@ class Runner:
         chains = [(slot, draft) for slot, draft in enumerate(drafts) if isinstance(draft, Draft)]
         trees = [(slot, draft) for slot, draft in enumerate(drafts) if isinstance(draft, TreeDraft)]
         logits: dict[int, Tensor] = {}
+        if trees:
+            trees, chains = self._with_plain(trees, chains)
         if chains:
             slots, own = [slot for slot, _ in chains], [draft for _, draft in chains]
             logits |= zip(slots, self._several.run(own, slots), strict=True)
         if trees:
             slots, grown = [slot for slot, _ in trees], [draft for _, draft in trees]
             logits |= zip(slots, self._trees.run(grown, slots), strict=True)
+            for slot, tree in trees:
+                _hand_back(tree, drafts[slot])
         return [logits[slot] for slot in range(len(drafts))]
+
+    @staticmethod
+    def _with_plain(
+        trees: list[tuple[int, TreeDraft]], chains: list[tuple[int, Draft]]
+    ) -> tuple[list[tuple[int, TreeDraft]], list[tuple[int, Draft]]]:
+        """Rows that draft nothing join the trees' calls, as roots: one pass of the layers for all."""
+        roots = [(slot, _root(draft)) for slot, draft in chains if draft.decision.w_max == 0]
+        return sorted([*trees, *roots], key=_slot), [(s, draft) for s, draft in chains if draft.decision.w_max > 0]
 
     def keep(self, draft: Draft | TreeDraft, record: StepRecord, slot: int, num_tokens: int) -> None:
         """Rolls a row back to its committed tokens, the newest of which has not run yet."""
         if record.path:
             self.cache.keep_path(draft.position, [0, *record.path], slot)
         self.cache.truncate(num_tokens - 1, slot)
+
+
+def _slot(placed: tuple[int, TreeDraft]) -> int:
+    return placed[0]
+
+
+def _root(draft: Draft) -> TreeDraft:
+    """A chain without drafts as a tree."""
+    return TreeDraft(DraftTree(list(draft.tokens)), draft.position, draft.decision)
+
+
+def _hand_back(tree: TreeDraft, draft: Draft | TreeDraft) -> None:
+    """What a step left in a tree that stood for a draft."""
+    draft.final, draft.work = tree.final, tree.work
 
 
 class Row:
