@@ -33,6 +33,8 @@ from specbound_controller.trees.tree import DraftTree
 NEW_TOKENS_CAPACITY = 256
 """Room for new tokens that a cache begins with; it doubles when full."""
 
+NO_DRAFT = Decision(w_max=0)
+
 OnStep = Callable[[StepRecord, int], None]
 """Called after every step of every sequence with its record and its row."""
 
@@ -104,6 +106,8 @@ class Row:
         self.features = FeatureState(compression) if policy.needs_features else None
         self.verified: Tensor | None = None
         """The full model's last hidden state (1, 1, D) at the newest verified position, for trained exits."""
+        self.is_paused = False
+        """No draft is wanted, whatever the policy: it is neither asked nor told."""
 
     def begin(self, logits: Tensor) -> None:
         """Takes the token that prefill yields. logits: (1, V)"""
@@ -120,6 +124,8 @@ class Row:
     def new_draft(self) -> Draft | TreeDraft:
         """A draft by the policy's decision, its width clipped to the tokens still wanted, the bonus token left out."""
         tokens = self.sequence.tokens
+        if self.is_paused:
+            return Draft([tokens[-1]], len(tokens) - 1, NO_DRAFT, self.sequence, None, self.verified)
         vector = self.features.vector(self.sequence.look_up([])) if self.features is not None else None
         decision = bounded(self.policy.decide(vector), self.sequence.limit - len(tokens) - 1)
         if decision.tree is None:
@@ -148,7 +154,8 @@ class Row:
             last = len(emitted) - 1
         if draft.final is not None:
             self.verified = draft.final[:, last : last + 1]
-        full_row = logits[last : last + 1] if self.policy.needs_full_signals else None
+        needs_full = self.policy.needs_full_signals and not self.is_paused
+        full_row = logits[last : last + 1] if needs_full else None
         record = step_record(draft, num_accepted, len(emitted), context_length, full_row, started)
         if isinstance(draft, TreeDraft):
             record = replace(
@@ -157,7 +164,8 @@ class Row:
                 parents=tuple(draft.tree.parents[1:]),
                 path=tuple(path),
             )
-        self.policy.observe(record)
+        if not self.is_paused:
+            self.policy.observe(record)
         if self.features is not None:
             self.features.update(record)
         return emitted, record

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from specbound.decoding.batch_guard import BatchGuard
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
 from specbound.decoding.loop import Row
 from specbound_controller.errors import InputError
@@ -26,6 +27,12 @@ POLICIES = {
     "mixed": StaticPolicy(exit_layers=(0, 1), threshold=0.1, w_max=3),
     "tree": TreePolicy(TreePlan(rates=RATES, stores=Stores(BIGRAMS), max_nodes=9, max_depth=5, breadth=3)),
 }
+
+
+@pytest.fixture(autouse=True)
+def always_drafting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts of a tiny model never pay."""
+    monkeypatch.setattr(BatchGuard, "must_be_plain", lambda guard, num_rows: False)
 
 
 def decoder_of(name: str, dtype: torch.dtype = torch.float32, **settings: Any) -> SpecBoundDecoder:

@@ -21,7 +21,8 @@ from specbound.decoding.model.families import FAMILIES
 from specbound.decoding.model.left_out import helper_places, is_library
 from specbound.decoding.model.products import FewRowsProduct, Packing
 
-# B sequences, n new tokens, R = B * n rows less padding, D hidden width, H query heads, G key-value heads, d width of a head, K keys
+# B sequences, n new tokens, R = B * n rows less padding, D hidden width, H query heads, G key-value heads, d width of a
+# head, K keys
 
 LEAN_MODULES = tuple(
     f"transformers.models.{name}.modeling_{name}" for name, family in FAMILIES.items() if family.is_lean
