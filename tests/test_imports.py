@@ -246,6 +246,7 @@ HEAVY = (
         ["verify", "--help"],
         ["evaluate", "--help"],
         ["bench", "--help"],
+        ["bench-serve", "--help"],
         ["demo", "--help"],
     ],
     ids=" ".join,

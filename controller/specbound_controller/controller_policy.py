@@ -3,11 +3,13 @@
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from specbound_controller.actions import PLAIN
+from specbound_controller.by_rows import ByRows
 from specbound_controller.config import TEXT_KINDS, ControllerConfig, correction_key
 from specbound_controller.costs import CostTable, work_vector
 from specbound_controller.draft_vocabulary import DraftVocabulary
@@ -66,7 +68,6 @@ class ControllerPolicy:
         """The action played at every step, where training found nothing better; else None."""
         self.needs_features = static is None or static.score == "learned"
         self._reads_full_signals = self.needs_features and controller.reads_full_signals
-        self.costs = costs
         self.guard = NeverSlowerGuard(costs, config.num_layers, self.needs_features) if guard else None
         self.rho = rho
         """Long-run tokens per second that the choice is made at."""
@@ -80,31 +81,18 @@ class ControllerPolicy:
         self.decisions = (*self._decisions, self._plain, *(() if self._static is None else (self._static,)))
         """All that it may choose: the grid's, plain decoding of a pause, the stored static action."""
         self._guards: GuardBatch | None = None
-        self._step_policy, self._num_layers = controller.step_policy, config.num_layers
-        self._alone, self._num_rows = costs, 1
-        self._gains = self._gains_at(costs, rho)
+        self._step_policy = controller.step_policy
+        self._by_rows = ByRows(partial(_costs_and_gains, controller.step_policy, config.num_layers, costs, rho))
+        self.share(1)
         self._corrections = np.zeros((len(TEXT_KINDS), len(self.actions)), dtype=np.float32)
         for index, kind in enumerate(TEXT_KINDS):
             self._corrections[index] = config.corrections.get(correction_key(compression, kind), 0.0)
 
-    def _gains_at(self, costs: CostTable, rho: float) -> np.ndarray:
-        """What the choice weighs curves of survival by."""
-        return self._step_policy.gains(self._step_policy.prices(costs, self._num_layers), rho)
-
     def share(self, num_rows: int) -> None:
-        """So many sequences share the calls of the coming steps: prices are those of one of them.
-
-        The long-run speed is taken to change as plain decoding's does.
-        """
-        if num_rows == self._num_rows:
-            return
-        self._num_rows = num_rows
+        """So many sequences share the calls of the coming steps: prices are those of one of them."""
         if self.guard is not None:
             self.guard.share(num_rows)
-        self.costs = costs = self._alone.shared(num_rows)
-        plain = work_vector({1: self._num_layers}, {1: 1}, 0, _CONTEXT_OF_PRICES, num_decisions=0)
-        alone_s, shared_s = (float(each.seconds(plain)) for each in (self._alone, costs))
-        self._gains = self._gains_at(costs, self.rho * alone_s / shared_s)
+        self.costs, self._gains = self._by_rows(num_rows)
 
     @property
     def needs_full_signals(self) -> bool:
@@ -178,3 +166,16 @@ class ControllerPolicy:
         """Shows the guards what those steps did."""
         if self._guards is not None:
             self._guards.observe(rows, steps)
+
+
+def _costs_and_gains(
+    step_policy: StepPolicy, num_layers: int, alone: CostTable, rho: float, num_rows: int
+) -> tuple[CostTable, np.ndarray]:
+    """Prices of one of so many sequences, and what the choice weighs curves of survival by.
+
+    The long-run speed `rho` is taken to change as plain decoding's does.
+    """
+    costs = alone.shared(num_rows)
+    plain = work_vector({1: num_layers}, {1: 1}, 0, _CONTEXT_OF_PRICES, num_decisions=0)
+    alone_s, shared_s = (float(each.seconds(plain)) for each in (alone, costs))
+    return costs, step_policy.gains(step_policy.prices(costs, num_layers), rho * alone_s / shared_s)

@@ -4,11 +4,14 @@ It compares the modelled cost of the work that was done with plain decoding's mo
 from one cost table. No clock is read, so a run can be replayed.
 """
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import overload
 
 import numpy as np
 
+from specbound_controller.by_rows import ByRows
 from specbound_controller.costs import CostTable, StepPrices, work_vector
 from specbound_controller.records import StepRecord
 from specbound_controller.step_batch import StepBatch
@@ -35,6 +38,62 @@ class GuardLimits:
     """Steps without debt after which a probe has succeeded; the next pause is short again."""
 
 
+class Debt:
+    """What speculation has lost, less what it has won back, and never below zero; and the pauses that it leads to."""
+
+    def __init__(self, limits: GuardLimits, longest_pause: float = math.inf) -> None:
+        """longest_pause: in steps."""
+        self._limits, self._longest = limits, longest_pause
+        self.reset()
+
+    def reset(self) -> None:
+        """Owes nothing."""
+        self._owed = 0.0
+        self._allowed = self._limits.debt
+        self._pause = self._limits.first_pause
+        self._paused_left = 0
+        self._clear_steps = 0
+
+    @property
+    def is_paused(self) -> bool:
+        return self._paused_left > 0
+
+    def pass_by(self) -> None:
+        """A step of the pause, if there is one, has been taken."""
+        self._paused_left = max(0, self._paused_left - 1)
+
+    def book(self, lost: float, plain: float) -> bool:
+        """Books a step. plain: what a plain token costs. Whether a pause begins."""
+        self._owed = max(0.0, self._owed + lost)
+        self._clear_steps = self._clear_steps + 1 if self._owed == 0.0 else 0
+        if self._owed > self._allowed * plain:
+            self._close()
+            return True
+        if self._clear_steps >= self._limits.probe_steps:
+            self._allowed, self._pause = self._limits.debt, self._limits.first_pause
+        return False
+
+    def _close(self) -> None:
+        self._paused_left = self._pause
+        self._pause = int(min(self._pause * self._limits.growth, self._longest))
+        self._allowed = self._limits.probe_debt
+        self._owed = 0.0
+        self._clear_steps = 0
+
+
+class _SharedPrices:
+    """What work costs one of so many sequences that share the calls."""
+
+    def __init__(self, alone: CostTable, num_layers: int, num_rows: int) -> None:
+        self.costs = costs = alone.shared(num_rows)
+        self.steps = StepPrices(costs)
+        self.plain_s, with_context = (
+            float(costs.seconds(work_vector({1: num_layers}, {1: 1}, 0, context_length, num_decisions=0)))
+            for context_length in (0, 1)
+        )
+        self.plain_per_context_s = with_context - self.plain_s
+
+
 class NeverSlowerGuard:
     """Keeps the debt of the policy: seconds lost to plain decoding, less those won back; never below zero.
 
@@ -49,8 +108,9 @@ class NeverSlowerGuard:
     ) -> None:
         """is_adaptive: whether each step also pays for a decision and for the full model's signals."""
         self.limits = limits or GuardLimits()
-        self._alone, self._num_layers, self._is_adaptive = costs, num_layers, is_adaptive
-        self._num_rows = 0
+        self._is_adaptive = is_adaptive
+        self._debt = Debt(self.limits)
+        self._by_rows = ByRows(partial(_SharedPrices, costs, num_layers))
         self.share(1)
         self.num_pauses = 0
         """Pauses so far, over all prompts."""
@@ -60,29 +120,18 @@ class NeverSlowerGuard:
 
     def share(self, num_rows: int) -> None:
         """So many sequences share the calls of the coming steps: prices are those of one of them."""
-        if num_rows == self._num_rows:
-            return
-        self._num_rows = num_rows
-        self.costs = costs = self._alone.shared(num_rows)
-        self.prices = StepPrices(costs)
-        self._plain_s, with_context = (
-            float(costs.seconds(work_vector({1: self._num_layers}, {1: 1}, 0, context_length, num_decisions=0)))
-            for context_length in (0, 1)
-        )
-        self._plain_per_context_s = with_context - self._plain_s
+        found = self._by_rows(num_rows)
+        self.costs, self.prices = found.costs, found.steps
+        self._plain_s, self._plain_per_context_s = found.plain_s, found.plain_per_context_s
 
     def reset(self) -> None:
         """Forgets the last prompt; the counts stay."""
-        self._debt_s = 0.0
-        self._allowed = self.limits.debt
-        self._pause = self.limits.first_pause
-        self._paused_left = 0
-        self._clear_steps = 0
+        self._debt.reset()
 
     @property
     def is_paused(self) -> bool:
         """Whether the next step must be plain."""
-        return self._paused_left > 0
+        return self._debt.is_paused
 
     @overload
     def plain_seconds(self, context_length: int) -> float: ...
@@ -94,26 +143,13 @@ class NeverSlowerGuard:
 
     def observe(self, record: StepRecord) -> None:
         """Books the step that has just ended."""
-        if self._paused_left > 0:
-            self._paused_left -= 1
+        if self._debt.is_paused:
+            self._debt.pass_by()
             self.num_paused_steps += 1
             return
         seconds = step_seconds(record, self.prices, self._is_adaptive)
         plain_s = self.plain_seconds(record.context_length)
-        self._debt_s = max(0.0, self._debt_s + seconds - plain_s * record.num_emitted)
-        self._clear_steps = self._clear_steps + 1 if self._debt_s == 0.0 else 0
-        if self._debt_s > self._allowed * plain_s:
-            self._close()
-        elif self._clear_steps >= self.limits.probe_steps:
-            self._allowed, self._pause = self.limits.debt, self.limits.first_pause
-
-    def _close(self) -> None:
-        self._paused_left = self._pause
-        self._pause *= self.limits.growth
-        self._allowed = self.limits.probe_debt
-        self._debt_s = 0.0
-        self._clear_steps = 0
-        self.num_pauses += 1
+        self.num_pauses += self._debt.book(seconds - plain_s * record.num_emitted, plain_s)
 
 
 class GuardBatch:

@@ -37,6 +37,10 @@ COMMANDS = {
     "verify": ("specbound.cli.verify:run", "check that outputs equal plain decoding's, token by token"),
     "evaluate": ("specbound.cli.evaluate:run", "measure what a controller is worth, against every other policy"),
     "bench": ("specbound.cli.bench:run", "time every method side by side, transformers' own included; shapes; scaling"),
+    "bench-serve": (
+        "specbound.cli.bench_serve:run",
+        "time servers under load side by side, transformers' own included; goes on after a kill",
+    ),
     "results": (
         "specbound.cli.results:run",
         "one table over compression levels, greedy and sampled; goes on after a kill",

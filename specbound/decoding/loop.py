@@ -28,9 +28,12 @@ from specbound_controller.features import FeatureState
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
+from specbound_controller.trees.tree import DraftTree
 
 NEW_TOKENS_CAPACITY = 256
 """Room for new tokens that a cache begins with; it doubles when full."""
+
+NO_DRAFT = Decision(w_max=0)
 
 OnStep = Callable[[StepRecord, int], None]
 """Called after every step of every sequence with its record and its row."""
@@ -52,19 +55,45 @@ class Runner:
         chains = [(slot, draft) for slot, draft in enumerate(drafts) if isinstance(draft, Draft)]
         trees = [(slot, draft) for slot, draft in enumerate(drafts) if isinstance(draft, TreeDraft)]
         logits: dict[int, Tensor] = {}
+        if trees:
+            trees, chains = self._with_plain(trees, chains)
         if chains:
             slots, own = [slot for slot, _ in chains], [draft for _, draft in chains]
             logits |= zip(slots, self._several.run(own, slots), strict=True)
         if trees:
             slots, grown = [slot for slot, _ in trees], [draft for _, draft in trees]
             logits |= zip(slots, self._trees.run(grown, slots), strict=True)
+            for slot, tree in trees:
+                _hand_back(tree, drafts[slot])
         return [logits[slot] for slot in range(len(drafts))]
+
+    @staticmethod
+    def _with_plain(
+        trees: list[tuple[int, TreeDraft]], chains: list[tuple[int, Draft]]
+    ) -> tuple[list[tuple[int, TreeDraft]], list[tuple[int, Draft]]]:
+        """Rows that draft nothing join the trees' calls, as roots: one pass of the layers for all."""
+        roots = [(slot, _root(draft)) for slot, draft in chains if draft.decision.w_max == 0]
+        return sorted([*trees, *roots], key=_slot), [(s, draft) for s, draft in chains if draft.decision.w_max > 0]
 
     def keep(self, draft: Draft | TreeDraft, record: StepRecord, slot: int, num_tokens: int) -> None:
         """Rolls a row back to its committed tokens, the newest of which has not run yet."""
         if record.path:
             self.cache.keep_path(draft.position, [0, *record.path], slot)
         self.cache.truncate(num_tokens - 1, slot)
+
+
+def _slot(placed: tuple[int, TreeDraft]) -> int:
+    return placed[0]
+
+
+def _root(draft: Draft) -> TreeDraft:
+    """A chain without drafts as a tree."""
+    return TreeDraft(DraftTree(list(draft.tokens)), draft.position, draft.decision)
+
+
+def _hand_back(tree: TreeDraft, draft: Draft | TreeDraft) -> None:
+    """What a step left in a tree that stood for a draft."""
+    draft.final, draft.work = tree.final, tree.work
 
 
 class Row:
@@ -77,6 +106,8 @@ class Row:
         self.features = FeatureState(compression) if policy.needs_features else None
         self.verified: Tensor | None = None
         """The full model's last hidden state (1, 1, D) at the newest verified position, for trained exits."""
+        self.is_paused = False
+        """No draft is wanted, whatever the policy: it is neither asked nor told."""
 
     def begin(self, logits: Tensor) -> None:
         """Takes the token that prefill yields. logits: (1, V)"""
@@ -93,6 +124,8 @@ class Row:
     def new_draft(self) -> Draft | TreeDraft:
         """A draft by the policy's decision, its width clipped to the tokens still wanted, the bonus token left out."""
         tokens = self.sequence.tokens
+        if self.is_paused:
+            return Draft([tokens[-1]], len(tokens) - 1, NO_DRAFT, self.sequence, None, self.verified)
         vector = self.features.vector(self.sequence.look_up([])) if self.features is not None else None
         decision = bounded(self.policy.decide(vector), self.sequence.limit - len(tokens) - 1)
         if decision.tree is None:
@@ -121,7 +154,8 @@ class Row:
             last = len(emitted) - 1
         if draft.final is not None:
             self.verified = draft.final[:, last : last + 1]
-        full_row = logits[last : last + 1] if self.policy.needs_full_signals else None
+        needs_full = self.policy.needs_full_signals and not self.is_paused
+        full_row = logits[last : last + 1] if needs_full else None
         record = step_record(draft, num_accepted, len(emitted), context_length, full_row, started)
         if isinstance(draft, TreeDraft):
             record = replace(
@@ -130,7 +164,8 @@ class Row:
                 parents=tuple(draft.tree.parents[1:]),
                 path=tuple(path),
             )
-        self.policy.observe(record)
+        if not self.is_paused:
+            self.policy.observe(record)
         if self.features is not None:
             self.features.update(record)
         return emitted, record

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import Cache
 
+from specbound.decoding.batch_guard import BatchGuard
 from specbound.decoding.loop import Row, Runner, prefill, share
 from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
@@ -48,6 +49,7 @@ class RunningBatch:
         self.rows: list[Row] = []
         """Those that run, in the order of the cache."""
         self._num_joined = 0
+        self._guard = BatchGuard()
 
     @torch.inference_mode()
     def join(self, request: Request, past: Cache | None = None) -> Row:
@@ -75,6 +77,9 @@ class RunningBatch:
         """
         assert self._cache is not None
         started = time.perf_counter()
+        is_paused = self._guard.must_be_plain(len(self.rows))
+        for row in self.rows:
+            row.is_paused = is_paused
         drafts = [row.new_draft() for row in self.rows]
         all_logits = self._runner.run(drafts)
         found = []
@@ -87,6 +92,8 @@ class RunningBatch:
             self._runner.keep(draft, record, slot, len(row.sequence.tokens))
             row.stats.add_step(record, False)
             found.append(Progress(row, emitted, record))
+        num_drafted, num_tokens = sum(draft.num_drafted for draft in drafts), sum(len(each.tokens) for each in found)
+        self._guard.observe(time.perf_counter() - started, len(drafts), num_drafted, num_tokens)
         return found
 
     @torch.inference_mode()

@@ -117,11 +117,14 @@ class TreeRunner:
         Afterwards every layer holds the n nodes of each row after the `position` tokens before them, in their order.
         """
         logits: dict[int, Tensor] = {}
-        for depth in dict.fromkeys(draft.depth for draft in drafts):
-            group = [(draft, slot) for draft, slot in zip(drafts, slots, strict=True) if draft.depth == depth]
+        depths = list(dict.fromkeys(draft.depth for draft in drafts if draft.depth > 0)) or [0]
+        for depth in depths:  # trees without an exit join the first that have one
+            own_depths = (depth, 0) if depth == depths[0] else (depth,)
+            group = [(draft, slot) for draft, slot in zip(drafts, slots, strict=True) if draft.depth in own_depths]
             own, places = [draft for draft, _ in group], [slot for _, slot in group]
-            if depth > 0:
-                self._draft(own, places)
+            growing = [(draft, slot) for draft, slot in group if draft.depth > 0]
+            if growing:
+                self._draft([draft for draft, _ in growing], [slot for _, slot in growing])
             logits |= zip(places, self._verify(own, places, depth), strict=True)
         return [logits[slot] for slot in slots]
 

@@ -88,7 +88,7 @@ def load_model(name: str, compression: str = "none", device: str = "auto") -> Lo
             its config asks for, or not finite; it was quantised to another level before; or the level is unknown.
     """
     require_compression(compression)
-    source = _source(name)
+    source = model_source(name)
     device = _device(device)
     load = _load_gguf if is_gguf_name(source) else _load_checkpoint
     model, tokenizer = load(source, name, compression, device)
@@ -141,7 +141,7 @@ def load_tokenizer(name: str, is_local: bool = False) -> PreTrainedTokenizerBase
     Raises:
         InputError: there is none.
     """
-    source = _source(name)
+    source = model_source(name)
     if is_gguf_name(source):
         return read_gguf_tokenizer(gguf_path(source), name)
     with _one_line(f"tokenizer of {name!r} cannot be loaded", source):
@@ -167,7 +167,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _source(name: str) -> str:
+def model_source(name: str) -> str:
     """Path or hub id to load from; a missing path is refused at once, before any network retry."""
     if name == "demo":
         return str(demo_model_dir())

@@ -42,6 +42,7 @@ CONFIGS = {
     "verify": ("specbound.evaluation.verify_config", "VerifyConfig", ""),
     "evaluate": ("specbound.evaluation.config", "EvaluateConfig", ""),
     "bench": ("specbound.bench.config", "BenchConfig", ""),
+    "bench-serve": ("specbound.bench.load.config", "LoadConfig", "--out o"),
     "demo": ("specbound.demo.config", "DemoConfig", ""),
     "prompts": ("specbound_profiling.prompts.training.config", "PromptsConfig", "--sources s --out o"),
     "results": ("specbound.bench.suite.config", "SuiteConfig", "--out o"),

@@ -1,16 +1,19 @@
 """Rows that join and leave a running batch: their tokens are those of the same request alone."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from specbound.decoding.batch_guard import BatchGuard
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
 from specbound.decoding.loop import Row
 from specbound_controller.errors import InputError
 from specbound_controller.policy import StaticPolicy
+from specbound_controller.records import Decision
 from specbound_controller.sources.bigrams import BigramTable
 from specbound_controller.sources.context import ContextSource
 from specbound_controller.sources.stores import Stores
@@ -20,12 +23,33 @@ from tests.tiny_models import tiny_llama
 
 RATES = {"context": [0.5] * ContextSource.num_cells, "recycled": [0.4] * 8, "bigrams": [0.3] * 8}
 BIGRAMS = BigramTable(np.array([[(token + step) % 50 for step in range(6)] for token in range(50)], dtype=np.int32))
+
+
+class EveryOther(TreePolicy):
+    """A tree, then nothing: rows of a batch do now one, now the other."""
+
+    num_steps = 0
+
+    def decide(self, features: np.ndarray | None) -> Decision:
+        self.num_steps += 1
+        return super().decide(features) if self.num_steps % 2 else Decision(w_max=0)
+
+
+PLAN = TreePlan(rates=RATES, stores=Stores(BIGRAMS), max_nodes=9, max_depth=5, breadth=3)
 POLICIES = {
     "plain": None,
     "chain": StaticPolicy(exit_layers=(2,), threshold=0.1, w_max=4),
     "mixed": StaticPolicy(exit_layers=(0, 1), threshold=0.1, w_max=3),
-    "tree": TreePolicy(TreePlan(rates=RATES, stores=Stores(BIGRAMS), max_nodes=9, max_depth=5, breadth=3)),
+    "tree": TreePolicy(PLAN),
+    "tree or nothing": EveryOther(PLAN),
+    "tree with an exit or nothing": EveryOther(replace(PLAN, exit_layer=2)),
 }
+
+
+@pytest.fixture(autouse=True)
+def always_drafting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts of a tiny model never pay."""
+    monkeypatch.setattr(BatchGuard, "must_be_plain", lambda guard, num_rows: False)
 
 
 def decoder_of(name: str, dtype: torch.dtype = torch.float32, **settings: Any) -> SpecBoundDecoder:

@@ -5,9 +5,11 @@ That speed is a running ratio of tokens to modelled seconds, so that a replay co
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from specbound_controller.by_rows import ByRows
 from specbound_controller.costs import CostTable, work_vector
 from specbound_controller.guard import NeverSlowerGuard
 from specbound_controller.records import Decision, StepRecord
@@ -28,6 +30,11 @@ def row_seconds(costs: CostTable, num_layers: int, max_nodes: int) -> np.ndarray
     return costs.seconds(np.array([work_vector({n: num_layers}, {n: 1}, 0, CONTEXT, num_decisions=0) for n in rows]))
 
 
+def _shared_seconds(alone: CostTable, num_layers: int, max_nodes: int, num_rows: int) -> np.ndarray:
+    """The same for one of so many sequences that share the calls."""
+    return row_seconds(alone.shared(num_rows), num_layers, max_nodes)
+
+
 class PricedTreePolicy:
     """Best-first trees of at most `plan.max_nodes` nodes, each of which pays its row; guarded."""
 
@@ -38,8 +45,9 @@ class PricedTreePolicy:
         """costs: of this machine, at the compression and exactness that steps run on."""
         self.plan, self.costs = plan, costs
         self.guard = NeverSlowerGuard(costs, num_layers, is_adaptive=False)
-        self._num_layers, self._num_rows = num_layers, 1
-        self._seconds = row_seconds(costs, num_layers, plan.max_nodes)
+        self._num_rows = 1
+        self._by_rows = ByRows(partial(_shared_seconds, costs, num_layers, plan.max_nodes))
+        self._seconds = self._by_rows(1)
         self._plain = Decision(0)
         self.reset()
 
@@ -50,7 +58,7 @@ class PricedTreePolicy:
         self._num_rows = num_rows
         self.guard.share(num_rows)
         plain_s = float(self._seconds[0])
-        self._seconds = row_seconds(self.guard.costs, self._num_layers, self.plan.max_nodes)
+        self._seconds = self._by_rows(num_rows)
         self._spent_s *= float(self._seconds[0]) / plain_s
         self._price(self._tokens / self._spent_s)
 

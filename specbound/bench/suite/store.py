@@ -15,9 +15,9 @@ from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.differences import Difference
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound.results.files import make_folder, write_file
+from specbound.results.plan import keep_plan, read_kept
 from specbound_controller.errors import InputError
 
-PLAN_FILE = "plan.json"
 SETUP_FILE = "setup.json"
 
 
@@ -51,23 +51,12 @@ class Store:
     def __init__(self, out: str, plan: Mapping[str, Any]) -> None:
         """Raises InputError where the folder holds a run of other settings: the first that differs is named."""
         self.root = make_folder(out, has_plots=False)
-        path = self.root / PLAN_FILE
-        wanted = json.loads(json.dumps(plan))
-        if path.exists():
-            found = _read(path)
-            for name in wanted:
-                if found.get(name) != wanted[name]:
-                    raise InputError(
-                        f"out holds another run: {name} is {found.get(name)!r} there and {wanted[name]!r} here "
-                        f"({self.root}); choose another folder"
-                    )
-        else:
-            write_file(path, json.dumps(wanted, indent=1).encode())
+        keep_plan(self.root, plan)
 
     def setup(self, cell: str) -> dict[str, Any] | None:
         """What was chosen for a cell; None where nothing was yet."""
         path = self.root / cell / SETUP_FILE
-        return _read(path) if path.exists() else None
+        return read_kept(path) if path.exists() else None
 
     def keep_setup(self, cell: str, values: Mapping[str, Any]) -> None:
         (self.root / cell).mkdir(exist_ok=True)
@@ -83,7 +72,7 @@ class Store:
         """Raises InputError where the file is damaged."""
         path = self._block(cell, block)
         try:
-            return [_measured(values) for values in _read(path)]
+            return [_measured(values) for values in read_kept(path)]
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{path} is damaged: {error}; delete it, and the same command measures it again"
@@ -91,15 +80,6 @@ class Store:
 
     def _block(self, cell: str, block: int) -> Path:
         return self.root / cell / f"block-{block:04d}.json"
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}; delete it, and the same command measures it again"
-        ) from error
 
 
 def _measured(values: dict[str, Any]) -> MeasuredPrompt:

@@ -338,7 +338,7 @@ class ModelAdapter:
                 return self._run_modules(hidden, first, last, cache, call.positions, tables, masks)
             group = self._lean[0].packed_heads
             packed = {kind: mask if mask is None else pack_mask(mask, group) for kind, mask in masks.items()}
-            return self._run_lean(hidden, first, last, cache, tables, packed)
+            return self._run_lean(hidden, first, last, cache, tables, packed, call.packing)
         finally:
             cache.call = None
 
@@ -376,14 +376,20 @@ class ModelAdapter:
         cache: KeyValueStore,
         tables: Mapping[str, tuple[Tensor, Tensor]],
         masks: Mapping[str, Tensor | None],
+        packing: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """The same without the calls of modules. Cosine and signed sine by kind: (1 or B, n, 1, d); masks are packed"""
+        """The same without the calls of modules. Cosine and signed sine by kind: (1 or B, n, 1, d); masks are packed
+
+        packing: of a call that is padded; padding goes through no matrix product then.
+        """
         batch_size, _, width = hidden.shape
         rows = hidden.reshape(-1, width)
+        if packing is not None:
+            rows = rows.index_select(0, packing[0])
         for layer in range(first, last):
             kind = self.kinds[layer]
-            rows = self._lean[layer](rows, batch_size, *tables[kind], masks[kind], cache)
-        return rows.view(hidden.shape)
+            rows = self._lean[layer](rows, batch_size, *tables[kind], masks[kind], cache, packing)
+        return (rows if packing is None else rows.index_select(0, packing[1])).view(hidden.shape)
 
     def read_head(self, hidden: Tensor) -> Tensor:
         """Final norm, head and soft-capping at any depth. (B, n, D) -> (B, n, V), in the model's dtype."""

@@ -21,7 +21,8 @@ from specbound.decoding.model.families import FAMILIES
 from specbound.decoding.model.left_out import helper_places, is_library
 from specbound.decoding.model.products import FewRowsProduct, Packing
 
-# B sequences, n new tokens, R = B * n rows, D hidden width, H query heads, G key-value heads, d width of a head, K keys
+# B sequences, n new tokens, R = B * n rows less padding, D hidden width, H query heads, G key-value heads, d width of a
+# head, K keys
 
 LEAN_MODULES = tuple(
     f"transformers.models.{name}.modeling_{name}" for name, family in FAMILIES.items() if family.is_lean
@@ -76,24 +77,35 @@ class LeanLayer:
                 norm.copy_numbers()
 
     def __call__(
-        self, rows: Tensor, batch_size: int, cos: Tensor, signed_sin: Tensor, mask: Tensor | None, cache: KeyValueStore
+        self,
+        rows: Tensor,
+        batch_size: int,
+        cos: Tensor,
+        signed_sin: Tensor,
+        mask: Tensor | None,
+        cache: KeyValueStore,
+        packing: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Runs the layer and appends to its cache. rows: (R, D) -> (R, D).
 
         cos, signed_sin: (1 or B, n, 1, d), as `signed` gives the sine.
         mask: additive, packed by `pack_mask` (1 or B, 1, n * packed_heads, K); None where one token sees all keys.
+        packing: as `RaggedCall` gives it, where R < B n: attention alone sees the padding.
         """
         width = self.head_width
-        heads = (batch_size, rows.shape[0] // batch_size, -1, width)
         x = self.attention_norm(rows)
-        query, key = self.query(x).view(heads), self.key(x).view(heads)
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if packing is not None:
+            query, key, value = (each.index_select(0, packing[1]) for each in (query, key, value))
+        heads = (batch_size, query.shape[0] // batch_size, -1, width)
+        query, key = query.view(heads), key.view(heads)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         num_heads = query.shape[2]
         turned = torch.cat((query, key), 2)
         turned = (turned * cos).add_(turned.roll(width // 2, -1).mul_(signed_sin))  # two halves change places
         query, key = torch.split_with_sizes(turned, (num_heads, key.shape[2]), 2)
-        keys, values = cache.update(key.transpose(1, 2), self.value(x).view(heads).transpose(1, 2), self.index)
+        keys, values = cache.update(key.transpose(1, 2), value.view(heads).transpose(1, 2), self.index)
         if self.attend is not None:
             seen, _ = self.attend(self.attention, query.transpose(1, 2), keys, values, mask, scaling=self.scaling)
         elif mask is None:  # as transformers calls it
@@ -102,7 +114,10 @@ class LeanLayer:
             )
         else:
             seen = packed_attention(query, keys, values, mask, self.scaling)
-        rows = self.plus(self.output(seen.reshape(rows.shape[0], num_heads * width)), rows)
+        seen = seen.reshape(-1, num_heads * width)
+        if packing is not None:
+            seen = seen.index_select(0, packing[0])
+        rows = self.plus(self.output(seen), rows)
         x = self.mlp_norm(rows)
         return self.plus(self.down(self.activate(self.gate(x)) * self.up(x)), rows)
 

@@ -3,6 +3,7 @@
 Knows positions and lengths; knows nothing of models and drafts.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -46,6 +47,18 @@ class RaggedCall:
         if min(counts) < self.num_new:  # found on the host: on a GPU a mask as index would wait for the device
             new = [(row, i, slots[row], starts[row] + i) for row, count in enumerate(counts) for i in range(count)]
             self._new = sent(new, device).unbind(1)
+
+    @property
+    def packing(self) -> tuple[Tensor, Tensor] | None:
+        """The place of each new token among the B n of the padded call, and of each place the token that stands there:
+        (tokens,) and (B n,). None where nothing is padded."""
+        if not self._new:
+            return None
+        firsts = [0, *itertools.accumulate(self.counts)]
+        columns = range(self.num_new)
+        held = [first + min(i, count - 1) for first, count in zip(firsts, self.counts, strict=False) for i in columns]
+        rows, within = self._new[:2]
+        return rows * self.num_new + within, sent(held, rows.device)
 
     @property
     def is_level(self) -> bool:

@@ -1,0 +1,1 @@
+"""Servers under load, side by side: what `specbound bench-serve` measures."""
