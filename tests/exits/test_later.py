@@ -26,6 +26,7 @@ from tests.decoding.random_exits import random_exits
 from tests.step_fields import EXACT_FIELDS
 
 EXITS, NUM_LAYERS, NEW_TOKENS, WIDTH = (0, 1, 3), 4, 30, 4
+LOOKUP_THRESHOLD = 0.2
 SAMPLED = {"do_sample": True, "temperature": 0.7, "seed": 3}
 
 
@@ -72,11 +73,13 @@ def test_live_steps_are_what_replay_says(
 ) -> None:
     """Tokens always; all work up to the first wrong draft, and beyond it where the replay says that it knows.
 
-    shares: exit layer -> share of its first drafts that its threshold refuses.
+    shares: exit layer -> share of its first drafts that its threshold refuses; that of the context is a fixed one.
     """
     exits, traces = record(sampling)
     confidence = np.concatenate([trace.confidence for trace in traces])
     thresholds = {e: float(np.quantile(confidence[:, EXITS.index(e)], q)) if q else 0.0 for e, q in shares.items()}
+    if 0 in thresholds:
+        thresholds[0] = LOOKUP_THRESHOLD
     model = greedy_twin(load_model(str(tiny_model_dir)).model, has_end=False)
     policy = StaticPolicy(tuple(thresholds), tuple(thresholds.values()), w_max=WIDTH)
     decoder = SpecBoundDecoder(model, policy, exits=exits)
