@@ -15,7 +15,6 @@ import numpy as np
 from specbound_controller.mlp import Mlp, sigmoid
 from specbound_controller.trees.node_features import (
     MOST_DEPTH,
-    NO_CELL,
     SCORED_SOURCES,
     cell_features,
     depth_features,
@@ -43,7 +42,8 @@ class NodeScore:
     _of_depths: np.ndarray = field(init=False)
     _of_recent: np.ndarray = field(init=False)
     _weight2: np.ndarray = field(init=False)
-    _calibration: np.ndarray = field(init=False)
+    _slopes: np.ndarray = field(init=False)
+    _offsets: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         order = [SCORED_SOURCES.index(source) for source in self.sources if source in SCORED_SOURCES]
@@ -65,7 +65,8 @@ class NodeScore:
             "_of_depths": depth_features() @ weight1[2 * width : 2 * width + 2] + self.mlp.bias1,
             "_of_recent": np.ascontiguousarray(weight1[2 * width + 2 :]),
             "_weight2": self.mlp.weight2[0],
-            "_calibration": np.array((self.slopes, self.offsets)),
+            "_slopes": np.array(self.slopes),
+            "_offsets": np.array(self.slopes) * float(self.mlp.bias2[0]) + np.array(self.offsets),
         }
         for name, value in tables.items():
             object.__setattr__(self, name, value)
@@ -84,21 +85,25 @@ class NodeScore:
 
     def of_places(self, of_depth: np.ndarray, firsts: np.ndarray) -> np.ndarray:
         """What is the same for all children of a node. of_depth: (n, H); firsts: cells, (n, S) -> (n, H)"""
-        found = of_depth
-        for place in range(firsts.shape[1]):
-            found = found + self._of_firsts[firsts[:, place]]
+        found: np.ndarray = np.add.reduce(self._of_firsts.take(firsts, axis=0), axis=1)
+        found += of_depth
         return found
 
-    def chances(self, cells: np.ndarray, of_place: np.ndarray) -> np.ndarray:
-        """Of candidates, each proposed by at least one source. cells: (K, S); of_place: (K, H) or (1, H) -> (K,)"""
-        hidden = of_place + self._of_cells[cells[:, 0]]
-        for place in range(1, cells.shape[1]):
-            hidden += self._of_cells[cells[:, place]]
+    def chances(self, cells: np.ndarray, source: np.ndarray, of_place: np.ndarray) -> np.ndarray:
+        """Of candidates, each proposed by at least one source. (K,) float64
+
+        Args:
+            cells: of every source. (K, S)
+            source: the first that proposes each. (K,)
+            of_place: (K, H), or (1, H) where all follow one node.
+        """
+        hidden: np.ndarray = np.add.reduce(self._of_cells.take(cells, axis=0), axis=1)
+        hidden += of_place
         np.maximum(hidden, 0.0, out=hidden)
         hidden *= self._weight2
-        logits = hidden.sum(axis=1).astype(np.float64) + float(self.mlp.bias2[0])
-        slopes, offsets = self._calibration[:, (cells != NO_CELL).argmax(axis=1)]
-        return sigmoid(slopes * logits + offsets)
+        logits = self._slopes.take(source) * np.add.reduce(hidden, axis=1)
+        logits += self._offsets.take(source)
+        return sigmoid(logits)
 
 
 def depth_row(depth: int) -> int:

@@ -1,6 +1,7 @@
 """Candidates after one path by the learned score: all that the sources propose there, scored in one go."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Scored:
         """The best candidates after a path, the best first. depth: of the node that they would follow."""
         rows: dict[int, list[int]] = {}
         found: list[tuple[int, str, int]] = []
+        origins: list[int] = []
         firsts = [NO_CELL] * self._num_sources
         for place, start, source in self._asked:
             proposed = source.propose(tail)
@@ -35,11 +37,13 @@ class Scored:
                 if row is None:
                     row = rows[token] = [NO_CELL] * self._num_sources
                     found.append((token, source.name, cell))
+                    origins.append(place)
                 row[place] = start + cell
         if not found:
             return []
         of_place = self._score.of_places(self._of_depths[depth_row(depth)][None], np.array([firsts]))
-        chances = self._score.chances(np.array(list(rows.values())), of_place)
-        best = np.argsort(-chances, kind="stable")[:breadth].tolist()
-        values = chances.tolist()
-        return [(values[index], *found[index]) for index in best]
+        cells = np.array(list(rows.values()))
+        chances = self._score.chances(cells, np.array(origins), of_place).tolist()
+        children = [(chance, *rest) for chance, rest in zip(chances, found, strict=True)]
+        children.sort(key=itemgetter(0), reverse=True)
+        return children[:breadth]

@@ -100,7 +100,8 @@ class ByScore:
         cells, firsts = scored_cells(found, self._names, score.sources)
         of_place = score.of_places(self._of_depths[rows, np.minimum(depth, MOST_DEPTH - 1)], firsts)
         values = np.full(is_one.shape, NEVER)
-        values[is_one] = score.chances(cells[is_one], of_place[np.nonzero(is_one)[0]])
+        own = cells[is_one]
+        values[is_one] = score.chances(own, (own != NO_CELL).argmax(axis=1), of_place[np.nonzero(is_one)[0]])
         return values
 
 

@@ -48,7 +48,7 @@ def test_tables_give_what_the_network_gives(rng: np.random.Generator) -> None:
     first = [int(np.flatnonzero(row)[0]) for row in cells]
     expected = sigmoid(np.array(score.slopes)[first] * logits + np.array(score.offsets)[first])
     of_depth = score.of_depths(recent)[np.arange(count), np.minimum(depth, MOST_DEPTH - 1)]
-    found = score.chances(cells, score.of_places(of_depth, firsts))
+    found = score.chances(cells, np.array(first), score.of_places(of_depth, firsts))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert copy.deepcopy(score) is score
 

@@ -127,7 +127,7 @@ def judge_scores(
 def chances_of(score: NodeScore, rows: NodeRows) -> np.ndarray:
     """The score of every row. (K,)"""
     of_depth = score.of_depths(rows.recent)[np.arange(len(rows)), rows.depth]
-    return score.chances(rows.cells, score.of_places(of_depth, rows.firsts))
+    return score.chances(rows.cells, rows.source, score.of_places(of_depth, rows.firsts))
 
 
 def counted_rates(rows: NodeRows, names: Sequence[str]) -> Rates:
