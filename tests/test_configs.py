@@ -34,6 +34,7 @@ CONFIG_CLASSES = {
     "demo.yaml": "specbound.demo.config:DemoConfig",
     "demo_quick.yaml": "specbound.demo.config:DemoConfig",
     "demo_full.yaml": "specbound.demo.config:DemoConfig",
+    "demo_smollm2.yaml": "specbound.demo.config:DemoConfig",
 }
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 

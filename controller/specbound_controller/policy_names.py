@@ -19,15 +19,15 @@ def written_out(name: str) -> Policy:
     return Setting.parse(name).policy() if is_setting(name) else own_policy(name)
 
 
-def require_policy_name(name: str, known: Sequence[str], has_trees: bool = True) -> None:
-    """Raises InputError where a name is neither known, nor written out, nor a tree's."""
+def require_policy_name(name: str, known: Sequence[str], has_trees: bool = True, what: str = "policy") -> None:
+    """Raises InputError where a name is neither known, nor written out, nor a tree's. what: the option it came by."""
     if name in known or (has_trees and is_tree_name(name)) or is_own_policy(name):
         return
     if is_setting(name):
         Setting.parse(name)
         return
     trees = ", exitE_treeN" if has_trees else ""
-    raise InputError(f"policy must be one of {', '.join(known)}{trees}, {FORM}, module:Class, got {name!r}")
+    raise InputError(f"{what} must be one of {', '.join(known)}{trees}, {FORM}, module:Class, got {name!r}")
 
 
 def rejoined(names: Sequence[str]) -> tuple[str, ...]:

@@ -91,19 +91,43 @@ def in_words(name: str) -> str:
         return f"{'tree' if tree[1] == 'tree' else 'chain'} of {tree[2]} drafts that cost no layer"
     if name == "free_tree":
         return "tree of drafts that cost no layer, sized by price"
-    if is_setting(name) or _ACTION.fullmatch(name):
+    action = _ACTION.fullmatch(name)
+    if action is not None:
+        return _setting_of(action).words if action[5] != "learned" else _learned_words(action)
+    if is_setting(name):
         return Setting.parse(name).words
     return name.replace("_", " ")
 
 
+def both(name: str) -> str:
+    """A setting or a tree in words, with its name behind it; plain decoding in words alone."""
+    return in_words(name) if name == "plain" else f"{in_words(name)} ({name})"
+
+
 def _of_action(found: re.Match[str], name: str) -> Setting:
-    first, layer, lookup, width, score, threshold, by_token = found.groups()
-    if score == "learned":
+    if found[5] == "learned":
         raise InputError(f"policy {name!r} has a learned score, which only a controller brings: name the controller")
+    return _checked(_setting_of(found), name)
+
+
+def _setting_of(found: re.Match[str]) -> Setting:
+    first, layer, lookup, width, score, threshold, by_token = found.groups()
     own = (LOOKUP_EXIT if lookup else int(layer), float(threshold or 0.0))
     exits = ((LOOKUP_EXIT, float(first)), own) if first else (own,)
     combine = "token" if by_token or score is None else "product"
-    return _checked(Setting(exits, int(width), combine=combine), name)
+    return Setting(exits, int(width), combine=combine)
+
+
+def _learned_words(found: re.Match[str]) -> str:
+    """Of an action whose threshold is for the chance of acceptance that a controller gives."""
+    setting = _setting_of(found)
+    *before, (layer, threshold) = setting.exits
+    parts = [
+        *(_source_words(*each) for each in before),
+        f"{_source_words(layer, 0.0)} where its chance ≥ {threshold:g}",
+    ]
+    whole = " (the whole draft)" if setting.combine == "product" else ""
+    return f"{', else '.join(parts)}{whole}, {_tokens(setting.width)}"
 
 
 def _source(text: str, name: str) -> tuple[int, float]:

@@ -8,6 +8,9 @@ from specbound.decoding.sampling_config import SamplingConfig
 from specbound.models.names import chosen_controller
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
+from specbound_controller.own_policy import is_own_policy
+from specbound_controller.policy_names import rejoined, require_policy_name
+from specbound_controller.trees.names import is_tree_name
 from specbound_profiling.prompts.files import other_prompts
 
 METHODS = (
@@ -27,8 +30,11 @@ of a grid, as its defaults are, and with its heuristic schedule; a draft model m
 dynamic threshold; prompt lookup. Ours: plain decoding, the best static setting, the best draft tree, the
 controller."""
 
-EAGER_METHODS = ("best_tree",)
-"""Those that captured CUDA graphs cannot run."""
+
+def is_eager(method: str) -> bool:
+    """Whether captured CUDA graphs cannot run it: draft trees, and policies of a user's own, which may draft some."""
+    return method == "best_tree" or is_tree_name(method) or is_own_policy(method)
+
 
 SHAPES = ("tiny", "small", "1b", "7b", "13b")
 """Shapes of random models: two small ones for a CPU, Llama 3.2 1B, Vicuna 7B, CodeLlama 13B."""
@@ -62,7 +68,8 @@ class BenchConfig(SamplingConfig):
     max_new_tokens: int = 96
     """Most tokens for each prompt, at least 8."""
     methods: Literal["auto"] | tuple[str, ...] = "auto"
-    """Methods to time besides plain decoding; auto: all that the model allows."""
+    """Methods to time besides plain decoding; auto: all that the model allows. Besides those of the table: draft trees
+    such as tree7, fixed settings such as static:lookup0.5+exit4,width2, classes of your own, module:Class."""
     controller: str | None = None
     """demo, a folder that train-controller wrote, or none. By default demo for the demo model only."""
     compression: str = "none"
@@ -116,8 +123,10 @@ class BenchConfig(SamplingConfig):
         require_one_of(COMPRESSIONS, compression=self.compression)
         for level in self.exactness:
             require_exactness(level)
-        for method in () if self.methods == "auto" else self.methods:
-            require_one_of(METHODS, methods=method)
+        if self.methods != "auto":
+            object.__setattr__(self, "methods", rejoined(self.methods))
+        for method in self.own_policies:
+            require_policy_name(method, METHODS, what="methods")
         for axis in self.scaling:
             require_one_of(AXES, scaling=axis)
         for name, values in (("tuned_lengths", self.tuned_lengths), ("shape_widths", self.shape_widths)):
@@ -127,7 +136,7 @@ class BenchConfig(SamplingConfig):
             raise InputError("exactness must name one or both of token, bitwise, got none")
         if self.compile and self.exactness != ("token",):
             raise InputError(f"exactness must be token alone with compile, got {','.join(self.exactness)}")
-        eager = [name for name in EAGER_METHODS if self.methods != "auto" and name in self.methods]
+        eager = [name for name in self.named if is_eager(name)]
         if self.compile and eager:
             raise InputError(f"methods must not hold {eager[0]} with compile: captured graphs run chains only")
         if self.compile and (self.shape is not None or self.scaling):
@@ -174,13 +183,23 @@ class BenchConfig(SamplingConfig):
         return chosen_controller(self.controller, self.model)
 
     @property
+    def own_policies(self) -> tuple[str, ...]:
+        """Policies by name that are no methods of the table."""
+        return tuple(name for name in self.named if name not in METHODS)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """What was asked for by name, each once."""
+        return () if self.methods == "auto" else tuple(dict.fromkeys(self.methods))
+
+    @property
     def chosen_methods(self) -> tuple[str, ...]:
-        """Methods to time, plain decoding among them, in the order of the table."""
+        """Methods of the table to time, plain decoding among them, in its order."""
         asked = METHODS if self.methods == "auto" else ("plain", *self.methods)
         if self.methods != "auto" and "controller" in asked and self.controller_name == "none":
             raise InputError("method controller needs a controller, got controller none")
         if self.compile:
-            asked = tuple(name for name in asked if name not in EAGER_METHODS)
+            asked = tuple(name for name in asked if not is_eager(name))
         return tuple(
             name for name in METHODS if name in asked and (name != "controller" or self.controller_name != "none")
         )

@@ -17,6 +17,7 @@ from specbound.evaluation.best_static import StaticSearch, choose_static, record
 from specbound.evaluation.best_tree import choose_tree
 from specbound.evaluation.timing import ContentionProbe, TimedPrompt
 from specbound.exits.trained import new_adapter, with_exits
+from specbound.fitted import named
 from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
@@ -24,6 +25,7 @@ from specbound.pricing.local import given_costs, required_costs
 from specbound.results.report import model_info
 from specbound.stores.trees import local_situation
 from specbound_controller.costs import CostTable
+from specbound_controller.settings import in_words
 from specbound_profiling.recording.config import auto_exit_layers
 
 
@@ -89,6 +91,9 @@ class Bench:
             methods.append(self._best_tree(decoder, search))
         if controller is not None and "controller" in asked:
             methods.append(OurMethod("controller", decoder, controller.policy(costs, self.loaded.compression)))
+        for name in self.config.own_policies:
+            policy = named(name, self.loaded.model, self.loaded.compression, costs)
+            methods.append(OurMethod(name, decoder, policy, in_words(name)))
         return Group(methods, costs)
 
     def _search(
@@ -106,14 +111,14 @@ class Bench:
         found = choose_static(replace(search, traces=traces), self.say)
         self.speedup_map = self.speedup_map or speedup_map(traces, search.costs, self.adapter.num_layers)
         self.notes.append(f"best_static, {search.exactness}: {found.describe()}")
-        return OurMethod("best_static", decoder, found.policy(), found.action().name)
+        return OurMethod("best_static", decoder, found.policy(), in_words(found.action().name))
 
     def _best_tree(self, decoder: SpecBoundDecoder, search: StaticSearch) -> OurMethod:
         """The fastest draft tree on the tuning prompts."""
         situation = local_situation(self.loaded.model, search.costs, self.say)
         found = choose_tree(search, situation, self.say)
         self.notes.append(f"best_tree, {search.exactness}: {found.describe()}")
-        return OurMethod("best_tree", decoder, found.policy(situation), found.name)
+        return OurMethod("best_tree", decoder, found.policy(situation), in_words(found.name))
 
     def _decoder(self, exactness: str) -> SpecBoundDecoder:
         return new_decoder(self.loaded, exactness, self.config.compile)

@@ -84,7 +84,7 @@ def tune_transformers(names: Sequence[str], config: Grid, loaded: LoadedModel, p
         grid = candidates(name, config, num_layers)
         try:
             methods = [TransformersMethod(name, loaded.model, each) for each in grid]
-            best = methods[0] if len(methods) == 1 else _fastest(methods, prompts)
+            best = methods[0] if len(methods) == 1 else fastest(methods, prompts)
             best.run(prompts[0])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # what transformers dies of
             tuned.notes.append(f"{name} is left out: {type(error).__name__}: {' '.join(str(error).split())[:120]}")
@@ -95,7 +95,8 @@ def tune_transformers(names: Sequence[str], config: Grid, loaded: LoadedModel, p
     return tuned
 
 
-def _fastest(methods: Sequence[TransformersMethod], prompts: Sequence[TimedPrompt]) -> TransformersMethod:
+def fastest(methods: Sequence[TransformersMethod], prompts: Sequence[TimedPrompt]) -> TransformersMethod:
+    """The method with the most tokens per second in one interleaved round."""
     named = {f"{index}": method for index, method in enumerate(methods)}
     timings = time_methods([Method(key, method.run) for key, method in named.items()], prompts, 1, ContentionProbe())
 

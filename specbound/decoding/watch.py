@@ -8,6 +8,8 @@ from specbound_controller.records import StepRecord
 
 WATCHED_TOKENS = 64
 """New tokens, over all calls, after which a policy without an accepted draft is named."""
+WATCHED_DRAFTS = 16
+"""Draft tokens that it must have issued by then: one that hardly drafts costs nothing."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class AcceptanceWatch:
         self._num_drafted += record.num_drafted
         if record.num_accepted:
             self._is_settled = True
-        elif self._num_tokens >= WATCHED_TOKENS:
+        elif self._num_tokens >= WATCHED_TOKENS and not 0 < self._num_drafted < WATCHED_DRAFTS:
             self._is_settled = True
             if self._num_drafted:
                 logger.warning(

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from specbound import __version__
+from specbound.bench.transformers_methods import Assistance, TransformersMethod
+from specbound.bench.tuning import fastest
 from specbound.demo.config import DemoConfig
 from specbound.evaluation.best_static import StaticChoice, StaticSearch, choose_static
 from specbound.evaluation.best_tree import TreeChoice, choose_tree
 from specbound.evaluation.level import Protocol, evaluate_level, timed_prompts
 from specbound.evaluation.rows import EvaluatedRow
-from specbound.evaluation.timing import TimedPrompt
+from specbound.evaluation.timing import Method, TimedPrompt
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.results.report import machine_info, model_info
@@ -28,6 +30,7 @@ from specbound_controller.controller import Controller
 from specbound_controller.errors import InputError
 from specbound_controller.figures import share, times
 from specbound_controller.policy import Policy
+from specbound_controller.settings import both
 from specbound_profiling.log.store import StepLog, open_log
 from specbound_profiling.progress import status
 from specbound_profiling.prompts.files import load_prompts
@@ -40,6 +43,8 @@ COMPRESSION = "none"
 """The demonstration runs in fp32, where outputs are equal token by token."""
 TUNING_TOKENS = 32
 """Tokens of each profiling prompt in the races of static settings and of draft trees."""
+PROMPT_LOOKUP, LOOKUP_LENGTHS, NUM_LOOKUP_PROMPTS = "prompt_lookup", (2, 4, 10), 3
+"""transformers' fastest way to draft without a second model: its lengths, raced on so many of those prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,8 @@ class DemoResult:
     model: dict[str, Any]
     """What a report says of the model."""
     rows: list[Row]
-    """By kind of content, totals last; within it transformers, plain, best static, best tree, controller, oracle."""
+    """By kind of content, totals last; within it transformers and its prompt lookup, plain, best static, best tree,
+    controller, oracle."""
     notes: list[str]
     """One line each."""
     is_trustworthy: bool
@@ -127,6 +133,7 @@ def evaluate(
         traces=log.traces(COMPRESSION),
     )
     static = choose_static(search, say)
+    lookup = _prompt_lookup(loaded, search.prompts[:NUM_LOOKUP_PROMPTS])
     situation = local_situation(loaded.model, costs, say)
     tree = choose_tree(search, situation, say)
     policies: dict[str, Policy] = {
@@ -135,9 +142,23 @@ def evaluate(
         "controller": controller.policy(costs, COMPRESSION),
     }
     protocol = Protocol(config.num_rounds, config.w_max, config.seed, config.allow_noise)
-    level = evaluate_level(loaded, prompts, policies, costs, controller.config.exit_layers, protocol, _say_nothing)
-    notes = [*_choices(static, tree, controller), *_gains(level.rows), *level.conditions()]
+    peers = [Method(lookup.name, lookup.run)]
+    level = evaluate_level(
+        loaded, prompts, policies, costs, controller.config.exit_layers, protocol, _say_nothing, peers
+    )
+    notes = [
+        f"transformers' prompt lookup: {lookup.setting}",
+        *_choices(static, tree, controller),
+        *_gains(level.rows),
+        *level.conditions(),
+    ]
     return DemoResult(model_info(config.model, loaded.model), list(level.rows), notes, level.is_trustworthy)
+
+
+def _prompt_lookup(loaded: LoadedModel, prompts: Sequence[TimedPrompt]) -> TransformersMethod:
+    """transformers' own, at its fastest length."""
+    settings = [Assistance(PROMPT_LOOKUP, length) for length in LOOKUP_LENGTHS]
+    return fastest([TransformersMethod(PROMPT_LOOKUP, loaded.model, each) for each in settings], prompts)
 
 
 def _say_nothing(line: str) -> None:
@@ -148,7 +169,9 @@ def _choices(static: StaticChoice, tree: TreeChoice, controller: Controller) -> 
     played = controller.config.static_actions.get(COMPRESSION)
     lines = [f"best static: {static.describe()}", f"best tree: {tree.describe()}"]
     if played is not None:
-        lines.append(f"the controller found nothing faster on its validation prompts than {played.name} at every step")
+        lines.append(
+            f"the controller found nothing faster on its validation prompts than {both(played.name)} at every step"
+        )
     return lines
 
 

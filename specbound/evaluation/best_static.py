@@ -30,6 +30,7 @@ from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.fingerprint import exact_part
 from specbound_controller.policy import AnnealedConfidence, DraftingFrom, Policy, StaticPolicy
+from specbound_controller.settings import both, in_words
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.progress import working
@@ -122,8 +123,8 @@ class StaticChoice:
     def describe(self) -> str:
         """The setting, and how it came out, in one line."""
         return (
-            f"{self.action().name}, the fastest of {len(self.ranking) - 1} raced on {self.num_prompts} prompts of "
-            f"{self.source} on {self.day}, the best of {self.num_settings} by replay; "
+            f"{both(self.action().name)}, the fastest of {len(self.ranking) - 1} raced on {self.num_prompts} prompts "
+            f"of {self.source} on {self.day}, the best of {self.num_settings} by replay; "
             f"{finalists(self.ranking, self.contention)}"
         )
 
@@ -131,7 +132,7 @@ class StaticChoice:
 def finalists(ranking: Sequence[Ranked], contention: float) -> str:
     """The speeds of the fastest and of plain decoding, with a warning where the machine was busy."""
     shown = [*ranking[:NUM_SHOWN], *(each for each in ranking[NUM_SHOWN:] if each.name == PLAIN.name)]
-    speeds = ", ".join(f"{each.name} {each.tokens_per_second:.1f} ({each.over_plain:.2f}x)" for each in shown)
+    speeds = "; ".join(f"{in_words(each.name)} {each.tokens_per_second:.1f} ({each.over_plain:.2f}x)" for each in shown)
     busy = f"; the machine was busy, {contention:.0%}" if contention > 0.1 else ""
     return f"tokens/s (over plain): {speeds}{busy}"
 

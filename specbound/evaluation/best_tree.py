@@ -14,6 +14,7 @@ from specbound.stores.trees import TreeSituation, exit_tree_name, tree_policy
 from specbound_controller.actions import PLAIN
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
+from specbound_controller.settings import both
 from specbound_controller.trees.names import FREE_ENTRANTS
 
 NUM_EXITS, EXIT_SIZES = 2, (7, 15)
@@ -50,8 +51,8 @@ class TreeChoice:
     def describe(self) -> str:
         """The tree, and how it came out, in one line."""
         return (
-            f"{self.name}, the fastest of {len(self.ranking) - 1} raced on {self.num_prompts} prompts of {self.source} "
-            f"on {self.day}; {finalists(self.ranking, self.contention)}"
+            f"{both(self.name)}, the fastest of {len(self.ranking) - 1} raced on {self.num_prompts} prompts "
+            f"of {self.source} on {self.day}; {finalists(self.ranking, self.contention)}"
         )
 
 

@@ -25,6 +25,7 @@ from specbound.evaluation.timing import (
 from specbound.evaluation.verify import for_prompt
 from specbound.exits.trained import new_adapter
 from specbound.models.loading import LoadedModel
+from specbound.results.rows import THEIRS
 from specbound_controller.costs import CostTable
 from specbound_controller.figures import number, times
 from specbound_controller.policy import Policy, StaticPolicy
@@ -161,6 +162,7 @@ def evaluate_level(
     exit_layers: Sequence[int],
     protocol: Protocol,
     say: Say,
+    peers: Sequence[Method] = (),
 ) -> LevelEvaluation:
     """Records what plain decoding writes, times all methods on it, and replays the oracles on the same texts.
 
@@ -170,6 +172,7 @@ def evaluate_level(
         costs: prices of the oracles' work.
         exit_layers: exits that the oracles may choose from.
         say: gets a line as each part begins.
+        peers: methods of transformers that draft, by the names in `PEERS`.
     """
     say(f"{loaded.compression}: recording what plain decoding writes on {len(prompts)} prompts")
     adapter = new_adapter(loaded)
@@ -179,7 +182,7 @@ def evaluate_level(
     decoder = SpecBoundDecoder(
         twin, None, loaded.compression, record_steps=False, exactness=protocol.exactness, exits=loaded.exits
     )
-    methods = _methods(loaded, decoder, policies)
+    methods = _methods(loaded, decoder, policies, peers)
     say(f"{loaded.compression}: decoding them with {len(methods)} methods, interleaved, {protocol.num_rounds} times")
     probe = ContentionProbe()
     shorter = "--num-prompts, --rounds and --max-new-tokens shorten it"
@@ -187,7 +190,7 @@ def evaluate_level(
     is_promised = loaded.compression == "none" or decoder.exactness == "bitwise"
     without_claim = set(timings) - {"plain"} if not is_promised else set[str]()
     if decoder.exactness == "bitwise" or protocol.sampling.get("do_sample"):
-        without_claim |= {"transformers", PLAIN_AT_TOKEN} & set(timings)
+        without_claim |= {*THEIRS, PLAIN_AT_TOKEN} & set(timings)
     promised = {name: of_method for name, of_method in timings.items() if name not in without_claim}
     evaluation = Evaluation(
         prompts,
@@ -231,9 +234,11 @@ def _record(
     return traces
 
 
-def _methods(loaded: LoadedModel, decoder: SpecBoundDecoder, policies: Mapping[str, Policy]) -> list[Method]:
-    """transformers and plain decoding first; at the bitwise level plain decoding on the model's own kernels too."""
-    methods = [transformers_method(loaded.model)]
+def _methods(
+    loaded: LoadedModel, decoder: SpecBoundDecoder, policies: Mapping[str, Policy], peers: Sequence[Method]
+) -> list[Method]:
+    """transformers' and plain decoding first; at the bitwise level plain decoding on the model's own kernels too."""
+    methods = [transformers_method(loaded.model), *peers]
     if decoder.exactness == "bitwise":
         own = SpecBoundDecoder(decoder.model, None, loaded.compression, record_steps=False)
         methods.append(policy_method(PLAIN_AT_TOKEN, own, StaticPolicy(())))

@@ -18,7 +18,7 @@ from specbound_controller.errors import InputError
 from specbound_controller.guarded import GuardedPolicy
 from specbound_controller.policy import Policy
 from specbound_controller.policy_names import is_written_out, written_out
-from specbound_controller.settings import in_words, is_setting
+from specbound_controller.settings import both, in_words, is_setting
 from specbound_controller.trees.names import BEST_TREE, TUNED_TREES, drafts_trees
 from specbound_controller.trees.settings import TreeSources
 
@@ -130,7 +130,7 @@ class Sources:
         if not is_annealed:
             choice.add(name, static.policy(vocabulary), static.describe())
         elif self.asked or static.action(is_annealed=True) != static.action():
-            choice.add(name, static.policy(vocabulary, is_annealed=True), static.action(is_annealed=True).name)
+            choice.add(name, static.policy(vocabulary, is_annealed=True), both(static.action(is_annealed=True).name))
 
     def _add_controllers(self, choice: "Choice", name: str, compression: str, costs: CostTable) -> None:
         assert self.controller is not None  # the config and `available` see to it
@@ -138,7 +138,7 @@ class Sources:
         policy = controller_policy(name, compression, costs, controller)
         if name == "best_static_learned":
             action = learned_action(controller, compression, costs)
-            choice.add(name, policy, f"{action.name}, chosen on the steps that the controller carries")
+            choice.add(name, policy, f"{both(action.name)}, chosen on the steps that the controller carries")
             return
         choice.add(name, policy, "")
         level = trained_level(controller, compression)
@@ -147,7 +147,7 @@ class Sources:
             levels = ", ".join(controller.config.compressions)
             choice.notes.append(f"controller: trained on {levels}, decides as for {level}")
         if played is not None:
-            choice.notes.append(f"controller: found nothing faster in training than {played.name} at every step")
+            choice.notes.append(f"controller: found nothing faster in training than {both(played.name)} at every step")
 
 
 @dataclass(slots=True)

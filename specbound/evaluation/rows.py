@@ -15,7 +15,7 @@ from specbound.evaluation.compare import SpeedRatio, speed_ratio
 from specbound.evaluation.differences import Difference
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound.evaluation.verify import num_differing_tokens
-from specbound.results.rows import Row, equality, shown
+from specbound.results.rows import PEERS, THEIRS, Row, equality, shown
 from specbound_controller.figures import interval, number, share, times
 from specbound_profiling.replay.result import ReplayResult
 
@@ -145,8 +145,8 @@ class Evaluation:
         differing = self.differing(method, indices)
         plain = [self.timings["plain"][i] for i in indices]
         pairs = [(a.tokens, b.tokens) for a, b in zip(plain, timings, strict=True)]
-        is_comparable = not (method == "transformers" and self.is_sampled)
-        is_on_own_kernels = method in ("transformers", PLAIN_AT_TOKEN)
+        is_comparable = not (method in THEIRS and self.is_sampled)
+        is_on_own_kernels = method in (*THEIRS, PLAIN_AT_TOKEN)
         counts = [timing.stats for timing in timings if timing.stats is not None]
         row = EvaluatedRow.of(
             sum(counts if len(counts) == len(timings) else [], DecodeStats()),
@@ -191,8 +191,9 @@ class Evaluation:
 
     @property
     def refused(self) -> list[str]:
-        """Methods that promise plain decoding's output and did not keep it."""
-        return [name for name in self.timings if name not in self.without_claim and not self.is_claimable(name)]
+        """Methods that promise plain decoding's output and did not keep it; for transformers' drafts others answer."""
+        promised = [name for name in self.timings if name not in self.without_claim and name not in PEERS]
+        return [name for name in promised if not self.is_claimable(name)]
 
     def _with_speedup(self, row: EvaluatedRow, method: str, indices: Sequence[int]) -> EvaluatedRow:
         speed = self.speed_ratio(method, self.reference, indices)
@@ -233,7 +234,7 @@ class Evaluation:
 
     def comparisons(self) -> list[Comparison]:
         """The controller against every other method that drafts, where both may claim a speedup."""
-        names = [name for name in self.timings if name not in ("transformers", PLAIN_AT_TOKEN, "controller")]
+        names = [name for name in self.timings if name not in (*THEIRS, PLAIN_AT_TOKEN, "controller")]
         if "controller" not in self.timings or not self.is_claimable("controller"):
             return []
         return [

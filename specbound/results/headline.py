@@ -4,10 +4,10 @@ nothing that does not stand in the rows."""
 import math
 from collections.abc import Sequence
 
-from specbound.results.rows import Row
+from specbound.results.rows import THEIRS, Row
 from specbound_controller.settings import in_words
 
-NOT_POLICIES = ("transformers", "plain", "oracle", "oracle_grid")
+NOT_POLICIES = (*THEIRS, "plain", "oracle", "oracle_grid")
 """Methods that a headline compares others with."""
 FEW_PROMPTS = 8
 """Prompts below which an interval is not to be trusted far."""

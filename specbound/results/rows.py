@@ -11,6 +11,11 @@ from typing import Any, Self
 from specbound.decoding.stats import DecodeStats
 from specbound_controller.figures import interval, number, times
 
+PEERS = ("prompt_lookup", "assistant_early_exit")
+"""Methods with which transformers itself drafts."""
+THEIRS = ("transformers", *PEERS)
+"""Methods of transformers: its own kernels, its own random numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:

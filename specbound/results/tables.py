@@ -13,6 +13,7 @@ from specbound.results.rows import Column, Row, columns
 R = TypeVar("R", bound=Row)
 
 LABELS = {
+    "prompt_lookup": "transformers lookup",
     "best_static": "best static",
     "best_tree": "best tree",
     "oracle": "oracle*",

@@ -92,8 +92,11 @@ def test_a_method_that_transformers_cannot_run_is_left_out_with_a_reason(
         raise IndexError("list index out of range")
 
     monkeypatch.setattr("transformers.generation.candidate_generator.EarlyExitCandidateGenerator.get_candidates", fail)
-    code, text, err = bench("--methods", "assistant_early_exit_default,best_static", "--exactness", "token")
+    code, text, err = bench(
+        "--methods", "assistant_early_exit_default,best_static,static:exit1,width2", "--exactness", "token"
+    )
     assert code == 0, text + err
+    assert "static:exit1,width2" in text and "exit 1, two tokens" in text
     assert "assistant_early_exit_default is left out: IndexError: list index out of range" in text
 
 
@@ -116,6 +119,10 @@ def test_a_method_that_transformers_cannot_run_is_left_out_with_a_reason(
         (
             ("--compile", "--exactness", "token", "--methods", "best_tree"),
             "methods must not hold best_tree with compile: captured graphs run chains only",
+        ),
+        (
+            ("--compile", "--exactness", "token", "--methods", "tree7"),
+            "methods must not hold tree7 with compile: captured graphs run chains only",
         ),
         (("--compile", "--exactness", "token", "--scaling", "width"), "must not be given with shape or scaling"),
         (("--compile", "--exactness", "token", "--device", "cpu"), "compile must be False on cpu"),

@@ -172,14 +172,14 @@ def test_demo_prints_every_method_and_writes_the_rows(
     assert main(argv) == 0
     out = capsys.readouterr().out
     rows = json.loads(report.read_text())["rows"]
-    methods = {"transformers", "plain", "best_static", "best_tree", "controller", "oracle"}
+    methods = {"transformers", "prompt_lookup", "plain", "best_static", "best_tree", "controller", "oracle"}
     assert {row["method"] for row in rows} == methods
     assert {row["task"] for row in rows} == {"tree", "two", "all"}
     assert all(row["outputs_equal"] is not False for row in rows)
-    assert [row["simulated"] for row in rows if row["task"] == "all"] == [False] * 5 + [True]
+    assert [row["simulated"] for row in rows if row["task"] == "all"] == [False] * 6 + [True]
     plain = next(row for row in rows if (row["method"], row["task"]) == ("plain", "all"))
     assert plain["tokens_per_step"] == 1.0 and plain["layer_calls_per_token"] == 6.0
-    assert "oracle*" in out and "the whole chain took" in out
+    assert "transformers lookup" in out and "oracle*" in out and "the whole chain took" in out
     assert main(argv) == 2
     assert "out must be empty" in capsys.readouterr().err
 

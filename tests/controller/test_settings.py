@@ -46,6 +46,10 @@ def test_what_is_no_setting_is_refused_in_one_line(name: str, why: str) -> None:
 def test_words_say_what_names_mean() -> None:
     assert in_words("lookup0.35_exit2_width2_annealed0.35_token") == "context ≥ 0.35, else exit 2 ≥ 0.35, two tokens"
     assert in_words("exit3_width4_annealed0.2") == "exit 3 ≥ 0.2 (the whole draft), four tokens"
+    assert (
+        in_words("lookup0.5_exit3_width2_learned0.4")
+        == "context ≥ 0.5, else exit 3 where its chance ≥ 0.4 (the whole draft), two tokens"
+    )
     assert in_words("exit3_width1") == "exit 3, one token"
     assert in_words("static:lookup0.5+exit4,width2") == "context ≥ 0.5, else exit 4, two tokens"
     assert in_words("exit3_tree7") == "tree of 7 drafts, exit 3 among its sources"

@@ -66,7 +66,7 @@ def test_a_real_race_names_a_setting_of_the_grid_and_says_how_it_came_out(search
     choice = race(search, said.append)
     assert len(choice.ranking) == 17 and choice.action() in static_grid(EXITS)
     text = choice.describe()
-    assert f"{choice.action().name}, the fastest of 16 raced on 4 prompts of made up" in text
+    assert f"({choice.action().name}), the fastest of 16 raced on 4 prompts of made up" in text
     assert "plain" in text and "x)" in text and "\n" not in text
     assert said == [
         "none: recording 4 tuning prompts",

@@ -35,7 +35,7 @@ def test_a_race_ranks_all_and_the_first_tree_is_played(
     assert {each.name for each in choice.ranking} == {*entrants(search.exit_layers), "plain"}
     assert "trees race on 1 tuning prompts" in said[0] and len(said) == 4
     assert TreeChoice.from_dict(asdict(choice)) == choice
-    assert f"{choice.name}, the fastest of {len(choice.ranking) - 1} raced on 4 prompts" in choice.describe()
+    assert f"({choice.name}), the fastest of {len(choice.ranking) - 1} raced on 4 prompts" in choice.describe()
     policy = choice.policy(situation)
     assert isinstance(policy, TreePolicy) and str(policy.plan.max_nodes) in choice.name
 

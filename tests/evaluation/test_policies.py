@@ -60,7 +60,10 @@ def test_without_a_file_there_are_the_policies_of_the_controller() -> None:
     sources = Sources.open(EvaluateConfig(), stored)
     choice = sources.choose("none", COSTS, raced("exit2_width4", "exit2_width4_annealed0.2"))
     assert list(choice.policies) == ["best_static", "best_static_annealed", "best_static_learned", "controller"]
-    assert "controller: found nothing faster in training than exit3_width1 at every step" in choice.notes
+    assert (
+        "controller: found nothing faster in training than exit 3, one token (exit3_width1) at every step"
+        in choice.notes
+    )
     assert not set(choice.policies) - set(sources.available)
 
 
@@ -117,7 +120,8 @@ def test_the_fixed_settings_are_those_that_won_the_race() -> None:
     assert best.exits() == ((2, 0.0),) and best.w_max == 4
     assert annealed.exits() == ((0, 0.5), (2, 0.55)) and annealed.w_max == 3
     assert (
-        "exit2_width4, the fastest of 2 raced on 3 prompts of others" in choice.notes[0] and lookup in choice.notes[1]
+        "exit 2, four tokens (exit2_width4), the fastest of 2 raced on 3 prompts of others" in choice.notes[0]
+        and lookup in choice.notes[1]
     )
 
 

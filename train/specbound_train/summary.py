@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from specbound_controller.figures import interval, number, share, times
+from specbound_controller.settings import both, in_words
 from specbound_train.calibration.measures import ExitFit
 from specbound_train.compare import LevelSummary
 
@@ -69,15 +70,15 @@ def _both(learned: float, confidence: float) -> str:
 def _level_lines(level: LevelSummary) -> list[str]:
     lines = [
         f"  {level.name}: plain {number(level.plain_tokens_per_second, 1)} tokens/s, "
-        f"best static {times(level.best_static_speedup, 3)} ({level.best_static}), "
-        f"learned score alone {times(level.best_static_learned_speedup, 3)} ({level.best_static_learned}), "
+        f"best static {times(level.best_static_speedup, 3)} ({in_words(level.best_static)}), "
+        f"learned score alone {times(level.best_static_learned_speedup, 3)} ({in_words(level.best_static_learned)}), "
         f"controller {times(level.controller_speedup, 3)}, oracle {times(level.oracle_speedup, 3)}; "
         f"{level.num_prompts} prompts, {level.num_tokens} tokens",
     ]
     if level.played_action is not None:
         lines.append(
             f"    the step policy alone reached {times(level.step_policy_speedup, 3)}, not above the best static "
-            f"setting, so this controller plays {level.played_action.name} at every step"
+            f"setting, so this controller plays {both(level.played_action.name)} at every step"
         )
     else:
         lines.append(

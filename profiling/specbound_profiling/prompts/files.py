@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -19,6 +20,8 @@ FILE_COLUMNS = ("turns", "prompt")
 DATA_SET_COLUMNS = ("prompt", "turns", "question", "text")
 ID_COLUMNS = ("prompt_id", "question_id")
 TASK_COLUMNS = ("task", "category")
+NUM_HELD_OUT = 10
+"""Shipped prompts of each kind that `training:evaluate` holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +48,17 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
     """Prompts by name, in the order of the source. A conversation is one prompt for each turn.
 
     Args:
-        spec: `demo` (the profiling set), `demo:evaluate`, `training` (600 prompts of many kinds), a file (JSON
-            lines, a JSON list, CSV, TSV or Parquet; text in any UTF, also compressed), Spec-Bench's file with
-            `:tuning` or `:evaluation` behind it, or `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
+        spec: `demo` (the profiling set), `demo:evaluate`, `training` (600 prompts of many kinds; `training:evaluate`
+            is the last ten of each kind, `training:profile` all others), a file (JSON lines, a JSON list, CSV, TSV
+            or Parquet; text in any UTF, also compressed), Spec-Bench's file with `:tuning` or `:evaluation` behind
+            it, or `hf:NAME[:split[:column]]`; a split may be a slice, `train[:10]`.
         num_prompts: take only so many, the first of each task in turn; None takes all.
 
     Raises:
         InputError: file or data set missing, empty, with a broken line or the same id twice (the line is named).
     """
-    if spec == "training":
-        from specbound.assets import training_prompts_path
-
-        placed = _read_file(training_prompts_path())
+    if spec in ("training", "training:profile", "training:evaluate"):
+        placed = _read_training(spec.partition(":")[2])
     elif spec in ("demo", "demo:profile", "demo:evaluate"):
         from specbound.assets import demo_prompts_path
 
@@ -77,7 +79,13 @@ def load_prompts(spec: str, num_prompts: int | None = None) -> list[Prompt]:
 
 def other_prompts(spec: str) -> str:
     """Prompts to choose settings on where others are measured: the other set of the same, or those for training."""
-    others = {"demo": "demo:evaluate", "demo:profile": "demo:evaluate", "demo:evaluate": "demo:profile"}
+    others = {
+        "demo": "demo:evaluate",
+        "demo:profile": "demo:evaluate",
+        "demo:evaluate": "demo:profile",
+        "training:profile": "training:evaluate",
+        "training:evaluate": "training:profile",
+    }
     path, split = split_of(spec)
     if split is not None:
         return f"{path}:{'tuning' if split == 'evaluation' else 'evaluation'}"
@@ -98,6 +106,19 @@ def _spread(prompts: Sequence[Prompt], num_prompts: int) -> list[Prompt]:
         seen[prompt.task] = seen.get(prompt.task, 0) + 1
         ranked.append((seen[prompt.task], index))
     return [prompts[index] for index in sorted(index for _, index in sorted(ranked)[:num_prompts])]
+
+
+def _read_training(part: str) -> list[_Placed]:
+    """The shipped prompts, or the part of them that something is chosen on, or the part that it is measured on."""
+    from specbound.assets import training_prompts_path
+
+    placed = _read_file(training_prompts_path())
+    held_out, seen = set(), Counter[str]()
+    for prompt, _ in reversed(placed):
+        seen[prompt.task] += 1
+        if seen[prompt.task] <= NUM_HELD_OUT:
+            held_out.add(prompt.prompt_id)
+    return [each for each in placed if not part or (each[0].prompt_id in held_out) == (part == "evaluate")]
 
 
 def _read_file(path: Path) -> list[_Placed]:

@@ -27,8 +27,10 @@ from specbound.evaluation.timing import (
     transformers_method,
 )
 from specbound.evaluation.verify import for_prompt
+from specbound.fitted import named
 from specbound.models.loading import LoadedModel
 from specbound.pricing.local import choose_costs, required_costs
+from specbound.results.rows import PEERS, THEIRS
 from specbound.stores.trees import TreeSituation, local_situation
 from specbound_controller.controller import Controller
 from specbound_controller.costs import CostTable
@@ -41,8 +43,6 @@ from specbound_profiling.recording.settings import RecordSettings
 from specbound_profiling.replay.oracle import oracle
 from specbound_profiling.replay.replay import PLAIN, replay_static
 
-THEIRS = ("prompt_lookup", "assistant_early_exit")
-"""transformers' own ways to draft, whose settings are searched."""
 NUM_GRID_PROMPTS = 6
 """Tuning prompts on which their grids are searched."""
 
@@ -75,7 +75,7 @@ class Way:
         """Methods that promise no output that is plain decoding's: other kernels, or tokens of their own."""
         if self.exactness == "token" and not self.temperature:
             return set()
-        return {"transformers", PLAIN_AT_TOKEN, *THEIRS}
+        return {*THEIRS, PLAIN_AT_TOKEN}
 
 
 class Cell:
@@ -120,7 +120,7 @@ class Cell:
         static = choose_static(search, self.say)
         tree = choose_tree(search, self._situation(costs), self.say)
         self.say(f"{way.name}: searching the grids of transformers' methods")
-        tuned = tune_transformers(THEIRS, config, self.loaded, tuning[:NUM_GRID_PROMPTS])
+        tuned = tune_transformers(PEERS, config, self.loaded, tuning[:NUM_GRID_PROMPTS])
         theirs = {each.name: asdict(each.assistance) for each in tuned.methods if each.assistance is not None}
         notes = [f"best static: {static.describe()}", f"best tree: {tree.describe()}", *tuned.notes]
         return {
@@ -155,6 +155,8 @@ class Cell:
         if controller is not None:
             policy = controller.policy(self.costs, way.compression)
             methods.append(policy_method("controller", decoder, policy))
+        for name in self.config.policies:
+            methods.append(policy_method(name, decoder, named(name, model, way.compression, self.costs)))
         return methods
 
     def measure(self, prompts: Sequence[Prompt], first_index: int) -> list[MeasuredPrompt]:

@@ -6,6 +6,8 @@ from typing import Literal
 from specbound.models.names import chosen_controller
 from specbound_controller.compression import COMPRESSIONS
 from specbound_controller.errors import InputError, require_at_least, require_one_of
+from specbound_controller.policy_names import rejoined, require_policy_name
+from specbound_controller.trees.names import TREE_NAMES
 from specbound_profiling.prompts.files import other_prompts
 
 
@@ -35,6 +37,9 @@ class SuiteConfig:
     """0 decodes greedily, others sample; one or several."""
     controller: str | None = None
     """demo, a folder that train-controller wrote, or none. By default demo for the demo model only."""
+    policies: tuple[str, ...] = ()
+    """Policies to measure besides: draft trees such as tree7, fixed settings such as static:lookup0.5+exit4,width2, and
+    classes of your own, module:Class."""
     rounds: int = 1
     """Times that every method decodes every prompt; medians count. At least 1."""
     tuning_prompts: str | None = None
@@ -62,6 +67,9 @@ class SuiteConfig:
     """File for the results as JSON; - is standard output, where the tables are left out."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "policies", rejoined(self.policies))
+        for name in self.policies:
+            require_policy_name(name, TREE_NAMES, what="policies")
         require_at_least(2, max_new_tokens=self.max_new_tokens)
         require_at_least(8, tuning_tokens=self.tuning_tokens)
         counts = {

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from specbound.bench.suite.cell import THEIRS, Way
+from specbound.bench.suite.cell import Way
 from specbound.bench.suite.store import MeasuredPrompt
 from specbound.evaluation.rows import PLAIN_AT_TOKEN, EvaluatedRow, Evaluation, token_equality, with_oracle
 from specbound.evaluation.timing import PROBE_TOLERANCE
@@ -63,7 +63,7 @@ def cell_result(
         for name in names
         for task in evaluation.tasks
     }
-    rows = [_of_theirs(row, way) for row in evaluation.timed_rows()]
+    rows = evaluation.timed_rows()
     for task in evaluation.tasks:
         row = _oracle_row(evaluation, prompts, task)
         ratios["oracle", task] = row.speedup
@@ -75,14 +75,6 @@ def cell_result(
     return CellResult(
         way, evaluation, rows, ratios, [*notes, *_notes(evaluation, prompts, slowdown, is_shown)], slowdown
     )
-
-
-def _of_theirs(row: EvaluatedRow, way: Way) -> EvaluatedRow:
-    """transformers' methods run on the model's own kernels, and draw tokens of their own where they sample."""
-    if row.method not in THEIRS:
-        return row
-    row = replace(row, exactness="token")
-    return replace(row, outputs_equal=None, num_differing_tokens=0) if way.temperature else row
 
 
 def _oracle_row(evaluation: Evaluation, prompts: Sequence[MeasuredPrompt], task: str) -> EvaluatedRow:

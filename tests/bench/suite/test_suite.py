@@ -58,7 +58,7 @@ def config_of(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_every_cell_has_its_methods_by_kind_of_content(config_of: Callable[..., SuiteConfig], tmp_path: Path) -> None:
     seen: list[int] = []
-    config = config_of(compression=("none", "bf16"), temperatures=(0.0, 0.7))
+    config = config_of(compression=("none", "bf16"), temperatures=(0.0, 0.7), policies=("static:exit1", "width2"))
     result = run_suite(config, on_cell=lambda result: seen.append(len(result.cells)))
     assert seen == [1, 2, 3, 4] and result.is_trustworthy
     names = [cell.way.name for cell in result.cells]
@@ -74,6 +74,7 @@ def test_every_cell_has_its_methods_by_kind_of_content(config_of: Callable[..., 
             "plain",
             "best static",
             "best tree",
+            "static:exit1,width2",
             "oracle (replayed)",
         ]
         assert all(len(row) == len(table.headings) for row in table.rows)

@@ -8,7 +8,7 @@ import pytest
 
 from specbound.cli.main import main
 from specbound_controller.errors import InputError
-from specbound_profiling.prompts.files import load_prompts
+from specbound_profiling.prompts.files import NUM_HELD_OUT, load_prompts
 from specbound_profiling.prompts.training.config import PromptsConfig
 from specbound_profiling.prompts.training.make import MAX_PROMPT_WORDS, make_prompts
 from specbound_profiling.prompts.training.sources import MAX_WORDS, MIN_WORDS, find_texts
@@ -100,6 +100,9 @@ def test_shipped_prompts_are_those_that_may_be_shipped() -> None:
 
     rows = [json.loads(line) for line in training_prompts_path().read_text().splitlines()]
     assert {row["licence"] for row in rows} <= {"MIT", "CC BY 4.0", "public domain", "PSF-2.0"}
+    profiled, measured = load_prompts("training:profile"), load_prompts("training:evaluate")
+    assert set(Counter(prompt.task for prompt in measured).values()) == {NUM_HELD_OUT}
+    assert sorted(each.prompt_id for each in (*profiled, *measured)) == sorted(each.prompt_id for each in prompts)
     assert all(row["source"] and len(row["prompt"].split()) <= MAX_PROMPT_WORDS for row in rows)
 
 
