@@ -106,7 +106,7 @@ def test_a_server_that_does_not_start_is_named_by_its_last_line(tmp_path: Path) 
     config = LoadConfig(out=str(tmp_path), servers=("plain",), clients=(1,), num_prompts=1, model="nothing/here")
     with started(["plain"], config, "nothing/here", 64) as servers:
         (server,) = servers
-        with pytest.raises(ServerError, match="plain does not start: specbound: error: .*nothing/here"):
+        with pytest.raises(ServerError, match=r"plain does not start: specbound: error: .*nothing/here"):
             server.wait(time.monotonic() + 300)
     assert server.process.poll() is not None
 
