@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_profiling.log.branches import Branches
 from specbound_profiling.log.later import Later
-from specbound_profiling.log.trace import DEFAULT_TEMPERATURES, Branches, PromptTrace
+from specbound_profiling.log.trace import DEFAULT_TEMPERATURES, PromptTrace
 
 
 def make_trace(

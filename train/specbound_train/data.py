@@ -13,9 +13,10 @@ from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import describe
 from specbound_controller.errors import InputError
 from specbound_controller.fingerprint import exact_part, same_model
+from specbound_profiling.log.branches import Branches
 from specbound_profiling.log.later import Later
 from specbound_profiling.log.store import StepLog
-from specbound_profiling.log.trace import Branches, PromptTrace
+from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.prompts.spec_bench import SPLITS, refuse_split
 
 MIN_PROMPTS = 3

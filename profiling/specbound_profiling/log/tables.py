@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from specbound_profiling.log.branches import Branches
 from specbound_profiling.log.columns import array_of, lists, lists_or_null, rows_of_lists, table_of, tail
 from specbound_profiling.log.later import Later
-from specbound_profiling.log.trace import Branches, PromptTrace
+from specbound_profiling.log.trace import PromptTrace
 
 EXITS_SCHEMA = pa.schema(
     [

@@ -23,8 +23,8 @@ from specbound.decoding.signals import logit_statistics
 from specbound.decoding.step import DraftChoice
 from specbound_controller.lookup import LOOKUP_EXIT, NO_TOKEN, ContextLookup, Lookup
 from specbound_controller.sources.source import MOST_CANDIDATES
+from specbound_profiling.log.branches import Branches
 from specbound_profiling.log.later import Later
-from specbound_profiling.log.trace import Branches
 from specbound_profiling.recording.columns import (
     candidate_columns,
     exit_columns,

@@ -8,8 +8,9 @@ import numpy as np
 
 from specbound_controller.lookup import LOOKUP_EXIT, lookup_length
 from specbound_controller.score import signal_array
+from specbound_profiling.log.branches import Branches
 from specbound_profiling.log.later import Later
-from specbound_profiling.log.trace import Branches, PromptTrace
+from specbound_profiling.log.trace import PromptTrace
 
 
 def exit_signals(sources: Sequence[PromptTrace | Later] | Sequence[Branches], exit_layers: Sequence[int]) -> np.ndarray:

@@ -15,8 +15,9 @@ from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
 from specbound_controller.records import Decision, ExitScore
 from specbound_controller.score import SIGNAL_NAMES
+from specbound_profiling.log.branches import Branches
 from specbound_profiling.log.later import Later
-from specbound_profiling.log.trace import Branches, PromptTrace
+from specbound_profiling.log.trace import PromptTrace
 from specbound_profiling.replay.exit_signals import exit_signals
 from specbound_profiling.replay.trace_batch import TraceBatch
 

@@ -19,10 +19,11 @@ from specbound_controller.sources.stores import Stores
 from specbound_controller.trees.rates import prior_rates
 from specbound_profiling.log import manifest
 from specbound_profiling.log import store as log
+from specbound_profiling.log.branches import Branches
 from specbound_profiling.log.manifest import Manifest, read_costs, read_manifest
 from specbound_profiling.log.store import LogWriter, open_log
 from specbound_profiling.log.stores import checksums, write_log_stores
-from specbound_profiling.log.trace import Branches, PromptTrace
+from specbound_profiling.log.trace import PromptTrace
 from tests.profiling.manifests import MANIFEST
 
 TraceOf = Callable[..., PromptTrace]
