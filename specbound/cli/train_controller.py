@@ -41,7 +41,8 @@ def few_prompts(num_prompts: int) -> list[str]:
 def next_step(summary: "TrainSummary", model: str) -> str:
     """What to do with the controller: one line."""
     played = next((level.played_action for level in summary.levels if level.played_action is not None), None)
-    if played is not None and played.width > 0:
+    plays_trees = summary.trees is not None and summary.trees.played
+    if played is not None and played.width > 0 and not plays_trees:
         return (
             f"next: the fixed setting is as good, static:{played.name} ({in_words(played.name)}); specbound evaluate "
             f"--model {model} --policy best_static,best_tree races it against others by the clock"

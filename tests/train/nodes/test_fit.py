@@ -110,7 +110,6 @@ def test_trees_of_the_score_are_priced_by_their_own_speed(
 ) -> None:
     sources = TreeSources(known.stores, prior_rates())
     growth = grow_by_price([level], scores, sources, 12)
-    assert growth["none"].growth == "best_first" and growth["none"].speedup > 1.0
+    assert growth["none"].growth == "best_first" and growth["none"].speedup >= 1.0
     (judged,) = judge_trees([level], scores, growth, sources, 12, 0)
-    assert judged.learned_speedup > 1.1 and judged.learned_nodes > 0.5
-    assert judged.gain_low <= judged.learned_speedup / judged.tuned_speedups[judged.best_tuned] <= judged.gain_high
+    assert judged.learned_speedup > 1.1 * judged.tuned_speedups[judged.best_tuned] and judged.learned_nodes > 0.5

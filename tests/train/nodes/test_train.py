@@ -16,6 +16,7 @@ from specbound_controller.trees.rates import prior_rates
 from specbound_controller.trees.settings import TreeSources
 from specbound_profiling.log.store import open_log
 from specbound_profiling.log.stores import checksums, write_log_stores
+from specbound_train import policy_search
 from specbound_train.config import TrainConfig
 from specbound_train.train import train_controller
 from tests.train.nodes.conftest import KnownText
@@ -29,12 +30,15 @@ def log(
     costs_of: Callable[..., CostTable],
 ) -> Path:
     root = tmp_path_factory.mktemp("trees") / "log"
-    log_of(root, {"none": known.traces}, costs_of(), stores=checksums(known.stores))
+    log_of(root, {"none": known.traces[:6]}, costs_of(), stores=checksums(known.stores))
     write_log_stores(root, known.stores, "f" * 64)
     return root
 
 
-def test_a_controller_of_a_log_with_trees_has_them(log: Path, known: KnownText, tmp_path: Path) -> None:
+def test_a_controller_of_a_log_with_trees_has_them(
+    log: Path, known: KnownText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_search, "NUM_ITERATIONS", 1)  # of chains, which are not the matter here
     settings = {"epochs": 3, "max_rounds": 1, "widths": (1, 2), "thresholds": (0.5,), "tree_hidden_units": 8}
     summary = train_controller(TrainConfig(str(log), str(tmp_path / "own"), report=False, **settings))  # type: ignore[arg-type]
     assert summary.trees is not None and "score of tree nodes on" in str(summary)

@@ -19,7 +19,7 @@ from specbound_train.calibration.measures import platt
 from specbound_train.data import LevelData
 from specbound_train.modules import Rows, average
 from specbound_train.nodes.rows import NodeRows, concatenated, node_rows
-from specbound_train.tuning.trees import Part, tune_tree
+from specbound_train.tuning.trees import Part, some_prompts, tune_tree
 
 Fit = Callable[[Rows, np.ndarray], tuple[Mlp, ...]]
 """Rows and the fold of each -> a network for each fold, fitted without it."""
@@ -72,7 +72,7 @@ def fit_nodes(levels: Sequence[LevelData], stores: Stores, seed: int, fit: Fit) 
 def grow_by_price(
     levels: Sequence[LevelData], scores: NodeScores, sources: TreeSources, num_layers: int
 ) -> Mapping[str, TreeSettings]:
-    """By compression level, the bounds and the price at which the score's trees are fastest on the training prompts.
+    """By compression level, the bounds and the price at which the score's trees are fastest on some training prompts.
 
     Each prompt is replayed by the network that was fitted without it.
     """
@@ -81,8 +81,10 @@ def grow_by_price(
         parts = list[Part]()
         own_levels = [data for data in levels if data.compression == compression]
         for data in own_levels:
+            chosen = {trace.prompt_id for trace in some_prompts(data.training)}
             for fold, score in enumerate(scores.by_fold):
-                traces = [trace for trace, own in zip(data.training, data.folds, strict=True) if own == fold]
+                pairs = zip(data.training, data.folds, strict=True)
+                traces = [trace for trace, own in pairs if own == fold and trace.prompt_id in chosen]
                 if traces:
                     parts.append(Part(traces, replace(sources, score=score), TreeMemo(traces)))
         found[compression] = tune_tree("priced_tree", parts, own_levels[0].costs, num_layers).settings

@@ -45,7 +45,7 @@ def tune_trees(
     names: Sequence[str] = TUNED_TREES,
 ) -> dict[str, TunedTree]:
     """The fastest settings of some rules by replay. traces: each of more than one position."""
-    chosen = _some(traces)
+    chosen = some_prompts(traces)
     part, found = Part(chosen, sources, TreeMemo(chosen)), {}
     for name in names:
         say(name)
@@ -82,7 +82,8 @@ def _tried(settings: TreeSettings, speedup: Callable[[TreeSettings], float]) -> 
     return tried
 
 
-def _some(traces: Sequence[PromptTrace]) -> list[PromptTrace]:
+def some_prompts(traces: Sequence[PromptTrace]) -> list[PromptTrace]:
+    """Prompts of all kinds alike, until `MOST_POSITIONS` stand."""
     chosen: list[PromptTrace] = []
     for index in spread([trace.task for trace in traces], len(traces)):
         if chosen and sum(trace.num_positions for trace in chosen) >= MOST_POSITIONS:
