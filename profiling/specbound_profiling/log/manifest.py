@@ -68,7 +68,7 @@ class Manifest:
     is_chat: bool = False
     """Whether the prompts went through the tokenizer's chat template."""
     exits: str = ""
-    """Name of the trained exits that were read, where their layers have one; empty: the model's own. """
+    """Name of the trained exits that were read, where their layers have one; empty: the model's own."""
     num_drafts: int = 1
     """Drafts of a step, from the first on, of which was recorded what the exits say: more than one where trained exits
     read the full model's verified state, which lies farther back at each."""
