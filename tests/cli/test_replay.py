@@ -28,7 +28,7 @@ def report_of(run: Run, tmp_path: Path, *argv: str) -> dict[str, Any]:
 
 
 def test_every_policy_has_a_row_for_each_level_and_kind_of_content(run: Run, tiny_log: Path, tmp_path: Path) -> None:
-    own = (*TUNED_POLICIES, "best_static_learned", "controller")
+    own = (*TUNED_POLICIES, "best_static_learned", "controller", "learned_tree")
     names = [name for name in REPLAYED_POLICIES if name not in own]
     report = report_of(
         run, tmp_path, "--log", str(tiny_log), "--policy", ",".join(names), "--exit-layers", "1,3", "--threshold", "0.2"
