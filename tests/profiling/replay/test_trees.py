@@ -221,7 +221,7 @@ def test_no_tree_beats_the_oracle_of_trees_on_any_prompt(
     chains = oracle(traces, costs, 4, 8)
     assert (limit.seconds <= chains.seconds + 1e-9).all() and limit.seconds.sum() < chains.seconds.sum()
     for name in ("plain", *NAMES):
-        policy = StaticPolicy(()) if name == "plain" else tree_policy(name, situation)
+        policy = StaticPolicy(()) if name == "plain" else policy_of(name, situation)
         result = replay(traces, policy, costs, 4, "none")
         assert (limit.seconds <= result.seconds + 1e-9).all(), name
     assert (limit.num_accepted + limit.num_steps == limit.num_tokens).all()
