@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,14 @@ def test_sources_of_an_answer_are_those_of_its_steps(chat_model_dir: Path) -> No
     assert counts == stats.accepted_by_source and set(counts) == {"context", "exit"}
 
 
+@pytest.fixture
+def listens() -> Iterator[None]:
+    """Ctrl-C does what it does in a program that nobody else runs: test runners in several processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press_ctrl_c_at_piece(monkeypatch: pytest.MonkeyPatch, number: int, times: int = 1) -> None:
     """As somebody who watches the first answer: Ctrl-C when so many pieces are there."""
     shown: list[str] = []
@@ -146,6 +154,7 @@ def press_ctrl_c_at_piece(monkeypatch: pytest.MonkeyPatch, number: int, times: i
     monkeypatch.setattr(Screen, "show", show_and_press)
 
 
+@pytest.mark.usefixtures("listens")
 def test_ctrl_c_ends_the_answer_and_keeps_it_in_the_history(
     chat: Chat, chat_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +169,7 @@ def test_ctrl_c_ends_the_answer_and_keeps_it_in_the_history(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("listens")
 def test_a_second_ctrl_c_forgets_the_turn(chat: Chat, chat_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, third = whole_answers(chat_model_dir, (MESSAGES[0], MESSAGES[2]))
     press_ctrl_c_at_piece(monkeypatch, len(first.split()) + 3, times=2)  # in the second answer

@@ -134,7 +134,10 @@ def test_json_on_standard_output_leaves_the_table_out(run: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--policy", "greedy"), "policy must be one of controller, static, layerskip, random, trees, static:"),
+        (
+            ("--policy", "greedy"),
+            "policy must be one of controller, learned_tree, static, layerskip, random, trees, static:",
+        ),
         (("--policy", "controller"), "policy controller needs a controller, got controller none"),
         (("--compression", "none,int3"), "compression must be one of none, bf16, fp16, int8, nf4, got 'int3'"),
         (("--exactness", "exact"), "exactness must be one of token, bitwise, got 'exact'"),

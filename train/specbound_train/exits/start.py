@@ -19,10 +19,10 @@ from specbound_train.exits.training import drawn_distances, layer_of, padded
 
 # n positions, D hidden width, R inputs of the map: D or 2 D
 
-MOST_POSITIONS, SHARE, LEAST_POSITIONS = 4096, 0.1, 256
+MOST_POSITIONS, SHARE, LEAST_POSITIONS = 32_768, 0.1, 256
 """Positions that the map is solved on: at most so many and such a share of the training, but so many at least."""
-JUDGING = 4
-"""One of so many of them judges."""
+JUDGING, MOST_JUDGING = 4, 1024
+"""One of so many of them judges, at most so many in all."""
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Added to the inputs' second moments, whose mean is 1."""
 SCALES = (1.0, 0.7, 0.5, 0.35, 0.25)
@@ -60,7 +60,7 @@ def start_students(students: nn.ModuleDict, teacher: Teacher, text: Text, config
     if not chosen:
         return
     rows = _first_rows(teacher, text, config)
-    border = len(rows.final) - len(rows.final) // JUDGING
+    border = len(rows.final) - min(len(rows.final) // JUDGING, MOST_JUDGING)
     fitted, judged = rows.part(slice(border)), rows.part(slice(border, None))
     logits = [teacher.logits(part) for part in judged.final.split(CHUNK_ROWS)]
     targets = [Target(part, teacher.ids) for part in logits]
