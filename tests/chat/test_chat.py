@@ -261,7 +261,7 @@ class Terminal:
         self._there = there  # open, so that nothing is lost when the command ends
         self.text = ""
 
-    def read_until(self, wanted: str, seconds: float = 120) -> None:
+    def read_until(self, wanted: str, seconds: float = 300) -> None:
         """Everything up to some text. Raises AssertionError where it does not come."""
         start, end = len(self.text), time.monotonic() + seconds
         while wanted not in self.text[start:]:
@@ -273,6 +273,7 @@ class Terminal:
         os.write(self._here, keys.encode())
 
 
+@pytest.mark.usefixtures("listens")
 def test_the_keyboard_in_a_terminal(tiny_model_dir: Path, tmp_path: Path) -> None:
     options = ("--policy", "plain", "--raw", "--max-new-tokens", "450", "--show-drafts")
     terminal = Terminal("--model", str(tiny_model_dir), *options)

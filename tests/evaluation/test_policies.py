@@ -40,6 +40,8 @@ def with_summary(summary: Mapping[str, Any], static_actions: Mapping[str, Action
             summary=summary,
         ),
         draft_vocabulary=None,
+        node_score=None,
+        plays_trees=lambda compression: False,
     )
 
 
