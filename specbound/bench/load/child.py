@@ -11,7 +11,8 @@ import threading
 
 def end_with_input() -> None:
     """Ends this process, all its threads with it, once standard input is closed."""
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not sys.stdin, whose lock the interpreter wants when it ends
+        pass
     os._exit(0)
 
 
