@@ -81,7 +81,8 @@ def test_generate_reads_the_draft_vocabulary_and_equals_plain_decoding(
 ) -> None:
     controller = Controller.load(chain["controller"])
     drafting = Action(1, 4, 0.0) if score == "fixed" else Action(1, 4, 0.01, "learned", "product")
-    replace(controller, config=replace(controller.config, static_actions={"none": drafting})).save(tmp_path)
+    chains = replace(controller.config, static_actions={"none": drafting}, trees=None)
+    replace(controller, config=chains, node_mlp=None).save(tmp_path)
     read, whole = [], DraftHead.__call__
 
     def watched(head: DraftHead, x: Tensor) -> Tensor:

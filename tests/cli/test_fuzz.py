@@ -36,6 +36,7 @@ CONFIGS = {
     "ablation": ("specbound.analysis.studies_config", "AblationConfig", "--log l --out o"),
     "generate": ("specbound.generation.config", "GenerateConfig", "--prompt p"),
     "convert": ("specbound.models.convert_config", "ConvertConfig", "--model m.gguf --out o"),
+    "chat": ("specbound.chat.config", "ChatConfig", ""),
     "serve": ("specbound.serve.config", "ServeConfig", ""),
     "export-generate": ("specbound.generation.export_config", "ExportConfig", "--out o"),
     "write": ("specbound.stores.write_config", "WriteConfig", "--out o --prompts demo"),
