@@ -46,18 +46,13 @@ class Measured:
         return sum(answer.num_tokens for answer in self.answers) / self.seconds
 
 
-def bodies(texts: Sequence[str], model: str, max_new_tokens: int) -> list[dict[str, Any]]:
-    """What clients send, greedy and streamed; the prompt is left to `asked`."""
+def bodies(texts: Sequence[str], model: str, max_new_tokens: int, is_chat: bool = False) -> list[dict[str, Any]]:
+    """What clients send, greedy and streamed: texts to continue, or first messages of chats."""
     settings = {"model": model, "max_tokens": max_new_tokens, "temperature": 0, "stream": True}
-    return [{**settings, "stream_options": {"include_usage": True}, "prompt": text} for text in texts]
-
-
-def as_chat(body: dict[str, Any]) -> dict[str, Any]:
-    """The same request of a chat."""
-    text = body["prompt"]
-    return {name: value for name, value in body.items() if name != "prompt"} | {
-        "messages": [{"role": "user", "content": text}]
-    }
+    settings |= {"stream_options": {"include_usage": True}}
+    if is_chat:
+        return [{**settings, "messages": [{"role": "user", "content": text}]} for text in texts]
+    return [{**settings, "prompt": text} for text in texts]
 
 
 def measure(address: str, asks: Sequence[dict[str, Any]], num_clients: int, seconds: float) -> Measured:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from specbound.exits.option import ExitsOption
 from specbound.models.names import is_gguf_name
 from specbound.serve.config import ServeConfig
 from specbound_controller.errors import InputError, require_at_least, require_one_of
@@ -14,7 +15,7 @@ DTYPES = {"none": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadConfig:
+class LoadConfig(ExitsOption):
     """Times servers side by side on one model: specbound serve with drafts and without, transformers serve with its
     continuous batching and without. Clients stream answers, one, two, four and eight at a time. Every measurement is
     written at once; the same command goes on with what is missing."""
@@ -23,8 +24,6 @@ class LoadConfig:
     """Folder for what was measured; one that holds an unfinished run of the same settings is gone on with."""
     model: str = "demo"
     """demo, smollm2, a folder, or a Hugging Face name."""
-    exits: str | None = None
-    """Trained exits of this model: a folder that train-exits wrote, OWNER/NAME on the Hub, or smollm2."""
     controller: str | None = None
     """demo, a folder that train-controller wrote, a Hugging Face name, or none. By default demo for the demo model
     only."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from specbound.bench.load.client import Answer, Measured, as_chat, bodies, measure
+from specbound.bench.load.client import Answer, Measured, bodies, measure
 from specbound.bench.load.config import LoadConfig
 from specbound.bench.load.result import Cell, LoadResult
 from specbound.bench.load.servers import Running, ServerError, started
@@ -24,6 +24,8 @@ Key = tuple[int, int, str]
 FREE = ("out", "json", "minutes", "rounds", "prompts")
 """Settings that may change from one call to the next; prompts count by their hash."""
 WARM_UP_TOKENS = 4
+CHAT_TOKENS = 64
+"""More than a chat template adds to one message."""
 
 
 def run_load(config: LoadConfig, say: Say) -> LoadResult:
@@ -120,12 +122,7 @@ class _Run:
 
     def _asks(self, server: str) -> list[dict[str, Any]]:
         model = self._source if server.startswith("transformers") else self._config.model
-        asks = bodies(self._texts, model, self._config.max_new_tokens)
-        return [as_chat(ask) for ask in asks] if self._is_chat else asks
-
-
-CHAT_TOKENS = 64
-"""More than a chat template adds to one message."""
+        return bodies(self._texts, model, self._config.max_new_tokens, self._is_chat)
 
 
 def _path(folder: Path, key: Key) -> Path:

@@ -29,7 +29,6 @@ from specbound.evaluation.verify import for_prompt
 from specbound.exits.trained import new_adapter
 from specbound.fitted import named
 from specbound.models.loading import LoadedModel
-from specbound.policies import controller_policy
 from specbound.pricing.local import choose_costs, required_costs
 from specbound.results.rows import PEERS, THEIRS
 from specbound.stores.trees import TreeSituation, local_situation
@@ -156,12 +155,10 @@ class Cell:
         vocabulary = None if controller is None else controller.draft_vocabulary
         methods.append(policy_method("best_static", decoder, self.static.policy(vocabulary)))
         methods.append(policy_method("best_tree", decoder, self.tree.policy(self._situation(self.costs))))
-        if controller is not None:
-            sources = self._situation(self.costs).sources
-            policy = controller_policy("controller", way.compression, self.costs, controller, sources)
-            methods.append(policy_method("controller", decoder, policy))
-        for name in self.config.policies:
-            methods.append(policy_method(name, decoder, named(name, model, way.compression, self.costs)))
+        by_name = self.config.policies if controller is None else ("controller", *self.config.policies)
+        for name in by_name:
+            policy = named(name, model, way.compression, self.costs, controller)
+            methods.append(policy_method(name, decoder, policy))
         return methods
 
     def measure(self, prompts: Sequence[Prompt], first_index: int) -> list[MeasuredPrompt]:

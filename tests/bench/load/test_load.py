@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from specbound.bench.load import run as stage
-from specbound.bench.load.client import Answer, Measured, as_chat, bodies, measure
+from specbound.bench.load.client import Answer, Measured, bodies, measure
 from specbound.bench.load.config import SERVERS, LoadConfig
 from specbound.bench.load.result import Cell, LoadResult, ratio_lines, table
 from specbound.bench.load.servers import ServerError, started, words_of
@@ -62,8 +62,7 @@ def address() -> Iterator[str]:
 @pytest.mark.parametrize("is_chat", [True, False])
 def test_answers_come_in_the_order_of_their_prompts_with_their_times(address: str, is_chat: bool) -> None:
     texts = ["one two three", "four", "five six"]
-    asks = bodies(texts, "m", 8)
-    found = measure(address, [as_chat(ask) for ask in asks] if is_chat else asks, 2, 60)
+    found = measure(address, bodies(texts, "m", 8, is_chat), 2, 60)
     assert [answer.text.strip() for answer in found.answers] == texts
     assert [answer.num_tokens for answer in found.answers] == [6, 2, 4]
     assert [len(answer.pauses_s) for answer in found.answers] == [2, 0, 1]
