@@ -34,7 +34,7 @@ from specbound_profiling.costs.fit import fit_costs, held_out_seconds
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.costs.overheads import bookkeeping_seconds, overhead_seconds
 from specbound_profiling.costs.stopwatch import Stopwatch, TimedSteps, joined
-from specbound_profiling.recording.config import auto_exit_layers
+from specbound_profiling.recording.config import NUM_STEPS, auto_exit_layers
 
 MIN_STEPS = 30
 """Fewest steps that a table is fitted on."""
@@ -136,7 +136,7 @@ class CostMeasurement:
 def measure_costs(
     loaded: LoadedModel,
     prompt_ids: Sequence[Tensor],
-    num_steps: int = 300,
+    num_steps: int = NUM_STEPS,
     seed: int = 0,
     max_seconds: float = 30.0,
     exit_layers: Sequence[int] | None = None,
@@ -153,7 +153,7 @@ def measure_costs(
 def cost_measurement(
     loaded: LoadedModel,
     prompt_ids: Sequence[Tensor],
-    num_steps: int = 300,
+    num_steps: int = NUM_STEPS,
     seed: int = 0,
     max_seconds: float = 30.0,
     exit_layers: Sequence[int] | None = None,
