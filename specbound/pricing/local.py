@@ -28,8 +28,8 @@ PROMPT_LENGTHS = (16, 64, 192)
 """Tokens of the prompts to measure on: random ones, because work is timed and not what comes out."""
 
 
-PRODUCTS = "few rows"
-"""How steps multiply: tables that were measured with other products do not count."""
+PRODUCTS = "few rows, steps of blocks"
+"""How steps multiply and which of their rows have prices: tables that were measured otherwise do not count."""
 
 
 def choose_costs(

@@ -21,7 +21,7 @@ from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.segments import CALLS_BEFORE_CAPTURE
 from specbound.models.loading import LoadedModel
 from specbound_controller.actions import THRESHOLDS, WIDTHS
-from specbound_controller.costs import CostTable
+from specbound_controller.costs import ROW_KNOTS, CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
@@ -50,6 +50,8 @@ drafts a tree, and reads two exits."""
 WIDEST = 31
 MOST_NODES, MOST_CHILDREN = 63, 4
 """Draft tokens of the largest random tree, and children of a node."""
+KNOT_SHARE = 0.5
+"""How often such a tree has a size whose rows have a price of their own."""
 
 
 class RandomPolicy:
@@ -110,8 +112,10 @@ class RandomPolicy:
         return Decision(width, thresholds, AnnealedConfidence(0.5), "product" if rng.random() < 0.5 else "token")
 
     def _draw_tree(self, stores: Stores) -> Decision:
-        """A tree of random tokens, whose size is spread over its logarithm."""
+        """A tree of random tokens, of a size that has a price of its own, or spread over its logarithm."""
         num_nodes = int(np.exp(self._rng.uniform(0.0, np.log(MOST_NODES + 1))))
+        if self._rng.random() < KNOT_SHARE:
+            num_nodes = int(self._rng.choice(ROW_KNOTS[1:])) - 1
         rates = {"bigrams": self._rng.uniform(0.2, 0.8, MOST_CHILDREN).tolist()}
         return Decision(MOST_NODES, tree=TreePlan(num_nodes, rates, stores=stores, max_depth=MOST_NODES))
 
