@@ -53,11 +53,11 @@ class Work:
         elapsed = time.perf_counter() - self._started
         return elapsed / self.done * max(0.0, self.total - self.done)
 
-    def __str__(self) -> str:
+    def text(self, left: float | None) -> str:
+        """One line. left: seconds to name; None names none."""
         parts = [self.label]
         if self.total:
             parts.append(f"{min(1.0, self.done / self.total):.0%}")
-        left = self.left_s()
         if left is not None:
             parts.append(f"about {duration(left)} left")
         return ", ".join([*parts, *([self.note] if self.note else [])])
@@ -99,8 +99,19 @@ class _Display:
         if not self.works:
             self._stop()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether some work goes on, of which what begins now is a part."""
+        return bool(self.works)
+
     def line(self) -> str:
-        return " · ".join(map(str, list(self.works)))
+        """All work, the whole before its parts; the first that knows how long it takes says so."""
+        texts, is_said = [], False
+        for work in list(self.works):
+            left = None if is_said else work.left_s()
+            is_said = is_said or left is not None
+            texts.append(work.text(left))
+        return " · ".join(texts)
 
     def __rich__(self) -> Text:
         return Text(self.line())
@@ -160,6 +171,7 @@ class RecordingBar:
         self._total = num_prompts
         self._label = label
         self._work: Work | None = None
+        self._is_part = False
 
     def token(self, count: int = 1) -> None:
         """So many more tokens."""
@@ -171,7 +183,7 @@ class RecordingBar:
         self._num_prompts += 1
         if self._work is not None:
             self._work.done = self._num_prompts * self._max_new_tokens
-            if self._num_prompts == 1:
+            if self._num_prompts == 1 and not self._is_part:
                 warn_of_long_work(self._work.left_s() or 0.0, "--num-prompts and --max-new-tokens shorten it")
         self._show(0)
 
@@ -183,7 +195,7 @@ class RecordingBar:
         self._work.note = f"{self._num_prompts}/{self._total} prompts, {speed:.0f} tokens/s"
 
     def __enter__(self) -> "RecordingBar":
-        self._started = time.perf_counter()
+        self._started, self._is_part = time.perf_counter(), _display.is_busy
         self._context = working(self._label, self._total * self._max_new_tokens)
         self._work = self._context.__enter__()
         return self

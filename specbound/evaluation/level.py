@@ -169,6 +169,7 @@ def evaluate_level(
     protocol: Protocol,
     say: Say,
     peers: Sequence[Method] = (),
+    shorter: str = "--num-prompts, --rounds and --max-new-tokens shorten it",
 ) -> LevelEvaluation:
     """Records what plain decoding writes, times all methods on it, and replays the oracles on the same texts.
 
@@ -179,6 +180,7 @@ def evaluate_level(
         exit_layers: exits that the oracles may choose from.
         say: gets a line as each part begins.
         peers: methods of transformers that draft, by the names in `PEERS`.
+        shorter: the options that shorten it, for a warning where it will take long; empty for none.
     """
     say(f"{loaded.compression}: recording what plain decoding writes on {len(prompts)} prompts")
     adapter = new_adapter(loaded)
@@ -191,7 +193,6 @@ def evaluate_level(
     methods = _methods(loaded, decoder, policies, peers)
     say(f"{loaded.compression}: decoding them with {len(methods)} methods, interleaved, {protocol.num_rounds} times")
     probe = ContentionProbe()
-    shorter = "--num-prompts, --rounds and --max-new-tokens shorten it"
 
     def is_enough(so_far: Mapping[str, Sequence[Timing]]) -> bool:
         found = Evaluation(prompts, so_far, [], loaded.compression, adapter.num_layers, protocol.seed)

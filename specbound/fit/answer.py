@@ -89,13 +89,18 @@ def answer(
     first = f"{head}: {measured.speedup:.2f}x {over}{_interval(measured)}, {same}."
     lines = [
         first,
-        f"It plays {in_words(measured.policy)} ({measured.policy}).",
+        _plays(measured.policy),
         *_gains(measured.accepted_by_source),
         *_brought(finalists, has_trained),
         *_exits(agreement, measured.accepted_by_source, has_trained),
         *_doubts(measured),
     ]
     return Answer(measured.policy, tuple(lines))
+
+
+def _plays(policy: str) -> str:
+    words = in_words(policy)
+    return "It plays the trained controller." if words == "controller" else f"It plays {words} ({policy})."
 
 
 def _interval(measured: Measured) -> str:

@@ -24,6 +24,12 @@ BOUNDS: Mapping[str, tuple[int, int]] = {"profile": (12, 20), "race": (4, 5), "f
 """Fewest and most prompts of a stage: fewer say nothing, more say little more."""
 RACED_TOKENS = 40
 """Most tokens of each prompt of the race."""
+SHORTER_TOKENS = (48, 32, 24, 16)
+"""Tokens of each prompt where the time does not allow as many as were asked for."""
+ALREADY_DONE_S = 1.0
+"""A stage that takes less was done by an earlier run."""
+OVERDRAFT = 0.1
+"""How much longer than asked for an estimate may be."""
 RACED_RUNS, FINAL_RUNS, MEASURED_RUNS = 20.0, 8.0, 4.0
 """How often a prompt is decoded, over all methods and rounds: halving leaves half of the methods for twice the prompts;
 the measurement has three methods, warms up, and records once."""
@@ -47,6 +53,8 @@ class Sizes:
     race: int
     final: int
     measure: int
+    max_new_tokens: int
+    """Most tokens of each."""
     estimates: dict[str, float]
     """Stage -> seconds that it will take, roughly."""
 
@@ -79,7 +87,13 @@ def probe_speed(loaded: LoadedModel, prompts: Sequence[TimedPrompt], exactness: 
 
 
 def choose_sizes(speed: Speed, minutes: float, max_new_tokens: int, has_bigrams: bool) -> Sizes:
-    """As many prompts as the time allows, within `BOUNDS`."""
+    """As many prompts as the time allows, within `BOUNDS`; where the fewest take too long, with fewer tokens each."""
+    lengths = [max_new_tokens, *(length for length in SHORTER_TOKENS if length < max_new_tokens)]
+    found = [_sizes(speed, minutes, length, has_bigrams) for length in lengths]
+    return next((sizes for sizes in found if sizes.seconds <= 60 * minutes * (1.0 + OVERDRAFT)), found[-1])
+
+
+def _sizes(speed: Speed, minutes: float, max_new_tokens: int, has_bigrams: bool) -> Sizes:
     fixed = {"costs": COSTS_S, "bigrams": 0.0 if has_bigrams else BIGRAMS_S, "train": TRAINING_S, "rest": REST_S}
     left_s = max(0.0, minutes * 60 - sum(fixed.values()))
     run_s = speed.per_prompt_s + max_new_tokens * speed.per_token_s
@@ -96,4 +110,26 @@ def choose_sizes(speed: Speed, minutes: float, max_new_tokens: int, has_bigrams:
         least, most = BOUNDS[stage]
         counts[stage] = min(most, max(least, int(SHARES[stage] * left_s / price)))
     estimates = fixed | {stage: counts[stage] * price for stage, price in prices.items()}
-    return Sizes(**counts, estimates=estimates)
+    return Sizes(**counts, max_new_tokens=max_new_tokens, estimates=estimates)
+
+
+class Plan:
+    """How much time is left, by the estimates and by how they have held so far."""
+
+    def __init__(self, estimates: Mapping[str, float]) -> None:
+        """estimates: stage -> seconds, in their order."""
+        self._left = dict(estimates)
+        self._expected_s = self._taken_s = 0.0
+
+    def end(self, stage: str, seconds: float) -> None:
+        """A stage has taken so long; one that had ended before, and took no time, says nothing."""
+        expected_s = self._left.pop(stage)
+        if seconds > ALREADY_DONE_S:
+            self._expected_s += expected_s
+            self._taken_s += seconds
+
+    def left_s(self, seconds_in_stage: float) -> float | None:
+        """Seconds; None in a stage that takes longer than it was to, where its own progress says more."""
+        pace = max(1.0, self._taken_s / self._expected_s) if self._expected_s else 1.0
+        own_s, *others = (pace * seconds for seconds in self._left.values())
+        return None if seconds_in_stage > own_s else own_s - seconds_in_stage + sum(others)

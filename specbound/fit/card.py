@@ -58,10 +58,10 @@ def exits_words(config: FitConfig, policy: str) -> tuple[str, str]:
 
 def folder_card(config: FitConfig, result: Answer, values: Mapping[str, Any]) -> str:
     """The card as Markdown. values: what the notebook holds."""
-    sizes, speed = values["sizes"], values["speed"]
+    sizes, speed = {"max_new_tokens": config.max_new_tokens, **values["sizes"]}, values["speed"]
     rows = {
         "prompts": values["prompts"],
-        "profiled": f"{sizes['profile']} prompts of at most {config.max_new_tokens} tokens",
+        "profiled": f"{sizes['profile']} prompts of at most {sizes['max_new_tokens']} tokens",
         "raced on": f"{sizes['race']} of them, short; then {sizes['final']} others",
         "measured on": f"{sizes['measure']} others",
         "plain decoding": f"{1 / speed['per_token_s']:.1f} tokens/s, {1000 * speed['per_prompt_s']:.0f} ms a prompt",

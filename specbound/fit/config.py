@@ -22,14 +22,15 @@ class FitConfig(ExitsOption):
     """Prompts like those that the model will get: FILE.jsonl, or hf:NAME[:split[:column]]; from 60 on, more are better.
     By default 600 of many kinds that ship with the package (the demonstration's own for demo)."""
     minutes: float = 20.0
-    """Most minutes, at least 2: sizes are chosen by how fast the model is. Fast models need less."""
+    """Minutes it is to take, at least 2: sizes are chosen by how fast the model is at that moment. Fast models need
+    less; where the least that says anything takes longer, that is said before it begins."""
     compression: str = "none"
     """How the weights are held: none, bf16, fp16, int8 or nf4."""
     exactness: str = "auto"
     """What outputs equal: token, bitwise (plain decoding's at this level, for every compression), or auto: token for
     none, bitwise for all other levels."""
     max_new_tokens: int = 64
-    """Most tokens per prompt, at least 16."""
+    """Most tokens per prompt, at least 16; fewer are taken where more do not fit into the time."""
     raw: bool = False
     """Hand prompts over as they stand. Otherwise they go through the chat template, where the tokenizer has one."""
     seed: int = 0

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from specbound.fit.config import FitConfig
+from specbound.models.names import NOTES_FILE
 from specbound.results.files import write_whole
 from specbound.results.report import without_nan
 from specbound_controller.errors import InputError
 
-FILE = "fit.json"
 SCHEMA = 1
 _FREE = ("out", "json", "minutes")
 """Settings that may change from one start of a run to the next."""
@@ -25,7 +25,7 @@ class Notebook:
 
         Raises InputError where it was another run's, or is none.
         """
-        self._path = folder / FILE
+        self._path = folder / NOTES_FILE
         settings = {name: value for name, value in asdict(config).items() if name not in _FREE}
         settings["model"], settings["exits"] = fingerprint, exits or None
         self._values: dict[str, Any] = {"schema": SCHEMA, "settings": settings}

@@ -18,14 +18,13 @@ from specbound.evaluation.timing import ContentionProbe, TimedPrompt, policy_met
 from specbound.evaluation.tournament import successive_halving
 from specbound.exits.trained import with_exits
 from specbound.fit.answer import Answer, Measured, answer, measured_of
-from specbound.fit.budget import RACED_TOKENS, Sizes, choose_sizes, probe_speed
+from specbound.fit.budget import OVERDRAFT, RACED_TOKENS, Plan, Sizes, choose_sizes, probe_speed
 from specbound.fit.card import folder_card
 from specbound.fit.config import FitConfig
 from specbound.fit.entrants import finalists, raced
 from specbound.fit.notebook import Notebook
 from specbound.fit.prompts import file_of, open_pools, write_parts
 from specbound.fitted import Fitted, named
-from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.models.names import FITTED_FOLDER
@@ -94,13 +93,13 @@ def fit(config: FitConfig, say: Say) -> FitResult:
             run.look(pools.chosen_on)
             write_parts(pools, run.sizes, folder)
             notes.once("prompts", lambda: pools.words)
-        left = {name: run.sizes.estimates[name] for name in STAGES}
-        work.left_s = lambda: max(1.0, sum(left.values()) - run.seconds_in_stage)
+        plan = Plan({name: run.sizes.estimates[name] for name in STAGES})
+        work.left_s = lambda: plan.left_s(run.seconds_in_stage)
         for number, stage in enumerate(STAGES, 1):
             work.label = f"stage {number} of {len(STAGES)}, {stage}"
             run.stage_started = time.perf_counter()
             getattr(run, stage)()
-            del left[stage]
+            plan.end(stage, run.seconds_in_stage)
     return run.finished(time.perf_counter() - started)
 
 
@@ -131,7 +130,7 @@ class _Run:
 
     @property
     def sizes(self) -> Sizes:
-        return Sizes(**self.notes.get("sizes"))
+        return Sizes(**{"max_new_tokens": self.config.max_new_tokens, **self.notes.get("sizes")})
 
     @cached_property
     def log(self) -> StepLog:
@@ -151,8 +150,8 @@ class _Run:
         """What was trained, where it chooses step by step."""
         if not (self.folder / FITTED_FOLDER / WEIGHTS_FILE).exists():
             return None
-        found = load_controller(str(self.folder))
-        return None if found is None or self.level in found.config.static_actions else found
+        found = Controller.load(self.folder / FITTED_FOLDER)
+        return None if self.level in found.config.static_actions else found
 
     @cached_property
     def decoder(self) -> SpecBoundDecoder:
@@ -174,10 +173,12 @@ class _Run:
             f"plain decoding makes {1 / speed.per_token_s:.0f} tokens/s; {sizes.profile} prompts to profile, "
             f"{sizes.measure} others to measure: about {duration(sizes.seconds)}"
         )
-        if sizes.seconds > 1.1 * 60 * self.config.minutes:
+        if sizes.max_new_tokens < self.config.max_new_tokens:
+            self.say(f"of each prompt {sizes.max_new_tokens} tokens: more do not fit into the time")
+        if sizes.seconds > 60 * self.config.minutes * (1.0 + OVERDRAFT):
             self.say(
-                f"that is more than --minutes {self.config.minutes:g}: fewer prompts would say nothing; fewer tokens "
-                "(--max-new-tokens) take less"
+                f"that is more than --minutes {self.config.minutes:g}, and it goes on all the same: less would say "
+                "nothing. Ctrl-C ends it; the same command goes on later"
             )
 
     def profile(self) -> None:
@@ -193,7 +194,7 @@ class _Run:
                     raw=self.config.raw,
                     compression=(self.level,),
                     exactness=self.exactness,
-                    max_new_tokens=self.config.max_new_tokens,
+                    max_new_tokens=self.sizes.max_new_tokens,
                     seed=self.config.seed,
                 ),
                 measured_once,
@@ -226,7 +227,7 @@ class _Run:
         prompts = load_prompts(str(self.folder / file_of("profile")))
         chosen = spread([prompt.task for prompt in prompts], self.sizes.race)
         traces = self.log.traces(self.level)
-        limit = min(RACED_TOKENS, self.config.max_new_tokens)
+        limit = min(RACED_TOKENS, self.sizes.max_new_tokens)
         timed = self._timed("profile")
         return StaticSearch(
             self.loaded,
@@ -241,7 +242,7 @@ class _Run:
     def _timed(self, part: str) -> list[TimedPrompt]:
         prompts = load_prompts(str(self.folder / file_of(part)))
         return timed_prompts(
-            prompts, self.loaded, self.config.max_new_tokens, is_raw=self.config.raw, exactness=self.exactness
+            prompts, self.loaded, self.sizes.max_new_tokens, is_raw=self.config.raw, exactness=self.exactness
         )
 
     def train(self) -> None:
@@ -319,6 +320,7 @@ class _Run:
             self.exit_layers,
             protocol,
             _quietly,
+            shorter="",
         )
         totals = {row.method: row for row in level.rows if row.task == "all" and row.exactness == self.exactness}
         own = totals[name]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from specbound.assets import demo_controller_dir
-from specbound.models.names import FITTED_FILE, FITTED_FOLDER
+from specbound.models.names import FITTED_FILE, FITTED_FOLDER, NOTES_FILE
 from specbound_controller.controller import WEIGHTS_FILE, Controller
 from specbound_controller.errors import InputError
 
@@ -19,6 +19,8 @@ def load_controller(name: str) -> Controller | None:
     if is_hub_name(name):
         return pull_controller(name)
     folder = Path(name).expanduser()
+    if (folder / NOTES_FILE).is_file() and not (folder / FITTED_FILE).is_file():
+        raise InputError(f"specbound fit has not finished in {folder}: start it again, it goes on where it stopped")
     if (folder / FITTED_FOLDER).is_dir() and not (folder / WEIGHTS_FILE).exists():
         return Controller.load(folder / FITTED_FOLDER)  # of a folder that `specbound fit` wrote
     _refuse_other_folder(folder)

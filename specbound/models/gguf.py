@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from specbound_controller.errors import InputError, MissingExtraError
@@ -98,7 +106,7 @@ def read_gguf(path: Path, name: str) -> GgufModel:
     """
     _require_readable(path, name)
     place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    with _one_line_errors(name):
+    with _one_line_errors(name), quiet_conversion():
         config = AutoConfig.from_pretrained(**place)
         if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise InputError(f"model {name!r} must be a causal language model, got {config.model_type}")
@@ -115,6 +123,20 @@ def read_gguf(path: Path, name: str) -> GgufModel:
         absent = sorted(info["missing_keys"])
         raise InputError(f"model {name!r} is not whole: {len(absent)} weights are missing, {absent[0]} among them")
     return GgufModel(type(model), _plain_config(model), model.state_dict(), tokenizer)
+
+
+@contextmanager
+def quiet_conversion() -> Iterator[None]:
+    """transformers' bar over the tensors of a file is drawn on terminals only: in a log it is a hundred lines."""
+    bar = getattr(modeling_gguf_pytorch_utils, "tqdm", None)
+    if bar is None:  # another version: it is drawn
+        yield
+        return
+    modeling_gguf_pytorch_utils.tqdm = partial(bar, disable=None)
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = bar
 
 
 def read_gguf_tokenizer(path: Path, name: str) -> PreTrainedTokenizerBase:

@@ -1,5 +1,6 @@
 """Loads a causal language model and its tokenizer at a compression level. Offline unless a hub id is named."""
 
+import difflib
 import importlib.util
 import logging
 import pickle
@@ -187,9 +188,15 @@ def model_source(name: str) -> str:
     return name
 
 
+def _meant(name: str) -> str:
+    """` (did you mean 'smollm2'?)` for a name that is nearly one of ours, else nothing."""
+    near = difflib.get_close_matches(name, ("demo", smollm2.NAME), n=1, cutoff=0.7)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
 def _checked_config(source: str, name: str) -> PreTrainedConfig:
     """The config of a causal language model. Raises InputError for a model of another task, or where it is damaged."""
-    with _one_line(f"model {name!r} cannot be loaded", source):
+    with _one_line(f"model {name!r} cannot be loaded{_meant(name)}", source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         named = [config.architectures] if isinstance(config.architectures, str) else config.architectures or ()
         wrong = [a for a in named if a not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()]

@@ -4,8 +4,9 @@ from specbound_controller.errors import InputError
 
 GGUF_SUFFIX = ".gguf"
 
-FITTED_FOLDER, FITTED_FILE = "controller", "decoder.json"
-"""In a folder that `specbound fit` wrote: where the controller lies, and what says which policy to play."""
+FITTED_FOLDER, FITTED_FILE, NOTES_FILE = "controller", "decoder.json", "fit.json"
+"""In a folder that `specbound fit` wrote: where the controller lies, what says which policy to play, and what the run
+has found so far."""
 
 
 def chosen_controller(controller: str | None, model: str) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -85,7 +86,8 @@ def local_costs(
     folder = kept_folder(machine, fingerprint, exactness, draft_vocabulary, is_compiled)
     kept = _read_kept(folder)
     if level in kept:
-        return kept[level], f"costs: measured on this machine before, kept in {folder}"
+        day = datetime.fromtimestamp((folder / "costs.json").stat().st_mtime).date()
+        return kept[level], f"costs: measured on this machine before ({day}), kept in {folder}"
     if importlib.util.find_spec("scipy") is None:
         return None
     table = _measure(loaded, exit_layers, exactness, draft_vocabulary, is_compiled)

@@ -11,7 +11,7 @@ from specbound.fit.prompts import FEW, PARTS, conversations, file_of, open_pools
 from specbound_controller.errors import InputError
 from specbound_profiling.prompts.files import Prompt, load_prompts
 
-SIZES = Sizes(profile=20, race=4, final=6, measure=10, estimates={})
+SIZES = Sizes(profile=20, race=4, final=6, measure=10, max_new_tokens=64, estimates={})
 
 
 def parts_of(config: FitConfig, folder: Path) -> dict[str, list[Prompt]]:

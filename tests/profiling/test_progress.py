@@ -12,13 +12,13 @@ def test_line_says_how_much_is_done_and_how_long_the_rest_takes(monkeypatch: pyt
     clock = [100.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     work = Work("recording", total=10)
-    assert str(work) == "recording, 0%"
+    assert work.text(work.left_s()) == "recording, 0%"
     clock[0] += 30
     work.advance(2)
-    assert str(work) == "recording, 20%, about 2 min left"
+    assert work.text(work.left_s()) == "recording, 20%, about 2 min left"
     work.note = "found nothing"
     work.left_s = lambda: 40.0
-    assert str(work) == "recording, 20%, about 40 s left, found nothing"
+    assert work.text(work.left_s()) == "recording, 20%, about 40 s left, found nothing"
 
 
 def test_parts_stand_behind_what_they_are_parts_of() -> None:
@@ -26,6 +26,14 @@ def test_parts_stand_behind_what_they_are_parts_of() -> None:
         whole.note = "so far: 1.3x"
         assert progress._display.line() == "fit, so far: 1.3x · measuring"
     assert progress._display.works == []
+
+
+def test_one_time_is_said_to_be_left_that_of_the_whole_where_it_is_known() -> None:
+    with working("fit") as whole, working("timing", 4) as part:
+        part.left_s = lambda: 50.0
+        assert progress._display.line() == "fit · timing, 0%, about 50 s left"
+        whole.left_s = lambda: 80.0
+        assert progress._display.line() == "fit, about 80 s left · timing, 0%"
 
 
 def test_piped_work_speaks_while_it_goes_on_and_is_silent_after(
