@@ -68,7 +68,7 @@ def build_app(service: Service) -> FastAPI:
 
 def model_card(service: Service) -> dict[str, Any]:
     card = {"id": service.name, "object": "model", "created": 0, "owned_by": "specbound"}
-    return card if service.max_positions is None else {**card, "max_model_len": service.max_positions}
+    return {**card, "max_model_len": service.most_context}
 
 
 def _add_watching(app: FastAPI, service: Service) -> None:

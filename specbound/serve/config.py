@@ -57,8 +57,12 @@ class ServeConfig(ExitsOption):
     """An answer that takes longer, its wait included, ends with what there is."""
     max_body_kib: int = 1024
     """Largest request in KiB."""
+    cache_mib: int | None = None
+    """Memory for keys and values of everything at once: a request that can never fit is refused, one that does not fit
+    beside those that run waits. By default half of what is free once the model is loaded."""
     prefix_cache_mib: int = 256
-    """Memory for the caches of finished answers, which conversations continue from; 0 keeps none, as does bitwise."""
+    """Part of it for the caches of finished answers, which conversations continue from; 0 keeps none, as does
+    bitwise."""
     drain_seconds: float = 30.0
     """How long running answers may go on once the server is told to stop."""
 
@@ -69,6 +73,7 @@ class ServeConfig(ExitsOption):
             max_new_tokens=self.max_new_tokens,
             max_body_kib=self.max_body_kib,
             max_prompt_tokens=self.max_prompt_tokens if self.max_prompt_tokens is not None else 1,
+            cache_mib=self.cache_mib if self.cache_mib is not None else 1,
         )
         require_at_least(0, max_queue=self.max_queue, prefix_cache_mib=self.prefix_cache_mib)
         if not 0 <= self.port <= 65535:

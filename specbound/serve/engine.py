@@ -22,6 +22,7 @@ from specbound.decoding.running import Progress, RunningBatch
 from specbound.serve.errors import ApiError, failed, overloaded, stopping
 from specbound.serve.metrics import Metrics
 from specbound.serve.prefixes import PrefixCaches
+from specbound.serve.room import Room
 from specbound.serve.text_stream import TextStream
 from specbound_controller.errors import InputError
 
@@ -71,6 +72,11 @@ class Job:
     is_gone: bool = False
     """Nobody waits for it any more."""
 
+    @property
+    def most_tokens(self) -> int:
+        """Of prompt and answer together."""
+        return len(self.prompt) + int(self.arguments["max_new_tokens"])
+
 
 @dataclass(slots=True, eq=False)
 class _Answer:
@@ -90,13 +96,23 @@ class Engine:
         decoder: SpecBoundDecoder,
         tokenizer: PreTrainedTokenizerBase,
         metrics: Metrics,
+        cache_bytes: int,
         max_batch: int = 8,
         max_queue: int = 64,
         max_seconds: float = 600.0,
         prefix_cache_bytes: int = 0,
         threads: int = 1,
     ) -> None:
-        """Stands still until `start`. max_seconds: of a job, from its arrival."""
+        """Stands still until `start`.
+
+        cache_bytes: for keys and values of all that runs and of the prefixes that are kept; what does not fit beside
+            those that run waits.
+        max_seconds: of a job, from its arrival.
+
+        Raises:
+            InputError: so little memory that nothing can be decoded.
+        """
+        self.room = Room(decoder.running(), cache_bytes)
         self._decoder, self._metrics = decoder, metrics
         self._tokenizer = copy.deepcopy(tokenizer)  # one thread each
         self._max_batch, self._max_queue, self._max_seconds = max_batch, max_queue, max_seconds
@@ -185,21 +201,37 @@ class Engine:
             logger.exception("a step failed; %d answers are lost", len(self._answers))
             self._lose_all(batch)
         self._metrics.num_running.set(len(self._answers))
-        self._metrics.cache_share.set(len(self._answers) / self._max_batch)
+        self._metrics.cache_share.set(batch.num_bytes / self.room.max_bytes)
 
     def _next_job(self) -> Job | None:
-        """The oldest job that is still wanted."""
+        """The oldest job that is still wanted; none where it has to wait for memory. Prefixes make room for it."""
         with self._changed:
             while self._waiting:
-                job = self._waiting.popleft()
+                job = self._waiting[0]
+                is_overdue = self._is_overdue(job)
+                if not (job.is_gone or is_overdue or self._fits(job)):
+                    return None
+                self._waiting.popleft()
                 self._metrics.num_waiting.set(len(self._waiting))
                 if job.is_gone:
                     self._metrics.finished("abort")
-                elif self._is_overdue(job):
+                elif is_overdue:
                     self._fail(job, overloaded(f"no place was free within {self._max_seconds:g} s"))
                 else:
                     return job
         return None
+
+    def _fits(self, job: Job) -> bool:
+        """Whether a job has room beside those that run; prefixes make it where they can."""
+        left = self.room.left([*self._sizes(), job.most_tokens])
+        if left < 0 and self._answers:  # one alone has room: the service refuses others
+            return False
+        self._prefixes.shrink(left)
+        return True
+
+    def _sizes(self) -> list[int]:
+        """Most tokens of each answer that runs."""
+        return [answer.job.most_tokens for answer in self._answers]
 
     def _is_overdue(self, job: Job) -> bool:
         return time.perf_counter() - job.arrived > self._max_seconds
@@ -296,6 +328,7 @@ class Engine:
                 self._prefixes.keep(batch.copy_of(answer.row))
         batch.leave([answer.row for answer in answers])
         self._answers = [each for each in self._answers if each not in answers]
+        self._prefixes.shrink(self.room.left(self._sizes()))
 
     def _end(self, answer: _Answer) -> None:
         """Tells the owner that the answer is complete; nothing where he has been told otherwise."""

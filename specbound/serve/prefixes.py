@@ -47,7 +47,11 @@ class PrefixCaches:
             return
         self._held = [each for each in self._held if common_length(each.tokens, cache.tokens) < len(each.tokens)]
         self._held.append(cache)
-        while self.num_bytes > self._max_bytes:
+        self.shrink(self._max_bytes)
+
+    def shrink(self, most_bytes: int) -> None:
+        """Drops the oldest ones until the rest takes no more than that."""
+        while self._held and self.num_bytes > most_bytes:
             del self._held[0]
 
     def clear(self) -> None:

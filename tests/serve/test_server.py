@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ import torch
 
 from specbound.decoding.batch_guard import BatchGuard
 from specbound.decoding.decoder import SpecBoundDecoder
+from specbound.decoding.running import ROOM_FOR_DRAFTS
 from specbound.generation.generate import Prepared, prepare
 from specbound.models.loading import chat_ids
+from specbound.serve.app import model_card
 from specbound.serve.config import ServeConfig
+from specbound.serve.errors import ApiError
 from specbound.serve.run import bound, server_of, service_of
+from specbound.serve.schemas import ChatRequest, CompletionRequest, Message
 from specbound_controller.policy import StaticPolicy
 
 KEY = "right key"
@@ -215,6 +220,20 @@ def test_wrong_requests_are_refused_in_openais_form(running: Running) -> None:
     assert status == 413 and body["error"]["code"] == "body_too_large"
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="tiny", input="x")
+
+
+def test_what_can_never_fit_into_memory_is_refused_before_any_work(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specbound.serve.run.MIB", 2**18)
+    service = service_of(replace(running.config, cache_mib=1), running.prepared, KEY)
+    most = 2**18 // (4 * 2 * 2 * 8 * 8) - ROOM_FOR_DRAFTS  # layers, keys and values, heads, width, bytes of float64
+    assert service.most_context == model_card(service)["max_model_len"] == most < 480
+    with pytest.raises(ApiError, match=f"takes {most} tokens") as caught:
+        service.orders(CompletionRequest(model="tiny", prompt=[5] * 30, max_tokens=most - 29))
+    assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
+    (order,) = service.orders(ChatRequest(model="tiny", messages=[Message(role="user", content="the cat")]))
+    assert order.arguments["max_new_tokens"] == most - len(order.prompt)
 
 
 def test_a_body_of_unknown_size_is_cut_off(running: Running) -> None:
