@@ -58,8 +58,8 @@ class PrefixCaches:
         self._held = []
 
 
-def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that two texts begin with alike."""
+def common_length(one: Sequence[object], other: Sequence[object]) -> int:
+    """Tokens, or characters, that two texts begin with alike."""
     shorter = min(len(one), len(other))
     if list(one[:shorter]) == list(other[:shorter]):
         return shorter

@@ -78,6 +78,8 @@ class Service:
             most = self._most_tokens(asked, len(prompt))
             for _ in range(asked.num_choices):
                 arguments = {"max_new_tokens": most, **self._sampling(asked, seed + len(orders))}
+                if asked.num_best is not None:
+                    arguments |= {"output_logits": True, "return_dict_in_generate": True}
                 orders.append(Order(prompt, arguments))
         return orders
 

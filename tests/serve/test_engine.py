@@ -15,8 +15,9 @@ from specbound.decoding.running import ROOM_FOR_DRAFTS, RunningBatch
 from specbound.generation.generate import prepare
 from specbound.models.loading import LoadedModel
 from specbound.serve.config import ServeConfig
-from specbound.serve.engine import End, Engine, Event, Failure, Job, Piece
+from specbound.serve.engine import Engine
 from specbound.serve.errors import ApiError
+from specbound.serve.jobs import End, Event, Failure, Job, Piece
 from specbound.serve.metrics import Metrics
 from specbound_controller.errors import InputError
 
