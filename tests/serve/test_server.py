@@ -2,99 +2,20 @@
 
 import http.client
 import json
-import random
-import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-import torch
 
-from specbound.decoding.batch_guard import BatchGuard
-from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.decoding.running import ROOM_FOR_DRAFTS
-from specbound.generation.generate import Prepared, prepare
 from specbound.models.loading import chat_ids
 from specbound.serve.app import model_card
-from specbound.serve.config import ServeConfig
 from specbound.serve.errors import ApiError
-from specbound.serve.run import bound, server_of, service_of
+from specbound.serve.run import service_of
 from specbound.serve.schemas import ChatRequest, CompletionRequest, Message
-from specbound_controller.policy import StaticPolicy
-
-KEY = "right key"
-WORDS = ("the", "cat", "dog", "sat", "on", "tree", "and", "then", "def", "return", "two")
-
-
-class Running:
-    """A server in a thread, with the decoder that it must agree with."""
-
-    def __init__(self, prepared: Prepared, config: ServeConfig) -> None:
-        self.prepared, self.config = prepared, config
-        self.listener = bound("127.0.0.1", 0)
-        self.port = self.listener.getsockname()[1]
-        self.service = service_of(config, prepared, KEY)
-        self.server = server_of(self.service)
-        self.thread = threading.Thread(target=lambda: self.server.run(sockets=[self.listener]), daemon=True)
-        self.thread.start()
-        while not self.server.started:
-            assert self.thread.is_alive()
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-        self.listener.close()
-
-    def client(self, key: str = KEY) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=key, max_retries=0, timeout=120)
-
-    def raw(self, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        all_headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}", **headers}
-        connection.request("POST", "/v1/completions", body, all_headers)
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-
-    def figure(self, name: str, **labels: str) -> float:
-        labels = {"model_name": self.config.name, "engine": "0", **labels}
-        return self.service.metrics.registry.get_sample_value(f"vllm:{name}", labels) or 0.0
-
-    def alone(self, prompt: str | torch.Tensor, **arguments: Any) -> str:
-        """The text that the decoder gives for one prompt by itself."""
-        tokenizer = self.prepared.loaded.tokenizer
-        ids = tokenizer(prompt, return_tensors="pt")["input_ids"] if isinstance(prompt, str) else prompt
-        decoder = SpecBoundDecoder(self.prepared.decoder.model)
-        tokens = decoder.decode(ids, **arguments).sequences[0, ids.shape[1] :].tolist()
-        return str(tokenizer.decode(tokens, skip_special_tokens=True))
-
-
-@pytest.fixture(scope="module")
-def running(chat_model_dir: Path) -> Iterator[Running]:
-    config = ServeConfig(
-        model=str(chat_model_dir), policy="plain", served_name="tiny", max_new_tokens=480, max_body_kib=8, max_batch=4
-    )
-    prepared = prepare(config.generation())
-    prepared.loaded.model.double()  # so that no rounding can make a difference
-    prepared.decoder.policy = StaticPolicy(exit_layers=(0, 2), threshold=0.02, w_max=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BatchGuard, "must_be_plain", lambda guard, num_rows: False)  # drafts of a tiny model never pay
-        server = Running(prepared, config)
-        yield server
-        server.stop()
-
-
-def until(is_true: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+from tests.serve.running_server import KEY, Running, asks, texts_of, until
 
 
 def test_the_model_is_listed(running: Running) -> None:
@@ -139,59 +60,6 @@ def test_a_stream_gives_the_same_text_in_pieces(running: Running) -> None:
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
     assert len(chunks) > 4
-
-
-SAMPLED = {"temperature": 1.3, "top_p": 0.8, "seed": 4}
-
-
-def chances_of(
-    running: Running, prompt: torch.Tensor, ask: dict[str, Any]
-) -> tuple[list[str], list[float], list[float]]:
-    """By one pass of the model over a finished answer: texts and log-probabilities of its tokens, and of the best."""
-    arguments = {"do_sample": True, "top_k": 0, **SAMPLED} if "seed" in ask else {}
-    decoder = SpecBoundDecoder(running.prepared.decoder.model)
-    ids = decoder.decode(prompt, max_new_tokens=ask["max_tokens"], **arguments).sequences
-    with torch.inference_mode():
-        logprobs = decoder.model(ids).logits[0, prompt.shape[1] - 1 : -1].log_softmax(-1)
-    tokens = ids[0, prompt.shape[1] :]
-    own = logprobs.gather(1, tokens[:, None])[:, 0]
-    words = [str(running.prepared.loaded.tokenizer.decode([token])) for token in tokens.tolist()]
-    return words, own.tolist(), logprobs.max(-1).values.tolist()
-
-
-@pytest.mark.parametrize("sampling", [{"temperature": 0}, SAMPLED])
-@pytest.mark.parametrize("is_stream", [False, True])
-def test_chances_are_the_models_own_for_the_text_that_it_gives_anyway(
-    running: Running, sampling: dict[str, Any], is_stream: bool
-) -> None:
-    ask: dict[str, Any] = {"model": "tiny", "max_tokens": 24, **sampling}
-    messages: Any = [{"role": "user", "content": "the cat sat"}]
-    client, ids = running.client(), chat_ids(running.prepared.loaded, messages)
-    bare = client.chat.completions.create(messages=messages, **ask).choices[0].message.content
-    found: Any = client.chat.completions.create(
-        messages=messages, logprobs=True, top_logprobs=3, stream=is_stream, **ask
-    )
-    choices = [choice for chunk in found for choice in chunk.choices] if is_stream else found.choices
-    texts = [(choice.delta.content or "") if is_stream else choice.message.content for choice in choices]
-    told = [token for choice in choices if choice.logprobs is not None for token in choice.logprobs.content]
-    words, own, best = chances_of(running, ids, ask)
-    assert "".join(texts) == bare and [token.token.strip() for token in told] == words
-    assert [token.logprob for token in told] == pytest.approx(own, abs=1e-5)
-    assert [token.top_logprobs[0].logprob for token in told] == pytest.approx(best, abs=1e-5)
-    assert all(len(token.top_logprobs) == 3 for token in told)
-
-
-def test_chances_of_a_completion_say_where_tokens_stand(running: Running) -> None:
-    ask: dict[str, Any] = {"model": "tiny", "max_tokens": 20, "temperature": 0}
-    (choice,) = running.client().completions.create(prompt="the dog", logprobs=0, **ask).choices
-    ids = running.prepared.loaded.tokenizer("the dog", return_tensors="pt")["input_ids"]
-    words, own, _ = chances_of(running, ids, ask)
-    found = choice.logprobs
-    assert found is not None and found.tokens is not None and found.text_offset is not None
-    assert found.token_logprobs == pytest.approx(own, abs=1e-5) and [each.strip() for each in found.tokens] == words
-    assert found.top_logprobs == [{text: own} for text, own in zip(found.tokens, found.token_logprobs, strict=True)]
-    for text, offset in zip(found.tokens, found.text_offset, strict=True):
-        assert choice.text[offset:].startswith(text) or text.strip().startswith("<")  # special tokens are no text
 
 
 def test_a_streamed_chat_begins_with_its_role(running: Running) -> None:
@@ -315,37 +183,6 @@ def test_a_client_that_goes_away_frees_its_place(running: Running, is_stream: bo
     until(lambda: running.figure("num_requests_running") == 0)
     answer = running.client().completions.create(model="tiny", prompt="the cat", temperature=0, max_tokens=9)
     assert answer.choices[0].text == running.alone("the cat", max_new_tokens=9)
-
-
-def asks(num: int) -> list[dict[str, Any]]:
-    """Random chats and completions, whole and streamed, greedy and sampled, with stops and several answers."""
-    generator, found = random.Random(0), []
-    for index in range(num):
-        text = " ".join(generator.choices(WORDS, k=generator.randrange(1, 20)))
-        ask: dict[str, Any] = {"model": "tiny", "max_tokens": generator.randrange(1, 24), "temperature": 0}
-        if generator.random() < 0.6:
-            sampled = {"temperature": generator.choice([0.7, 1.3]), "top_p": generator.choice([1.0, 0.8])}
-            ask |= {**sampled, "seed": index, "n": generator.randrange(1, 3)}
-        if generator.random() < 0.3:
-            ask["stop"] = generator.sample(WORDS, 2)
-        is_chat = generator.random() < 0.4
-        if generator.random() < 0.2:
-            ask |= {"logprobs": True, "top_logprobs": 2} if is_chat else {"logprobs": 2}
-        ask |= {"messages": [{"role": "user", "content": text}]} if is_chat else {"prompt": text}
-        found.append({**ask, "stream": generator.random() < 0.5})
-    return found
-
-
-def texts_of(client: openai.OpenAI, ask: dict[str, Any]) -> list[str]:
-    """The answers to a request, whatever their form."""
-    kind: Any = client.chat.completions if "messages" in ask else client.completions
-    found = kind.create(**ask)
-    if not ask["stream"]:
-        return [choice.message.content if "messages" in ask else choice.text for choice in found.choices]
-    texts = [""] * ask.get("n", 1)
-    for choice in (choice for chunk in found for choice in chunk.choices):
-        texts[choice.index] += (choice.delta.content or "") if "messages" in ask else choice.text
-    return texts
 
 
 def expected_of(running: Running, ask: dict[str, Any]) -> list[str]:
