@@ -6,7 +6,7 @@ from pathlib import Path
 from specbound.exits.option import ExitsOption
 from specbound.generation.config import GenerateConfig
 from specbound.models.names import is_gguf_name
-from specbound_controller.errors import InputError, require_at_least
+from specbound_controller.errors import InputError, require_at_least, require_one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,11 @@ class ServeConfig(ExitsOption):
     bitwise."""
     drain_seconds: float = 30.0
     """How long running answers may go on once the server is told to stop."""
+    engine: str = "local"
+    """local: one model in this process; ray: replicas on a Ray cluster, of RAY_ADDRESS or of this machine, with a GPU
+    each where there are some (needs the extra ray)."""
+    replicas: int | None = None
+    """With engine ray: how many models are loaded; 1 by default."""
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -84,6 +89,9 @@ class ServeConfig(ExitsOption):
             )
         if self.api_key is not None and self.api_key_file is not None:
             raise InputError("api_key and api_key_file must not be given together")
+        require_one_of(("local", "ray"), engine=self.engine)
+        if self.replicas is not None and (self.engine == "local" or self.replicas < 1):
+            raise InputError(f"replicas must be >= 1 and needs engine ray, got {self.replicas}, {self.engine}")
         self.generation()  # refuses what generate refuses
 
     def generation(self) -> GenerateConfig:
