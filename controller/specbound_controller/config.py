@@ -9,7 +9,7 @@ from typing import Any
 
 from specbound_controller.actions import Action
 from specbound_controller.compression import COMPRESSIONS
-from specbound_controller.costs import WORK_NAMES, CostTable, with_wider_calls
+from specbound_controller.costs import WORK_NAMES, CostTable, with_all_calls
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.score import SIGNAL_NAMES
 from specbound_controller.trees.learned import LearnedTrees
@@ -260,7 +260,7 @@ def _cost_content(table: CostTable) -> dict[str, Any]:
 
 
 def _cost_table(value: Mapping[str, Any]) -> CostTable:
-    known = with_wider_calls(value["coefficients"])
+    known = with_all_calls(value["coefficients"])
     coefficients = {name: _number(known[name], name) for name in WORK_NAMES}
     if min(coefficients.values()) < 0 or not 0 < sum(coefficients.values()) <= MAX_COEFFICIENT_S:
         raise ValueError(f"costs must not be negative, nor all zero, nor above {MAX_COEFFICIENT_S:g} s")

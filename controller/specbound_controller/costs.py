@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-ROW_KNOTS = (1, 2, 4, 8, 16, 32, 64)
-"""Rows of the layer calls that have a price; a call with rows in between is shared between its two neighbours."""
+ROW_KNOTS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64)
+"""Rows of the layer calls that have a price; a call with rows in between is shared between its two neighbours. Products
+take rows in blocks and graphs in buckets, so that one row more than a power of two may cost much more, and the next
+ones nothing."""
 
 WORK_NAMES = (
     *(f"layer_calls_rows_{rows}" for rows in ROW_KNOTS),
@@ -24,7 +26,7 @@ WORK_NAMES = (
 def row_shares(rows: np.ndarray | int) -> np.ndarray:
     """What a layer call with so many rows counts at each knot, 1 in all; above the last knot it counts there. (..., K)
 
-    Linear interpolation: with three rows a call counts half as one with two rows and half as one with four.
+    Linear interpolation: with six rows a call counts two thirds as one with five and one third as one with eight.
     """
     knots = np.array(ROW_KNOTS, dtype=float)
     place = np.interp(rows, knots, np.arange(len(knots)))
@@ -62,15 +64,21 @@ def work_vector(
     return work
 
 
-def with_wider_calls(coefficients: Mapping[str, float]) -> dict[str, float]:
-    """Coefficients of a table that was measured before calls of more rows had prices: their line is gone on with."""
-    found = dict(coefficients)
+def with_all_calls(coefficients: Mapping[str, float]) -> dict[str, float]:
+    """Coefficients of a table that was measured when fewer calls had prices: the lines between those that it has, and
+    beyond the widest of them the line of the last two, which never falls."""
     names = WORK_NAMES[: len(ROW_KNOTS)]
-    for knot in range(2, len(ROW_KNOTS)):
-        if names[knot] not in found and names[knot - 1] in found and names[knot - 2] in found:
-            (low, high), per_row = ROW_KNOTS[knot - 2 : knot], found[names[knot - 1]] - found[names[knot - 2]]
-            more_rows = (ROW_KNOTS[knot] - high) / (high - low)
-            found[names[knot]] = found[names[knot - 1]] + max(0.0, per_row) * more_rows
+    known = [knot for knot, name in enumerate(names) if name in coefficients]
+    found = dict(coefficients)
+    if len(known) < 2:
+        return found
+    rows = [ROW_KNOTS[knot] for knot in known]
+    seconds = [coefficients[names[knot]] for knot in known]
+    slope = max(0.0, seconds[-1] - seconds[-2]) / (rows[-1] - rows[-2])
+    for knot, name in enumerate(names):
+        if name not in found:
+            beyond = max(0, ROW_KNOTS[knot] - rows[-1])
+            found[name] = float(np.interp(ROW_KNOTS[knot], rows, seconds)) + slope * beyond
     return found
 
 

@@ -143,11 +143,14 @@ class NeverSlowerGuard:
 
     def observe(self, record: StepRecord) -> None:
         """Books the step that has just ended."""
+        self.book(step_seconds(record, self.prices, self._is_adaptive), record)
+
+    def book(self, seconds: float, record: StepRecord) -> None:
+        """The same at seconds of one's own."""
         if self._debt.is_paused:
             self._debt.pass_by()
             self.num_paused_steps += 1
             return
-        seconds = step_seconds(record, self.prices, self._is_adaptive)
         plain_s = self.plain_seconds(record.context_length)
         self.num_pauses += self._debt.book(seconds - plain_s * record.num_emitted, plain_s)
 

@@ -48,6 +48,7 @@ def parse_config(config_class: type[C], command: str, argv: Sequence[str]) -> C:
     parser = build_parser(config_class, command)
     options = _bracket_tuples(options, config_class)
     _refuse_unknown(options, parser)
+    _refuse_stray(options, parser, config_class)
     origin = f" ({file})" if file else ""
     try:
         from_file = parser.parse_object(load_yaml(file, config_class) if file else {})
@@ -244,6 +245,23 @@ def _refuse_unknown(options: Sequence[str], parser: ArgumentParser) -> None:
         is_value = previous.startswith("--") and "=" not in previous and " " in option
         if flag.startswith("--") and flag not in known and not is_value:
             raise InputError(f"unknown option {flag!r}{nearest(flag, known)}")
+
+
+def _refuse_stray(options: Sequence[str], parser: ArgumentParser, config_class: type) -> None:
+    """Words that are no option's value; after an option with a list it is said how its values are written."""
+    valueless = {name for action in parser._actions if action.nargs == 0 for name in action.option_strings}
+    valueless |= {_flag(name) for name, hint in typing.get_type_hints(config_class).items() if hint is bool}
+    lists = {_flag(name) for name, hint in typing.get_type_hints(config_class).items() if _holds_tuple(hint)}
+    flag, value, waits = "", "", False
+    for option in options:
+        if waits:
+            value, waits = option.strip("[]"), False
+        elif option.startswith("--"):
+            flag, _, value = option.partition("=")
+            waits = "=" not in option and flag not in valueless and not flag.startswith("--no-")
+        else:
+            advice = f": values of {flag} are separated by commas, {flag} {value},{option}" if flag in lists else ""
+            raise InputError(f"{option!r} is the value of no option{advice}")
 
 
 def _readable(error: argparse.ArgumentError, config_class: type) -> str:

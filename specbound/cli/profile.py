@@ -54,11 +54,12 @@ def next_step(summary: "ProfileSummary", config: ProfileConfig) -> str:
 def run(argv: Sequence[str]) -> None:
     config = parse_config(ProfileCommand, "profile", argv)
     set_up(config)
+    from specbound.pricing.local import measured_once
     from specbound.results.report import logged_model
     from specbound.results.rows import modelled_rows
     from specbound_profiling.recording.profile import profile
 
-    summary = profile(config)
+    summary = profile(config, measured_once)
     rows = []
     for verdict in summary.verdicts:
         speedups = {"best_static": verdict.static.value, "oracle": verdict.oracle.value}

@@ -28,6 +28,7 @@ from specbound_controller.features import FeatureState
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import Policy, StaticPolicy
 from specbound_controller.records import Decision, StepRecord
+from specbound_controller.trees.growth import cut_together
 from specbound_controller.trees.tree import DraftTree
 
 NEW_TOKENS_CAPACITY = 256
@@ -54,6 +55,7 @@ class Runner:
             return [self._one.run(draft)] if isinstance(draft, Draft) else self._trees.run([draft], [0])
         chains = [(slot, draft) for slot, draft in enumerate(drafts) if isinstance(draft, Draft)]
         trees = [(slot, draft) for slot, draft in enumerate(drafts) if isinstance(draft, TreeDraft)]
+        _cut([draft for _, draft in trees if draft.growth is None])
         logits: dict[int, Tensor] = {}
         if trees:
             trees, chains = self._with_plain(trees, chains)
@@ -84,6 +86,13 @@ class Runner:
 
 def _slot(placed: tuple[int, TreeDraft]) -> int:
     return placed[0]
+
+
+def _cut(drafts: SequenceOf[TreeDraft]) -> None:
+    """Cuts trees whose nodes are to pay together."""
+    own = [draft for draft in drafts if draft.plan.shared_costs]
+    if own:
+        cut_together([draft.tree for draft in own], own[0].plan.shared_costs)
 
 
 def _root(draft: Draft) -> TreeDraft:

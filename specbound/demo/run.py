@@ -25,6 +25,7 @@ from specbound.exits.trained import with_exits
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.policies import controller_policy
+from specbound.pricing.local import measured_once
 from specbound.results.report import machine_info, model_info
 from specbound.results.rows import Row
 from specbound.stores.trees import local_situation
@@ -84,7 +85,8 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoResult:
                 num_cost_steps=config.num_cost_steps,
                 out=str(log_dir),
                 seed=config.seed,
-            )
+            ),
+            measured_once,
         )
         say("[2/3] training a controller on the log")
         with status("fitting"):

@@ -29,7 +29,7 @@ from specbound.models.controllers import load_controller
 from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, load_model
 from specbound.models.names import FITTED_FOLDER
-from specbound.pricing.local import share_costs
+from specbound.pricing.local import measured_once
 from specbound.results.files import make_folder, write_whole
 from specbound.results.report import machine_info, model_info
 from specbound.results.rows import Row
@@ -195,14 +195,14 @@ class _Run:
                     exactness=self.exactness,
                     max_new_tokens=self.config.max_new_tokens,
                     seed=self.config.seed,
-                )
+                ),
+                measured_once,
             )
             found = summary.verdicts[0]
             return {"agreement": found.agreement, "oracle": found.oracle.value, "conclusion": found.conclusion}
 
         found = self.notes.once("profile", stage)
         write_costs(self.folder, {self.level: self.costs})
-        share_costs(self.loaded, self.exactness, self.costs)
         exits = [100 * agreed for layer, agreed in found["agreement"].items() if int(layer) > 0]
         words = f"exits agree {min(exits):.0f} to {max(exits):.0f} %" if exits else "no exits"
         self._found(f"{words}; the limit of any choice is {found['oracle'] or 1.0:.2f}x")

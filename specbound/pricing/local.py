@@ -5,7 +5,7 @@ The table changes a controller's choices, never the output.
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +22,14 @@ from specbound_controller.errors import InputError, MissingExtraError
 from specbound_controller.fingerprint import exact_part
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.log.manifest import read_cost_file, read_costs, write_costs
+from specbound_profiling.recording.config import NUM_STEPS
 
 PROMPT_LENGTHS = (16, 64, 192)
 """Tokens of the prompts to measure on: random ones, because work is timed and not what comes out."""
 
 
-PRODUCTS = "few rows"
-"""How steps multiply: tables that were measured with other products do not count."""
+PRODUCTS = "few rows, steps of blocks"
+"""How steps multiply and which of their rows have prices: tables that were measured otherwise do not count."""
 
 
 def choose_costs(
@@ -82,10 +83,7 @@ def local_costs(
         draft_vocabulary = loaded.exits.vocabulary  # what decoders of it read where nothing else is asked for
     machine = machine_fingerprint(loaded.model.device)
     folder = kept_folder(machine, fingerprint, exactness, draft_vocabulary, is_compiled)
-    try:
-        kept = read_costs(folder)
-    except InputError:
-        kept = {}  # damaged: measured anew
+    kept = _read_kept(folder)
     if level in kept:
         return kept[level], f"costs: measured on this machine before, kept in {folder}"
     if importlib.util.find_spec("scipy") is None:
@@ -126,16 +124,27 @@ def kept_folder(
     return Path("~/.cache/specbound").expanduser() / f"costs-{name}"
 
 
-def share_costs(loaded: LoadedModel, exactness: str, table: CostTable) -> None:
-    """Keeps a table that a stage has measured for the other commands of this user, where none is kept yet."""
-    vocabulary = None if loaded.exits is None else loaded.exits.vocabulary
-    folder = kept_folder(table.machine, model_fingerprint(loaded.model), exactness, vocabulary)
-    try:
-        kept = read_costs(folder)
-    except InputError:
-        kept = {}
-    if loaded.compression not in kept:
+def measured_once(
+    loaded: LoadedModel,
+    exactness: str,
+    vocabulary: DraftVocabulary | None,
+    num_steps: int,
+    measure: Callable[[], CostTable],
+) -> CostTable:
+    """The table that is kept for this machine, else `measure()`'s, which is then kept: how `profile` prices a log.
+
+    Kept tables were measured on `NUM_STEPS`: where more are asked for, they do not do; what fewer gave is not kept.
+    """
+    folder = kept_folder(
+        machine_fingerprint(loaded.model.device), model_fingerprint(loaded.model), exactness, vocabulary
+    )
+    kept = _read_kept(folder)
+    if loaded.compression in kept and num_steps <= NUM_STEPS:
+        return kept[loaded.compression]
+    table = measure()
+    if num_steps >= NUM_STEPS:
         _keep(folder, {**kept, loaded.compression: table})
+    return table
 
 
 def given_costs(path: Path, level: str) -> CostTable:
@@ -172,6 +181,14 @@ def _measure(
             draft_vocabulary=draft_vocabulary,
             is_compiled=is_compiled,
         )
+
+
+def _read_kept(folder: Path) -> dict[str, CostTable]:
+    """The kept tables by level; none where they are damaged, so that they are measured anew."""
+    try:
+        return read_costs(folder)
+    except InputError:
+        return {}
 
 
 def _keep(folder: Path, tables: dict[str, CostTable]) -> str:

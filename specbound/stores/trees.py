@@ -92,7 +92,7 @@ def _token_recycling(situation: TreeSituation) -> Policy:
 TREE_POLICIES: dict[str, Callable[[TreeSituation], Policy]] = {
     "free_tree": free_tree,
     **{f"chain{size}": _fixed(size, breadth=1) for size in (4, 8)},
-    **{f"tree{size}": _fixed(size) for size in (3, 5, 7, 15, 31, 63)},
+    **{f"tree{size}": _fixed(size) for size in (2, 3, 5, 7, 15, 31, 63)},
     "eagle2": _eagle2,
     "token_recycling": _token_recycling,
 }

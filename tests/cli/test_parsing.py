@@ -102,6 +102,13 @@ def test_unknown_option_names_the_nearest() -> None:
     )
 
 
+def test_a_word_too_many_is_named_and_lists_say_how_they_are_written() -> None:
+    assert error("x") == "'x' is the value of no option" == error("--out", "y", "x")
+    assert error("--out", "x", "--exit-layers", "2", "3") == (
+        "'3' is the value of no option: values of --exit-layers are separated by commas, --exit-layers 2,3"
+    )
+
+
 def test_value_with_spaces_that_looks_like_an_option_is_a_value() -> None:
     assert "unknown option" not in error("--out", "--a b c", "--rate", "0")
 

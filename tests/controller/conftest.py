@@ -8,7 +8,7 @@ import pytest
 from specbound_controller.actions import action_grid
 from specbound_controller.config import ControllerConfig
 from specbound_controller.controller import Controller, Sample
-from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, CostTable
 from specbound_controller.features import FEATURE_NAMES
 from specbound_controller.mlp import Mlp
 from specbound_controller.records import StepRecord
@@ -33,7 +33,7 @@ def table(
 ) -> CostTable:
     """In units of a one-row layer call: r rows cost 1 + row_slope * (r - 1), a head read and a decision theirs."""
     seconds = dict.fromkeys(WORK_NAMES, 0.0)
-    for rows in (1, 2, 4, 8, 16, 32):
+    for rows in ROW_KNOTS:
         seconds[f"layer_calls_rows_{rows}"] = layer_s * (1 + row_slope * (rows - 1))
     seconds |= {"head_reads": head * layer_s, "decisions": decision * layer_s}
     seconds["layer_rows_times_context"] = per_context

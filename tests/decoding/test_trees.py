@@ -17,12 +17,15 @@ from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.model.tree_call import NodeRows
 from specbound.decoding.tree_step import TreeDraft, TreeRunner
+from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, CostTable
 from specbound_controller.records import Decision
 from specbound_controller.sources.bigrams import BigramTable
 from specbound_controller.sources.context import ContextSource
 from specbound_controller.sources.stores import Stores
+from specbound_controller.trees.growth import cut_together
 from specbound_controller.trees.plan import TreePlan
 from specbound_controller.trees.policy import TreePolicy
+from specbound_controller.trees.priced import PricedTreePolicy
 from specbound_controller.trees.tree import DraftTree, tree_of
 from tests.decoding.families import COMMON, VARIANTS, random_model, random_prompt
 
@@ -223,6 +226,35 @@ def test_other_growths_give_plain_decodings_output(growth: str) -> None:
     output = SpecBoundDecoder(model, policy).decode(prompt, **arguments)
     assert torch.equal(output.sequences, expected)
     assert output.stats.num_accepted > 0
+
+
+@pytest.mark.parametrize("exactness", ["token", "bitwise"])
+def test_trees_that_are_cut_together_give_each_rows_own_output(exactness: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype = torch.float64 if exactness == "token" else torch.bfloat16
+    model = random_model("llama", dtype=dtype)
+    prompts = [random_prompt(7 + i, length)[0].tolist() for i, length in enumerate((9, 14, 5))]
+    plain = SpecBoundDecoder(model, exactness=exactness)
+    expected = [plain.generate([prompt], max_new_tokens=NEW_TOKENS)[0].tolist() for prompt in prompts]
+    calls = {f"layer_calls_rows_{rows}": 1e-3 * (1 if rows <= 16 else 40) for rows in ROW_KNOTS}
+    table = CostTable({**dict.fromkeys(WORK_NAMES, 0.0), **calls}, "none", "here", 0.0, 30)
+    plan = policy_for(expected, random.Random(4)).plan
+    decoder = SpecBoundDecoder(model, PricedTreePolicy(plan, table, 4), exactness=exactness)
+    cuts: list[tuple[int, int]] = []
+
+    def watched(trees: list[DraftTree], costs: list[float]) -> None:
+        before = sum(tree.num_drafted for tree in trees)
+        cut_together(trees, costs)
+        cuts.append((before, sum(tree.num_drafted for tree in trees)))
+
+    monkeypatch.setattr("specbound.decoding.loop.cut_together", watched)
+    output = decoder.decode(prompts, max_new_tokens=NEW_TOKENS)
+    lengths = [len(prompt) for prompt in prompts]
+    new = [row[max(lengths) :].tolist() for row in output.sequences]
+    assert new == [row[length:] for row, length in zip(expected, lengths, strict=True)]
+    assert max(cuts)[0] > 16  # a step has 16 rows at most, with one to three roots
+    assert all(13 <= after <= 15 for before, after in cuts if before > 15)
+    assert sum(after for _, after in cuts) <= sum(stats.num_drafted for stats in output.row_stats)
+    assert sum(stats.num_accepted for stats in output.row_stats) > 0
 
 
 def test_a_tree_that_is_a_chain_makes_the_calls_of_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:

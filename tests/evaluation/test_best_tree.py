@@ -12,12 +12,13 @@ from specbound_controller.errors import InputError
 from specbound_controller.sources.stores import Stores
 from specbound_controller.trees.names import is_tree_name
 from specbound_controller.trees.policy import TreePolicy
+from specbound_controller.trees.priced import PricedTreePolicy
 from tests.evaluation.test_best_static import search  # noqa: F401
 
 
 def test_free_trees_and_those_of_the_shallowest_exits_run() -> None:
     assert entrants((0, 4, 2, 6)) == [
-        *("chain4", "chain8", "tree3", "tree5", "tree7", "tree15"),
+        *("chain4", "tree2", "tree3", "tree7", "tree15", "free_tree"),
         *("exit2_tree7", "exit2_tree15", "exit4_tree7", "exit4_tree15"),
     ]
     assert all(is_tree_name(name) for name in entrants((1,))) and not is_tree_name("exit0_tree7")
@@ -37,7 +38,10 @@ def test_a_race_ranks_all_and_the_first_tree_is_played(
     assert TreeChoice.from_dict(asdict(choice)) == choice
     assert f"({choice.name}), the fastest of {len(choice.ranking) - 1} raced on 4 prompts" in choice.describe()
     policy = choice.policy(situation)
-    assert isinstance(policy, TreePolicy) and str(policy.plan.max_nodes) in choice.name
+    if choice.name == "free_tree":
+        assert isinstance(policy, PricedTreePolicy)
+    else:
+        assert isinstance(policy, TreePolicy) and str(policy.plan.max_nodes) in choice.name
 
 
 def test_trees_of_exits_have_names() -> None:

@@ -11,7 +11,7 @@ from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.stores import auto
 from specbound.stores.auto import auto_policy
 from specbound.stores.trees import TREE_POLICIES, TreeSituation, free_tree, tree_policy
-from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, CostTable, with_wider_calls
+from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, CostTable, with_all_calls
 from specbound_controller.errors import InputError, MissingExtraError
 from specbound_controller.sources.bigrams import BigramTable
 from specbound_controller.sources.stores import Stores
@@ -99,10 +99,11 @@ def test_a_decoder_takes_policies_by_name(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_tables_from_before_wide_calls_had_prices_go_on_with_their_line() -> None:
     whole = dict(costs(0.5).coefficients)
-    del whole["layer_calls_rows_64"]
-    assert with_wider_calls(whole) == pytest.approx(dict(costs(0.5).coefficients))
+    for rows in (3, 5, 9, 17, 33, 64):
+        del whole[f"layer_calls_rows_{rows}"]
+    assert with_all_calls(whole) == pytest.approx(dict(costs(0.5).coefficients))
     falling = {**whole, "layer_calls_rows_32": whole["layer_calls_rows_16"]}
-    assert with_wider_calls(falling)["layer_calls_rows_64"] == whole["layer_calls_rows_16"]
+    assert with_all_calls(falling)["layer_calls_rows_64"] == whole["layer_calls_rows_16"]
 
 
 @pytest.mark.parametrize("name", ["tree7", "free_tree", "exit1_tree7", "token_recycling", "eagle2"])

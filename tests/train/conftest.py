@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, CostTable
 from specbound_profiling.log.store import LogWriter, Manifest
 from specbound_profiling.log.trace import DEFAULT_TEMPERATURES, PromptTrace
 
@@ -74,7 +74,7 @@ def synthetic_traces(
 def synthetic_costs(row_slope: float = 0.1, head: float = 1.2, layer_s: float = 1e-3) -> CostTable:
     """A layer call with r rows costs 1 + row_slope * (r - 1) units, a head read `head` of them."""
     seconds = dict.fromkeys(WORK_NAMES, 0.0)
-    for rows in (1, 2, 4, 8, 16, 32):
+    for rows in ROW_KNOTS:
         seconds[f"layer_calls_rows_{rows}"] = layer_s * (1 + row_slope * (rows - 1))
     seconds |= {"head_reads": head * layer_s, "exit_tests": 0.1 * layer_s, "decisions": 0.05 * layer_s}
     return CostTable(seconds, "none", "synthetic", 0.0, 300)

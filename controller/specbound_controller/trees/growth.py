@@ -4,6 +4,7 @@ Candidates are scored by the acceptance rates of their cells, where several sour
 or by a learned score. A node's survival is the product of the scores along its path.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import islice
@@ -95,6 +96,17 @@ def best_size(survivals: Sequence[float], node_costs: Sequence[float], fewest: i
         if gain > best_gain:
             best, best_gain = count, gain
     return best
+
+
+def cut_together(trees: Sequence[DraftTree], shared_costs: Sequence[float]) -> None:
+    """Cuts the trees of a batch, each grown best first: of all nodes the likeliest stay, so many as pay together."""
+    nodes = [
+        (-survival, node, row) for row, tree in enumerate(trees) for node, survival in enumerate(tree.survivals) if node
+    ]
+    nodes = sorted(nodes)[: len(shared_costs) - 1]
+    kept = Counter(row for _, _, row in nodes[: best_size([-lost for lost, _, _ in nodes], shared_costs)])
+    for row, tree in enumerate(trees):
+        tree.cut(1 + kept[row])
 
 
 def cheapest_floor(node_costs: Sequence[float]) -> list[float]:

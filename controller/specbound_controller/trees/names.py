@@ -10,6 +10,7 @@ TREE_NAMES = (
     "free_tree",
     "chain4",
     "chain8",
+    "tree2",
     "tree3",
     "tree5",
     "tree7",
@@ -29,7 +30,7 @@ LEARNED_TREE = "learned_tree"
 """Best first by the node score that a controller holds, with nodes that must pay."""
 BEST_TREE = "best_tree"
 """The fastest of some of them."""
-FREE_ENTRANTS = ("chain4", "chain8", "tree3", "tree5", "tree7", "tree15")
+FREE_ENTRANTS = ("chain4", "tree2", "tree3", "tree7", "tree15", "free_tree")
 """Trees of sources that cost no layer, from which the fastest is chosen."""
 
 

@@ -50,6 +50,9 @@ class TreePlan:
     node_costs: Sequence[float] = ()
     """What a tree of n nodes costs more than the root alone, in tokens of plain decoding, for n = 0 .. max_nodes. The
     tree is cut where expected tokens less cost is largest; empty: nodes cost nothing."""
+    shared_costs: Sequence[float] = ()
+    """The same for n nodes of all rows of a batch together, more than their roots alone: the batch then cuts its trees
+    together, in place of `node_costs`."""
     score: NodeScore | None = None
     """A learned score, which takes the place of the rates."""
 

@@ -21,7 +21,7 @@ from specbound.decoding.greedy_twin import greedy_twin
 from specbound.decoding.model.segments import CALLS_BEFORE_CAPTURE
 from specbound.models.loading import LoadedModel
 from specbound_controller.actions import THRESHOLDS, WIDTHS
-from specbound_controller.costs import CostTable
+from specbound_controller.costs import ROW_KNOTS, CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_controller.policy import AnnealedConfidence
@@ -34,7 +34,7 @@ from specbound_profiling.costs.fit import fit_costs, held_out_seconds
 from specbound_profiling.costs.machine import machine_fingerprint
 from specbound_profiling.costs.overheads import bookkeeping_seconds, overhead_seconds
 from specbound_profiling.costs.stopwatch import Stopwatch, TimedSteps, joined
-from specbound_profiling.recording.config import auto_exit_layers
+from specbound_profiling.recording.config import NUM_STEPS, auto_exit_layers
 
 MIN_STEPS = 30
 """Fewest steps that a table is fitted on."""
@@ -50,6 +50,8 @@ drafts a tree, and reads two exits."""
 WIDEST = 31
 MOST_NODES, MOST_CHILDREN = 63, 4
 """Draft tokens of the largest random tree, and children of a node."""
+KNOT_SHARE = 0.5
+"""How often such a tree has a size whose rows have a price of their own."""
 
 
 class RandomPolicy:
@@ -110,8 +112,10 @@ class RandomPolicy:
         return Decision(width, thresholds, AnnealedConfidence(0.5), "product" if rng.random() < 0.5 else "token")
 
     def _draw_tree(self, stores: Stores) -> Decision:
-        """A tree of random tokens, whose size is spread over its logarithm."""
+        """A tree of random tokens, of a size that has a price of its own, or spread over its logarithm."""
         num_nodes = int(np.exp(self._rng.uniform(0.0, np.log(MOST_NODES + 1))))
+        if self._rng.random() < KNOT_SHARE:
+            num_nodes = int(self._rng.choice(ROW_KNOTS[1:])) - 1
         rates = {"bigrams": self._rng.uniform(0.2, 0.8, MOST_CHILDREN).tolist()}
         return Decision(MOST_NODES, tree=TreePlan(num_nodes, rates, stores=stores, max_depth=MOST_NODES))
 
@@ -136,7 +140,7 @@ class CostMeasurement:
 def measure_costs(
     loaded: LoadedModel,
     prompt_ids: Sequence[Tensor],
-    num_steps: int = 300,
+    num_steps: int = NUM_STEPS,
     seed: int = 0,
     max_seconds: float = 30.0,
     exit_layers: Sequence[int] | None = None,
@@ -153,7 +157,7 @@ def measure_costs(
 def cost_measurement(
     loaded: LoadedModel,
     prompt_ids: Sequence[Tensor],
-    num_steps: int = 300,
+    num_steps: int = NUM_STEPS,
     seed: int = 0,
     max_seconds: float = 30.0,
     exit_layers: Sequence[int] | None = None,

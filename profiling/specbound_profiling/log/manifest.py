@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from specbound_controller.costs import CostTable, with_wider_calls
+from specbound_controller.costs import CostTable, with_all_calls
 from specbound_controller.draft_vocabulary import DraftVocabulary
 from specbound_controller.errors import InputError
 from specbound_controller.text_files import read_json
@@ -197,7 +197,7 @@ def _cost_table(values: Any) -> CostTable:
     for name, seconds in values["coefficients"].items():
         if not _is_a(seconds, float) or seconds < 0 or not isfinite(seconds):
             raise ValueError(f"{name} must be a number >= 0, got {seconds!r}")
-    table = CostTable(**{**values, "coefficients": with_wider_calls(values["coefficients"])})
+    table = CostTable(**{**values, "coefficients": with_all_calls(values["coefficients"])})
     kinds = {"compression": str, "machine": str, "held_out_error": float, "num_steps": int, "exactness": str}
     for name, kind in kinds.items():
         if not _is_a(getattr(table, name), kind):

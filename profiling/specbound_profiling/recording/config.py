@@ -13,6 +13,9 @@ from specbound_controller.errors import InputError, require_one_of
 from specbound_controller.lookup import LOOKUP_EXIT
 from specbound_profiling.log.trace import DEFAULT_TEMPERATURES
 
+NUM_STEPS = 300
+"""Decoding steps that a cost table is measured on where nothing else is asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProfileConfig(SamplingConfig, ExitsOption):
@@ -61,8 +64,9 @@ class ProfileConfig(SamplingConfig, ExitsOption):
     """Prompts per file of the log, at least 1; at most so many are lost when the run is killed."""
     w_max: int = 8
     """Longest draft of the verdict's replays, at least 1."""
-    num_cost_steps: int = 300
-    """Decoding steps that the cost table is measured on, at least 30."""
+    num_cost_steps: int = NUM_STEPS
+    """Decoding steps that the cost table is measured on, at least 30. Up to 300 a table that was measured here for this
+    model before is taken instead."""
     temperatures: tuple[float, ...] = field(default=DEFAULT_TEMPERATURES)
     """Layer temperatures whose confidence is recorded, ascending, above 0, 1.0 among them. Annealing asks for those
     from 1 on; with some below 1 specbound report finds that of an exit that is less sure than it could be."""

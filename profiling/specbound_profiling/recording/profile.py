@@ -5,7 +5,7 @@ Goes on where an earlier, equal run stopped, and ends with the same files as one
 
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from specbound.models.fingerprint import model_fingerprint
 from specbound.models.loading import LoadedModel, has_chat_template, load_model, require_compression
 from specbound.stores.bigrams import local_bigrams, read_bigrams
 from specbound.stores.own_text import load_own_text
+from specbound_controller.costs import CostTable
 from specbound_controller.draft_vocabulary import DraftVocabulary, describe
 from specbound_controller.errors import InputError
 from specbound_controller.figures import share
@@ -63,8 +64,24 @@ class ProfileSummary:
         return "\n".join([*map(str, self.verdicts), *filter(None, [self.coverage]), f"log: {self.out}"])
 
 
-def profile(config: ProfileConfig) -> ProfileSummary:
-    """Records all prompts at all compression levels, measures costs, replays. Raises InputError for bad input."""
+Pricing = Callable[[LoadedModel, str, DraftVocabulary | None, int, Callable[[], CostTable]], CostTable]
+"""Gives a model's cost table at an exactness, for exits that read these tokens (None is all) and so many steps; the
+last argument measures one."""
+
+
+def measured_anew(
+    loaded: LoadedModel,
+    exactness: str,
+    vocabulary: DraftVocabulary | None,
+    num_steps: int,
+    measure: Callable[[], CostTable],
+) -> CostTable:
+    """A table of its own for every log."""
+    return measure()
+
+
+def profile(config: ProfileConfig, pricing: Pricing = measured_anew) -> ProfileSummary:
+    """Records all prompts at all compression levels, prices their work, replays. Raises InputError for bad input."""
     root = Path(config.out).expanduser()
     refuse_foreign(root, config.resume)
     for compression in config.compression:
@@ -88,16 +105,19 @@ def profile(config: ProfileConfig) -> ProfileSummary:
                 write_log_stores(root, stores, manifest.model_fingerprint, rates)
         record_missing(writer, adapter, prompts, prompt_ids, compression, engine)
         if not _has_own_costs(root, compression, machine_fingerprint(adapter.device)):
-            with status(f"{compression}: measuring what work costs here"):
-                table = measure_costs(
-                    loaded,
-                    _cost_prompts(prompt_ids, adapter),
-                    config.num_cost_steps,
-                    config.seed,
-                    exit_layers=writer.manifest.exit_layers,
-                    exactness=writer.manifest.exactness_of(compression),
-                    draft_vocabulary=writer.manifest.drafted_tokens(),
-                )
+            exactness, vocabulary = writer.manifest.exactness_of(compression), writer.manifest.drafted_tokens()
+            measure = partial(
+                measure_costs,
+                loaded,
+                _cost_prompts(prompt_ids, adapter),
+                config.num_cost_steps,
+                config.seed,
+                exit_layers=writer.manifest.exit_layers,
+                exactness=exactness,
+                draft_vocabulary=vocabulary,
+            )
+            with status(f"{compression}: what work costs here"):
+                table = pricing(loaded, exactness, vocabulary, config.num_cost_steps, measure)
             writer.write_costs(compression, table)
         del loaded, adapter
     assert writer is not None  # a config names at least one level

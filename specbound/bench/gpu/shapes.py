@@ -32,9 +32,13 @@ from specbound.evaluation.timing import ContentionProbe, Method, TimedPrompt, Ti
 from specbound.models.loading import LoadedModel
 from specbound.pricing.local import PROMPT_LENGTHS
 from specbound_controller.policy import StaticPolicy
+from specbound_controller.trees.plan import TreePlan
+from specbound_controller.trees.policy import TreePolicy
 
 EXIT_SHARE = 8
 """Drafts come after the depth over so much, as in `specbound bench --shape`."""
+TREE_NODES, TREE_BEAM, TREE_BREADTH = 15, 2, 2
+"""Of the draft trees: nodes, how many of a depth the exit goes on from, and how many tokens it proposes after each."""
 AIM_OVER_TRANSFORMERS = 2.0
 """Plain decoding with graphs on the 1B shape, over transformers' eager generate."""
 
@@ -78,7 +82,7 @@ def sizes_of(settings: Settings) -> Sizes:
 
 
 def speeds(name: str, settings: Settings, is_nf4: bool = False) -> Finding:
-    """Plain decoding and a fixed draft, eager and with graphs, beside transformers' generate."""
+    """Plain decoding, a fixed draft and a draft tree, eager and with graphs, beside transformers' generate."""
     sizes, paper = sizes_of(settings), SHAPE_SIZES[name]
     target = paper.paper_tokens_per_step or USUAL_TOKENS_PER_STEP
     finding, rows = Finding(), list[list[Cell]]()
@@ -90,7 +94,7 @@ def speeds(name: str, settings: Settings, is_nf4: bool = False) -> Finding:
         if is_nf4:
             free()
             quantise_nf4(model)
-        timings = timed(methods_of(model, policy, is_nf4), prompts, sizes)
+        timings = timed(methods_of(model, policy, tree_like(exit_layer, width), is_nf4), prompts, sizes)
         of_width = speed_rows(timings, f"exit {exit_layer}, width {width}")
         rows += of_width
         finding.notes += notes_of(name, found, target, width, of_width)
@@ -123,15 +127,28 @@ def damped(model: PreTrainedModel, policy: StaticPolicy, prompts: Sequence[Timed
     return found
 
 
-def methods_of(model: PreTrainedModel, policy: StaticPolicy, is_nf4: bool) -> list[Method]:
+def methods_of(model: PreTrainedModel, policy: StaticPolicy, tree: TreePolicy, is_nf4: bool) -> list[Method]:
     compression = "nf4" if is_nf4 else "bf16"
     generate = TransformersMethod("transformers", model)
     methods = [Method("transformers", generate.run)]
     for kind in KINDS:
         decoder = decoder_of(model, kind, compression=compression)
-        for name, own in (("plain", StaticPolicy(())), ("draft", policy)):
+        for name, own in (("plain", StaticPolicy(())), ("draft", policy), ("tree", tree)):
             methods.append(Method(f"{name}, {kind}", OurMethod(name, decoder, own).run))
     return methods
+
+
+def tree_like(exit_layer: int, width: int) -> TreePolicy:
+    """A tree as deep as a fixed draft is long, by the same exit."""
+    plan = TreePlan(
+        max_nodes=TREE_NODES,
+        max_depth=width,
+        exit_layer=exit_layer,
+        exit_beam=TREE_BEAM,
+        exit_breadth=TREE_BREADTH,
+        exit_survival=0.0,
+    )
+    return TreePolicy(plan)
 
 
 def timed(methods: Sequence[Method], prompts: Sequence[TimedPrompt], sizes: Sizes) -> dict[str, list[Timing]]:
@@ -152,12 +169,12 @@ def speed_rows(timings: dict[str, list[Timing]], draft: str) -> list[list[Cell]]
     for name, of_method in timings.items():
         plain = f"plain, {name.split(', ')[1]}" if ", " in name else name
         stats = sum((each.stats for each in of_method if each.stats is not None), DecodeStats())
-        is_draft = name.startswith("draft")
+        is_draft = not name.startswith(("plain", "transformers"))
         equal = sum(a.tokens == b.tokens for a, b in zip(of_method, timings[plain], strict=True))
         rows.append(
             [
                 name,
-                draft if is_draft else "–",
+                (f"{draft}, {TREE_NODES} nodes" if name.startswith("tree") else draft) if is_draft else "–",
                 speeds[name],
                 speeds[name] / speeds[plain],
                 speeds[name] / speeds["transformers"],

@@ -59,7 +59,7 @@ MAX_MASK_TABLE_ROWS = 32
 
 
 class ShortCalls(Protocol):
-    """Runs some calls of `ModelAdapter.run_layers` in its place, whoever made it (`segments`)."""
+    """Runs some calls of `ModelAdapter.run_layers` and `run_rows` in its place, whoever made it (`segments`)."""
 
     def refresh(self) -> None:
         """Looks again at the layers, as the adapter does."""
@@ -69,6 +69,12 @@ class ShortCalls(Protocol):
 
     def run(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
         """As `ModelAdapter.run_layers`. hidden: (B, n, D) -> (B, n, D)"""
+
+    def takes_rows(self, cache: DecodeCache, call: RaggedCall) -> bool:
+        """Whether it runs a call on rows of a cache."""
+
+    def run_rows(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, call: RaggedCall) -> Tensor:
+        """As `ModelAdapter.run_rows`. hidden: (B, n, D) -> (B, n, D)"""
 
 
 class ModelAdapter:
@@ -329,6 +335,12 @@ class ModelAdapter:
         """
         if call.is_level and call.slots == list(range(cache.batch_size)):
             return self.run_layers(hidden, first, last, cache, call.starts[0])
+        if self.segments is not None and self.segments.takes_rows(cache, call):
+            return self.segments.run_rows(hidden, first, last, cache, call)
+        return self.run_rows_open(hidden, first, last, cache, call)
+
+    def run_rows_open(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, call: RaggedCall) -> Tensor:
+        """The same without segments."""
         masks = {kind: call.mask(self._window(kind), self.dtype) for kind in set(self.kinds[first:last])}
         both = self._lean_tables if self._lean else self._rotary_tables
         tables = {kind: (cos[0][call.positions], sin[0][call.positions]) for kind, (cos, sin) in both.items()}

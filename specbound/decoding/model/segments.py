@@ -2,8 +2,8 @@
 
 Decoding one row launches a dozen small kernels a layer, and on a GPU the launches take longer than the kernels. Here a
 segment (first layer, last layer, a bucket of rows, a bucket of keys) reads and writes tensors that keep their
-addresses: attention sees whole buckets of the cache under a mask, positions are tensors. Knows the adapter and caches;
-nothing of drafts.
+addresses: attention sees whole buckets of the cache under a mask, positions are tensors. Knows the adapter and caches,
+and of drafts only which nodes of a tree a call runs.
 """
 
 import logging
@@ -20,14 +20,16 @@ from specbound.decoding.model.adapter import ModelAdapter
 from specbound.decoding.model.cache import DecodeCache
 from specbound.decoding.model.families import name_of
 from specbound.decoding.model.graph_capture import GraphCapture
-from specbound.decoding.model.static_cache import StaticBuffers, StaticView
+from specbound.decoding.model.ragged import RaggedCall, sent
+from specbound.decoding.model.static_cache import StaticBuffers, StaticView, TreeView
+from specbound.decoding.model.tree_call import TreeCall
 from specbound_controller.errors import InputError, UnsupportedModelError
 
-# B sequences, n new tokens, R rows of a bucket, D hidden width
+# B sequences, n new tokens, R rows of a bucket, N nodes of a bucket, D hidden width
 
 logger = logging.getLogger(__name__)
 
-ROW_BUCKETS = (1, 2, 4, 8, 16)
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Rows of a segment; calls between two of them are padded. Longer ones run as without segments."""
 FEWEST_KEYS = 256
 """Keys of the smallest segment; each next one has twice as many."""
@@ -48,6 +50,8 @@ class SegmentShape(NamedTuple):
     """It runs `layers[first:last]`."""
     num_rows: int
     num_keys: int
+    num_nodes: int = 0
+    """Nodes of a draft tree that its rows belong to; 0 for tokens that stand one after another."""
 
 
 def row_bucket(num_new: int) -> int:
@@ -64,7 +68,7 @@ def key_bucket(length: int) -> int:
 
 
 class Segment:
-    """One segment with the tensors that it reads."""
+    """One segment with the tensors that it reads: tokens that stand one after another."""
 
     def __init__(self, adapter: ModelAdapter, buffers: StaticBuffers, shape: SegmentShape, like: Tensor) -> None:
         """like: hidden states (1, n, D), whose width, dtype and device the segment takes."""
@@ -72,17 +76,24 @@ class Segment:
         self.num_calls = 0
         self.capture_seconds = 0.0
         self._hidden = like.new_zeros(1, shape.num_rows, like.shape[2])
-        self._offsets = torch.arange(shape.num_rows, device=like.device)
-        self._start, self._last = self._offsets.new_zeros(()), self._offsets.new_zeros(())
         self._tables = adapter.position_tables()  # held: a graph reads their memory when the adapter has larger ones
         self._captured: Callable[[], Tensor] | None = None
 
-    def __call__(self, hidden: Tensor, position: int) -> Tensor:
-        """Runs the layers on n tokens, the first at `position`. (1, n, D) -> (1, n, D)"""
-        num_new = hidden.shape[1]
-        self._hidden[:, :num_new].copy_(hidden)
+        self._make_inputs(like.device)
+
+    def _make_inputs(self, device: torch.device) -> None:
+        self._offsets = torch.arange(self.shape.num_rows, device=device)
+        self._start, self._last = self._offsets.new_zeros(()), self._offsets.new_zeros(())
+
+    def at(self, position: int, num_new: int) -> None:
+        """Says where the tokens of the next call stand: so many, the first at `position`."""
         self._start.fill_(position)
         self._last.fill_(num_new - 1)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Runs the layers on n tokens, whose places have been said. (1, n, D) -> (1, n, D)"""
+        num_new = hidden.shape[1]
+        self._hidden[:, :num_new].copy_(hidden)
         self.num_calls += 1
         output = self.compute() if self._captured is None else self._captured()
         return output[:, :num_new].clone()  # the next call overwrites it
@@ -100,11 +111,37 @@ class Segment:
     def compute(self) -> Tensor:
         """The layers on the tensors of the segment. Rows that pad it are copies of the last one. -> (1, R, D)"""
         index = torch.minimum(self._offsets, self._last)
-        view = StaticView(self.buffers, self._start + index, self.shape.num_keys)
-        hidden = self._hidden.index_select(1, index)
+        return self._run(index, StaticView(self.buffers, self._start + index, self.shape.num_keys))
+
+    def _run(self, index: Tensor, view: StaticView) -> Tensor:
+        """index: which of the tokens that were copied each row is. (R,)"""
         adapter = self._adapter()
         assert adapter is not None  # it holds the segments
-        return adapter.run_static(hidden, self.shape.first, self.shape.last, view, self._tables)
+        return adapter.run_static(
+            self._hidden.index_select(1, index), self.shape.first, self.shape.last, view, self._tables
+        )
+
+
+class TreeSegment(Segment):
+    """One segment for nodes of a draft tree."""
+
+    def _make_inputs(self, device: torch.device) -> None:
+        rows, nodes = self.shape.num_rows, self.shape.num_nodes
+        self._inputs = torch.zeros(3 * rows + nodes + rows * nodes, dtype=torch.int64, device=device)
+        *own, sees = self._inputs.split([rows, rows, rows, nodes, rows * nodes])
+        self._index, self._positions, self._places, self._node_positions = own
+        self._sees = sees.view(rows, nodes)
+
+    def on(self, call: TreeCall) -> None:
+        """Says which nodes the next call runs: one tree's."""
+        inputs = call.inputs(self.shape.num_rows, self.shape.num_nodes)
+        self._inputs.copy_(sent(inputs, self._inputs.device))
+
+    def compute(self) -> Tensor:
+        view = TreeView(
+            self.buffers, self._positions, self._places, self._node_positions, self._sees > 0, self.shape.num_keys
+        )
+        return self._run(self._index, view)
 
 
 class StaticSegments:
@@ -158,26 +195,52 @@ class StaticSegments:
         is_short = position > 0 and hidden.shape[1] <= ROW_BUCKETS[-1]
         return is_short and cache.batch_size == 1 and cache.call is None and not self._is_hooked
 
+    def takes_rows(self, cache: DecodeCache, call: RaggedCall) -> bool:
+        """Whether a call of `run_rows` can: that of one tree, in a cache of one sequence."""
+        if not isinstance(call, TreeCall) or cache.batch_size > 1 or self._is_hooked:
+            return False
+        return call.starts[0] > 0 and call.num_nodes <= ROW_BUCKETS[-1]
+
     def run(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
         """As `ModelAdapter.run_layers`, one call at a time: the buffers are lent. hidden: (1, n, D) -> (1, n, D)"""
         with self._lock:
-            return self._run(hidden, first, last, cache, position)
+            end = position + hidden.shape[1]
+            segment = self._prepared(hidden, first, last, cache, position, end, 0)
+            if segment is None:
+                return self.adapter.run_open(hidden, first, last, cache, position)
+            segment.at(position, hidden.shape[1])
+            return self._run(segment, hidden, cache, end)
+
+    def run_rows(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, call: RaggedCall) -> Tensor:
+        """As `ModelAdapter.run_rows`, the same. hidden: (1, n, D) -> (1, n, D)"""
+        assert isinstance(call, TreeCall)  # what `takes_rows` has seen
+        with self._lock:
+            segment = self._prepared(hidden, first, last, cache, call.starts[0], call.end, row_bucket(call.num_nodes))
+            if segment is None:
+                return self.adapter.run_rows_open(hidden, first, last, cache, call)
+            assert isinstance(segment, TreeSegment)
+            segment.on(call)
+            return self._run(segment, hidden, cache, call.end)
 
     @torch.inference_mode()
-    def _run(self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int) -> Tensor:
-        end = position + hidden.shape[1]
+    def _prepared(
+        self, hidden: Tensor, first: int, last: int, cache: DecodeCache, position: int, end: int, num_nodes: int
+    ) -> Segment | None:
+        """The segment of a call, the buffers lent to the cache; None where there is no room for another one."""
         if end > self.buffers.capacity:
             self._clear(key_bucket(end))
-        shape = SegmentShape(first, last, row_bucket(hidden.shape[1]), key_bucket(end))
+        shape = SegmentShape(first, last, row_bucket(hidden.shape[1]), key_bucket(end), num_nodes)
         if shape not in self.segments and len(self.segments) >= self._most:
-            return self.adapter.run_open(hidden, first, last, cache, position)
-        layers = cache.layers[first:last]
-        for index, layer in enumerate(layers, first):
+            return None
+        for index, layer in enumerate(cache.layers[first:last], first):
             assert layer.lengths[0] == position, (index, layer.lengths[0], position)
             self.buffers.lend(index, layer)
-        segment = self._segment(shape, hidden)
-        output = segment(hidden, position)
-        for layer in layers:
+        return self._segment(shape, hidden)
+
+    @torch.inference_mode()
+    def _run(self, segment: Segment, hidden: Tensor, cache: DecodeCache, end: int) -> Tensor:
+        output = segment(hidden)
+        for layer in cache.layers[segment.shape.first : segment.shape.last]:
             layer.lengths[0] = end
         if self._capture is not None and segment.num_calls == CALLS_BEFORE_CAPTURE:
             self._try_to_capture(segment, self._capture)
@@ -200,7 +263,8 @@ class StaticSegments:
         segment = self.segments.get(shape)
         if segment is None:
             self.adapter.reserve_positions(self.buffers.capacity)
-            segment = self.segments[shape] = Segment(self.adapter, self.buffers, shape, like)
+            kind = TreeSegment if shape.num_nodes else Segment
+            segment = self.segments[shape] = kind(self.adapter, self.buffers, shape, like)
         return segment
 
 

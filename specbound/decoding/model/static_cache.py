@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specbound.decoding.model.cache import PreallocatedLayer
 
-# R rows of a segment, H key-value heads, C capacity in tokens, K keys of a bucket, D head width
+# R rows of a segment, N nodes of a bucket, H key-value heads, C capacity in tokens, K keys of a bucket, D head width
 
 
 class StaticBuffers:
@@ -54,27 +54,73 @@ class StaticBuffers:
 
 
 class StaticView:
-    """What the layers of a segment take for a cache: tokens go to positions that only the device knows."""
+    """What the layers of a segment take for a cache: tokens go to places that only the device knows."""
 
     def __init__(self, buffers: StaticBuffers, positions: Tensor, num_keys: int) -> None:
         """positions: (R,) int64 of the tokens of the call. num_keys: how many keys of the buffers they see."""
         self.buffers, self.positions, self.num_keys = buffers, positions, num_keys
+
+    @property
+    def places(self) -> Tensor:
+        """Where in the buffers each token of the call goes. (R,) int64"""
+        return self.positions
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Writes the new tokens; returns all keys and values of the bucket. (1, H, R, D) -> (1, H, K, D)"""
         keys, values = self.buffers.of(layer_idx)
-        keys.index_copy_(2, self.positions, key_states)
-        values.index_copy_(2, self.positions, value_states)
+        keys.index_copy_(2, self.places, key_states)
+        values.index_copy_(2, self.places, value_states)
         return keys.narrow(2, 0, self.num_keys), values.narrow(2, 0, self.num_keys)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive mask of the tokens of the call. (1, 1, R, K)"""
+        hidden = self.hidden(window)
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+        return mask.masked_fill(hidden, torch.finfo(dtype).min)[None, None]
+
+    def hidden(self, window: int | None) -> Tensor:
+        """Which keys each token does not see. (R, K) bool"""
         keys = torch.arange(self.num_keys, device=self.positions.device)
         queries = self.positions.unsqueeze(1)
         hidden = keys > queries
-        if window is not None:
-            hidden = hidden | (keys <= queries - window)
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-        return mask.masked_fill(hidden, torch.finfo(dtype).min)[None, None]
+        return hidden if window is None else hidden | (keys <= queries - window)
+
+
+class TreeView(StaticView):
+    """The same for nodes of a tree: they go one after another, stand at the position of their depth, and see their
+    ancestors and all before the root."""
+
+    def __init__(
+        self,
+        buffers: StaticBuffers,
+        positions: Tensor,
+        places: Tensor,
+        node_positions: Tensor,
+        sees: Tensor,
+        num_keys: int,
+    ) -> None:
+        """Args:
+        positions, places: of the nodes of the call. (R,) int64
+        node_positions: of all nodes of the tree, the root's first. (N,) int64
+        sees: whether each node of the call sees a node of the tree. (R, N) bool
+        """
+        super().__init__(buffers, positions, num_keys)
+        self._places, self._node_positions, self._sees = places, node_positions, sees
+
+    @property
+    def places(self) -> Tensor:
+        return self._places
+
+    def hidden(self, window: int | None) -> Tensor:
+        root, num_nodes = self._node_positions[:1], self._node_positions.shape[0]
+        keys = torch.arange(self.num_keys, device=root.device)
+        nodes = keys - root
+        known = nodes.clamp(0, num_nodes - 1)
+        seen = self._sees.index_select(1, known) & (nodes < num_nodes)
+        hidden = ~(seen | (nodes < 0))
+        if window is None:
+            return hidden
+        held = torch.where(nodes < 0, keys, self._node_positions.index_select(0, known))
+        return hidden | (held <= self.positions.unsqueeze(1) - window)

@@ -61,6 +61,23 @@ class TreeCall(RaggedCall):
         self._device = device
 
     @property
+    def num_nodes(self) -> int:
+        """Nodes of the first tree that the cache holds after the call, its root included."""
+        return self._spans[0][1]
+
+    def inputs(self, num_rows: int, num_nodes: int) -> np.ndarray:
+        """The first tree's nodes of the call as numbers, for as many rows and nodes as a segment has: which of them a
+        row is, its position and its place in the cache, the position of every node, and whether the row sees it. Rows
+        and nodes that pad repeat the last one. (3 R + N + R N,) int64"""
+        root, tree, (first, last) = self._roots[0], self._trees[0], self._spans[0]
+        rows = np.minimum(np.arange(num_rows), last - first - 1)
+        nodes = np.minimum(np.arange(num_nodes), last - 1)
+        depths = np.array(tree.depths)
+        sees = tree.sees[first + rows][:, nodes] & (np.arange(num_nodes) < last)
+        parts = (rows, root + depths[first + rows], root + first + rows, root + depths[nodes], sees.ravel())
+        return np.concatenate([part.astype(np.int64) for part in parts])
+
+    @property
     def is_level(self) -> bool:
         """Never: nodes of a tree do not stand one after another."""
         return False

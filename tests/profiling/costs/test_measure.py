@@ -7,7 +7,8 @@ from specbound_controller.costs import ROW_KNOTS, WORK_NAMES, row_shares
 from specbound_profiling.costs.fit import fit_costs
 from specbound_profiling.replay.oracle import fixed_draft_work
 
-PRICES = np.array([1.0, 1.1, 1.3, 1.7, 2.5, 4.0, 7.0, 0.2, 0.6, 0.05, 0.4, 0.1, 0.3, 0.8]) * 1e-3
+CALLS = [1.0, 1.1, 1.15, 1.3, 1.3, 1.7, 2.2, 2.5, 3.3, 4.0, 5.5, 7.0]
+PRICES = np.array([*CALLS, 0.2, 0.6, 0.05, 0.4, 0.1, 0.3, 0.8]) * 1e-3
 
 
 def steps(rng: np.random.Generator, count: int, widest: int = 31) -> np.ndarray:
@@ -49,7 +50,8 @@ def test_calls_with_more_rows_are_never_cheaper_and_nothing_is_free() -> None:
     table = fit_costs(work, work @ PRICES * rng.lognormal(0, 0.3, 300), "none", "here")
     prices = [table.coefficients[f"layer_calls_rows_{rows}"] for rows in ROW_KNOTS]
     assert prices == sorted(prices) and prices[0] > 0
-    assert prices[4] == pytest.approx(2 * prices[3]) and prices[5] == pytest.approx(4 * prices[3])
+    of_8, of_9, of_32 = (table.coefficients[f"layer_calls_rows_{rows}"] for rows in (8, 9, 32))
+    assert of_9 == pytest.approx(of_8 * 9 / 8) and of_32 == pytest.approx(4 * of_8)
 
 
 def test_prices_timed_alone_are_kept_and_the_rest_is_fitted() -> None:
@@ -69,17 +71,23 @@ def test_noise_does_not_make_steps_seem_cheaper() -> None:
 
 
 def test_calls_between_two_knots_are_shared_between_them() -> None:
-    np.testing.assert_array_equal(
-        row_shares(np.array([1, 3, 6, 8, 28, 32, 48, 64, 99])),
-        [
-            [1, 0, 0, 0, 0, 0, 0],
-            [0, 0.5, 0.5, 0, 0, 0, 0],
-            [0, 0, 0.5, 0.5, 0, 0, 0],
-            [0, 0, 0, 1, 0, 0, 0],
-            [0, 0, 0, 0, 0.25, 0.75, 0],
-            [0, 0, 0, 0, 0, 1, 0],
-            [0, 0, 0, 0, 0, 0.5, 0.5],
-            [0, 0, 0, 0, 0, 0, 1],
-            [0, 0, 0, 0, 0, 0, 1],
-        ],
-    )
+    def shares(rows: int) -> dict[int, float]:
+        found = row_shares(rows)
+        return {knot: float(share) for knot, share in zip(ROW_KNOTS, found, strict=True) if share}
+
+    assert shares(1) == {1: 1.0} and shares(3) == {3: 1.0} and shares(64) == shares(99) == {64: 1.0}
+    assert shares(6) == pytest.approx({5: 2 / 3, 8: 1 / 3}) and shares(10) == pytest.approx({9: 6 / 7, 16: 1 / 7})
+    np.testing.assert_allclose(row_shares(np.arange(1, 65)).sum(axis=1), 1.0)
+    np.testing.assert_array_equal(row_shares(np.array([3, 6])), [row_shares(3), row_shares(6)])
+
+
+def test_a_block_that_begins_is_dear_and_its_other_rows_are_free() -> None:
+    """What products of a few rows cost on a CPU: the tables must not blur it."""
+    rng = np.random.default_rng(5)
+    at = [ROW_KNOTS.index(rows) for rows in (1, 2, 3, 4, 5, 8, 9, 16)]
+    prices = PRICES.copy()
+    prices[at] = np.array([0.65, 0.65, 0.67, 0.83, 0.83, 0.83, 1.15, 1.15]) * 1e-3
+    work = steps(rng, 400)
+    table = fit_costs(work, work @ prices * rng.lognormal(0, 0.03, len(work)), "none", "here")
+    of_rows = np.array([fixed_draft_work(1, rows - 1, 16, 100) for rows in (3, 4, 8, 9, 16)])
+    np.testing.assert_allclose(table.seconds(of_rows), of_rows @ prices, rtol=0.03)

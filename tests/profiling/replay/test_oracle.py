@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from specbound_controller.actions import static_grid
-from specbound_controller.costs import WORK_NAMES, CostTable, work_vector
+from specbound_controller.costs import WORK_NAMES, CostTable, with_all_calls, work_vector
 from specbound_controller.policy import AnnealedConfidence, StaticPolicy
 from specbound_controller.records import Decision
 from specbound_controller.work import record_work
@@ -106,10 +106,9 @@ def test_no_policy_passes_the_limit(seed: int, random_trace_of: TraceOf, with_br
 
 
 def test_limit_prices_are_the_largest_subadditive_ones_below_the_table() -> None:
-    seconds = dict.fromkeys(WORK_NAMES, 0.0)
-    for rows, price in ((1, 2.0), (2, 5.0), (4, 3.0), (8, 9.0), (16, 9.0), (32, 9.0), (64, 9.0)):
-        seconds[f"layer_calls_rows_{rows}"] = price
-    table = CostTable(seconds, "none", "here", 0.0, 30)
+    calls = {1: 2.0, 2: 5.0, 4: 3.0, 8: 9.0, 16: 9.0, 32: 9.0, 64: 9.0}
+    seconds = with_all_calls({f"layer_calls_rows_{rows}": price for rows, price in calls.items()})
+    table = CostTable({**dict.fromkeys(WORK_NAMES, 0.0), **seconds}, "none", "here", 0.0, 30)
     # two rows cost no more than four; three no more than four; eight no more than twice four
     assert limit_prices(table, 8)[[0, 1, 2, 3, 4, 8]].tolist() == [0.0, 2.0, 3.0, 3.0, 3.0, 6.0]
 
