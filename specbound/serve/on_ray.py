@@ -23,7 +23,7 @@ from ray.serve.config import HTTPOptions
 from specbound.generation.generate import prepare
 from specbound.serve.app import build_app
 from specbound.serve.config import ServeConfig
-from specbound.serve.run import service_of
+from specbound.serve.loaded import service_of
 from specbound_controller.errors import InputError
 
 APPLICATION = "specbound"
@@ -57,10 +57,12 @@ def serve_replicas(config: ServeConfig, api_key: str | None, host: str, port: in
     """Serves until a signal ends it. say: called when clients can come
 
     Raises:
-        InputError: the cluster has no room for so many replicas; what a replica says of the config.
+        InputError: the cluster has no room for so many replicas, or Ray Serve runs on it already; what a replica says
+            of the config.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with cluster():
+        require_no_other()
         resources = wanted(config)
         require_room(num_replicas(config), resources)
         serve.start(http_options=HTTPOptions(host=host, port=port), logging_config={"enable_access_log": False})
@@ -103,6 +105,12 @@ def cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def require_no_other() -> None:
+    """Raises InputError where Ray Serve runs on the cluster already: it would keep its address, and end with ours."""
+    if serve.status().proxies:
+        raise InputError("engine ray starts Ray Serve itself, got a cluster where it runs: `serve shutdown` ends it")
 
 
 def wanted(config: ServeConfig) -> dict[str, float]:

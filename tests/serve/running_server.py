@@ -14,7 +14,8 @@ import torch
 from specbound.decoding.decoder import SpecBoundDecoder
 from specbound.generation.generate import Prepared
 from specbound.serve.config import ServeConfig
-from specbound.serve.run import bound, server_of, service_of
+from specbound.serve.loaded import service_of
+from specbound.serve.run import bound, server_of
 
 KEY = "right key"
 WORDS = ("the", "cat", "dog", "sat", "on", "tree", "and", "then", "def", "return", "two")

@@ -24,7 +24,10 @@ from tests.test_imports import source_environment
 
 pytest.importorskip("ray.serve", exc_type=ImportError)
 
-from specbound.serve.on_ray import named_from_anywhere
+from ray import serve
+from ray.serve.schema import ProxyStatus, ServeStatus
+
+from specbound.serve.on_ray import named_from_anywhere, require_no_other
 
 PROMPTS = ("the cat", "the dog sat", "def return two", "and then")
 
@@ -33,15 +36,22 @@ def test_folders_are_named_from_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "model").mkdir()
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
-    config = named_from_anywhere(ServeConfig(model="model", controller="demo", policy="tree7"))
+    config = named_from_anywhere(ServeConfig(model="model", controller="demo"))
     assert config.model == str(tmp_path / "model") and config.name == "model"
-    assert (config.controller, config.policy) == ("demo", "tree7")
+    assert (config.controller, config.policy) == ("demo", "auto")
+    assert named_from_anywhere(ServeConfig(policy="tree7")).policy == "tree7"
 
 
 @pytest.mark.parametrize("settings", [{"replicas": 2}, {"engine": "ray", "replicas": 0}, {"engine": "rays"}])
 def test_wrong_replicas_are_named(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"replicas|engine"):
         ServeConfig(**settings)
+
+
+def test_a_cluster_where_ray_serve_runs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "status", lambda: ServeStatus(proxies={"node": ProxyStatus.HEALTHY}))
+    with pytest.raises(InputError, match="`serve shutdown`"):
+        require_no_other()
 
 
 class Cluster:

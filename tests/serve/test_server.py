@@ -13,7 +13,7 @@ from specbound.decoding.running import ROOM_FOR_DRAFTS
 from specbound.models.loading import chat_ids
 from specbound.serve.app import model_card
 from specbound.serve.errors import ApiError
-from specbound.serve.run import service_of
+from specbound.serve.loaded import service_of
 from specbound.serve.schemas import ChatRequest, CompletionRequest, Message
 from tests.serve.running_server import KEY, Running, asks, texts_of, until
 
@@ -146,7 +146,7 @@ def test_wrong_requests_are_refused_in_openais_form(running: Running) -> None:
 def test_what_can_never_fit_into_memory_is_refused_before_any_work(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specbound.serve.run.MIB", 2**18)
+    monkeypatch.setattr("specbound.serve.loaded.MIB", 2**18)
     service = service_of(replace(running.config, cache_mib=1), running.prepared, KEY)
     most = 2**18 // (4 * 2 * 2 * 8 * 8) - ROOM_FOR_DRAFTS  # layers, keys and values, heads, width, bytes of float64
     assert service.most_context == model_card(service)["max_model_len"] == most < 480
