@@ -17,6 +17,7 @@ from specbound.evaluation.timing import (
     ContentionProbe,
     Method,
     TimedPrompt,
+    Timing,
     find_differences,
     policy_method,
     time_methods,
@@ -63,6 +64,8 @@ class Protocol:
     """What `oracle_grid` may choose from; empty leaves its row out."""
     num_decision_prompts: int = 0
     """Prompts to decode once more for the time that decisions take."""
+    until: float | None = None
+    """Half-width of the contest's interval at which no further round is begun; None takes all rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,9 @@ class LevelEvaluation:
         ]
         if len(evaluation.timings["plain"][0].runs_s) > 1:
             notes.append(evaluation.spread())
+        power = evaluation.power()
+        if power is not None and evaluation.contest is not None:
+            notes.append(power.describe(*(name.replace("_", " ") for name in evaluation.contest)))
         notes += self.probe.conditions(self.allow_noise)
         return notes
 
@@ -186,7 +192,12 @@ def evaluate_level(
     say(f"{loaded.compression}: decoding them with {len(methods)} methods, interleaved, {protocol.num_rounds} times")
     probe = ContentionProbe()
     shorter = "--num-prompts, --rounds and --max-new-tokens shorten it"
-    timings = time_methods(methods, prompts, protocol.num_rounds, probe, shorter=shorter)
+
+    def is_enough(so_far: Mapping[str, Sequence[Timing]]) -> bool:
+        found = Evaluation(prompts, so_far, [], loaded.compression, adapter.num_layers, protocol.seed)
+        return protocol.until is not None and found.half_interval() <= protocol.until
+
+    timings = time_methods(methods, prompts, protocol.num_rounds, probe, shorter=shorter, is_enough=is_enough)
     is_promised = loaded.compression == "none" or decoder.exactness == "bitwise"
     without_claim = set(timings) - {"plain"} if not is_promised else set[str]()
     if decoder.exactness == "bitwise" or protocol.sampling.get("do_sample"):

@@ -13,6 +13,7 @@ import numpy as np
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.compare import SpeedRatio, speed_ratio
 from specbound.evaluation.differences import Difference
+from specbound.evaluation.power import Power, power
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound.evaluation.verify import num_differing_tokens
 from specbound.results.rows import PEERS, THEIRS, Row, equality, shown
@@ -132,6 +133,29 @@ class Evaluation:
         """One method's tokens per second over another's on some prompts."""
         own, others = ((self.tokens(name, indices), self.seconds(name, indices)) for name in (method, other))
         return speed_ratio(*own, *others, self.seed)
+
+    @property
+    def contest(self) -> tuple[str, str] | None:
+        """The two methods whose difference is to show: the controller and the best fixed setting, or else the fastest
+        policy and plain decoding."""
+        policies = [name for name in self.timings if name not in (*THEIRS, *PEERS, PLAIN_AT_TOKEN, "plain")]
+        if "controller" in policies:
+            return "controller", "best_static" if "best_static" in policies else "plain"
+        return (max(policies, key=self.tokens_per_second), "plain") if policies else None
+
+    def half_interval(self) -> float:
+        """Half the width of the contest's 95 % interval, as a share of its ratio; nan where there is none."""
+        if self.contest is None:
+            return math.nan
+        speed = self.speed_ratio(*self.contest, self.indices("all"))
+        return (speed.high - speed.low) / 2 / speed.ratio
+
+    def power(self) -> Power | None:
+        """What it takes to see a small difference in the contest; None where nothing can be said."""
+        if self.contest is None:
+            return None
+        own, other = (np.array([timing.runs_s for timing in self.timings[name]]) for name in self.contest)
+        return power(own, other)
 
     def timed_rows(self) -> list[EvaluatedRow]:
         """Every method on every kind of content, totals last."""

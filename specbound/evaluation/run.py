@@ -137,6 +137,7 @@ def _level(
         sampling=sampling,
         grid=_grid(exit_layers, alpha, config.w_max),
         num_decision_prompts=config.decision_prompts,
+        until=config.until,
     )
     level = evaluate_level(loaded, timed, choice.policies, costs, exit_layers, protocol, say)
     error = f"; {share(costs.held_out_error)} off on steps held out"

@@ -160,11 +160,13 @@ def time_methods(
     probe: ContentionProbe,
     on_prompt: Callable[[int, int], None] | None = None,
     shorter: str = "",
+    is_enough: Callable[[Mapping[str, Sequence[Timing]]], bool] = lambda timings: False,
 ) -> dict[str, list[Timing]]:
     """Every method on every prompt, one after the other on each prompt, a different one first each time.
 
     on_prompt: called after each prompt of each round with how many are done, of how many.
     shorter: the options that shorten it, for a warning where it will take long; empty for none.
+    is_enough: asked after each round with what there is; no further round is begun where it says so.
 
     Returns method name -> one `Timing` per prompt.
     """
@@ -189,6 +191,8 @@ def time_methods(
                 probe.sample()
                 if on_prompt is not None:
                     on_prompt(round_index * len(prompts) + prompt_index + 1, num_rounds * len(prompts))
+            if is_enough(timings):
+                break
     return timings
 
 

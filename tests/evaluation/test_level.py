@@ -125,3 +125,17 @@ def test_a_busy_machine_shows_no_speedup_unless_allowed(
     level = measure(allow_noise=False)
     assert all(math.isnan(row.speedup) for row in level.rows)
     assert level.comparisons == [] and not level.is_trustworthy
+
+
+def test_rounds_end_when_the_contest_is_decided_and_the_page_says_what_five_per_cent_take(
+    measure: Callable[..., LevelEvaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def num_rounds(level: LevelEvaluation) -> int:
+        return len(level.evaluation.timings["controller"][0].runs_s)
+
+    assert num_rounds(measure(num_rounds=3, until=1e9)) == 3  # four prompts have no interval
+    monkeypatch.setattr("specbound.evaluation.compare.MIN_BOOTSTRAP_PROMPTS", 4)
+    level = measure(num_rounds=3, until=1e9)
+    assert num_rounds(level) == 1 and level.evaluation.contest == ("controller", "best_static")
+    assert any(note.startswith("controller over best static: the ratio differs by") for note in level.conditions())
+    assert num_rounds(measure(num_rounds=2, until=1e-9)) == 2
