@@ -7,13 +7,13 @@ is found by bisection on live decoding. Every figure of such a model is syntheti
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from specbound.decoding.model.free_memory import free_bytes
 from specbound_controller.errors import InputError
 
 
@@ -98,17 +98,6 @@ def model_of(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) 
         with torch.device(device):
             model = LlamaForCausalLM._from_config(shape.config(), dtype=dtype)
     return model.eval()
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free; None where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        return None
-    line = next((line for line in info.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable")), "")
-    return int(line.split()[1]) * 1024 if line else None
 
 
 class Damping:

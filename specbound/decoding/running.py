@@ -20,6 +20,10 @@ from specbound_controller.errors import InputError
 from specbound_controller.policy import Policy
 from specbound_controller.records import StepRecord
 
+ROOM_FOR_DRAFTS = 64
+"""Tokens of a step that a row holds beyond its longest text until they are verified; room for more is made as they
+come."""
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -61,10 +65,13 @@ class RunningBatch:
         started = time.perf_counter()
         policy = self._free.pop() if self._free else copy.deepcopy(self._policy)
         row = Row(self._num_joined, request, policy, self._compression, self._adapter.device)
+        rows = [*self.rows, row]
+        if isinstance(past, DecodeCache):
+            past.expect(most_tokens([row]))
         cache, logits = prefill(self._adapter, row, past)
         row.begin(logits)
-        joined = cache if self._cache is None else DecodeCache.joined([self._cache, cache])
-        self._set([*self.rows, row], joined)
+        joined = cache if self._cache is None else DecodeCache.joined([self._cache, cache], most_tokens(rows))
+        self._set(rows, joined)
         self._num_joined += 1
         row.stats.prefill_seconds = time.perf_counter() - started
         return row
@@ -113,8 +120,10 @@ class RunningBatch:
             self._set([], None)
             return
         assert self._cache is not None
+        rest = [self.rows[slot] for slot in kept]
+        self._cache.expect(most_tokens(rest))
         self._cache.keep_rows(kept)
-        self._set([self.rows[slot] for slot in kept], self._cache)
+        self._set(rest, self._cache)
 
     def clear(self) -> None:
         """Drops all rows, with policies that may have seen half of a step."""
@@ -125,5 +134,25 @@ class RunningBatch:
         """These rows from here on; their policies learn how many they are."""
         self.rows, self._cache = rows, cache
         if cache is not None:
+            cache.expect(most_tokens(rows))
             self._runner = Runner(self._step_adapter, cache)
         share(rows)
+
+    @torch.inference_mode()
+    def bytes_per_token(self) -> int:
+        """Memory of one token's keys and values in all layers. One is run: families differ in what they keep."""
+        adapter = self._adapter
+        cache = adapter.new_cache(1)
+        ids = torch.zeros((1, 1), dtype=torch.long, device=adapter.device)
+        adapter.run_layers(adapter.embed(ids, 0), 0, adapter.num_layers, cache, 0)
+        return cache.num_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the cache that all rows share."""
+        return self._cache.num_bytes if self._cache is not None else 0
+
+
+def most_tokens(rows: Sequence[Row]) -> int:
+    """What a row of a batch takes room for at most: all rows have that of the longest."""
+    return max(row.sequence.limit for row in rows) + ROOM_FOR_DRAFTS

@@ -84,6 +84,11 @@ class Sequence:
         del self.scores[num_new_tokens:], self.logits[num_new_tokens:]
         self.is_finished = True
 
+    def take_logits(self) -> list[Tensor]:
+        """The logits (1, V) of the new tokens since the last call, where they were asked for; they are not kept."""
+        taken, self.logits = self.logits, []
+        return taken
+
     def commit_token(self, logits: Tensor) -> int:
         """Appends the next token by the full model's logits (1, V)."""
         token = next(self._verified(logits))

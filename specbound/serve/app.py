@@ -6,6 +6,7 @@ import hmac
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from anyio import to_thread
@@ -15,8 +16,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from specbound.serve.answers import Writer
-from specbound.serve.engine import End, Event, Failure, Job, Piece
 from specbound.serve.errors import ApiError, failed
+from specbound.serve.jobs import End, Event, Failure, Job, Piece
+from specbound.serve.logprobs import TokenChance
 from specbound.serve.schemas import Asked, ChatRequest, CompletionRequest, parsed
 from specbound.serve.service import Service
 
@@ -68,7 +70,7 @@ def build_app(service: Service) -> FastAPI:
 
 def model_card(service: Service) -> dict[str, Any]:
     card = {"id": service.name, "object": "model", "created": 0, "owned_by": "specbound"}
-    return card if service.max_positions is None else {**card, "max_model_len": service.max_positions}
+    return {**card, "max_model_len": service.most_context}
 
 
 def _add_watching(app: FastAPI, service: Service) -> None:
@@ -157,7 +159,7 @@ class Waiting:
         """Tokenises; to be made in a thread. Raises ApiError."""
         self._engine = service.engine
         self._orders = service.orders(asked)
-        self._stops = asked.stops
+        self._stops, self._num_best = asked.stops, asked.num_best
         self.jobs: list[Job] = []
         self.events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         num_prompt_tokens = sum(len(order.prompt) for order in self._orders[:: asked.num_choices])
@@ -171,7 +173,7 @@ class Waiting:
             loop.call_soon_threadsafe(self.events.put_nowait, (index, event))
 
         self.jobs = [
-            Job(order.prompt, order.arguments, self._stops, lambda event, index=index: told(index, event))  # type: ignore[misc]
+            Job(order.prompt, order.arguments, self._stops, partial(told, index), self._num_best)
             for index, order in enumerate(self._orders)
         ]
         self._engine.submit(self.jobs)
@@ -219,15 +221,17 @@ async def until_gone(request: Request) -> None:
 async def collected(waiting: Waiting) -> dict[str, Any]:
     """All answers, whole. Raises the ApiError of the first that fails."""
     texts, ends = [""] * len(waiting.jobs), dict[int, End]()
+    chances: list[list[TokenChance]] = [[] for _ in texts]
     while len(ends) < len(texts):
         index, event = await waiting.events.get()
         if isinstance(event, Failure):
             raise event.error
         if isinstance(event, Piece):
             texts[index] += event.text
+            chances[index] += event.chances
         else:
             ends[index] = event
-    return waiting.writer.whole(texts, in_order(ends))
+    return waiting.writer.whole(texts, chances, in_order(ends))
 
 
 async def pieces(waiting: Waiting, first: tuple[int, Event], includes_usage: bool) -> AsyncIterator[bytes]:
@@ -242,7 +246,7 @@ async def pieces(waiting: Waiting, first: tuple[int, Event], includes_usage: boo
                 yield line(event.error.body())
                 return
             if isinstance(event, Piece):
-                yield line(writer.piece(index, event.text))
+                yield line(writer.piece(index, event))
             else:
                 ends[index] = event
                 yield line(writer.last(index, event))

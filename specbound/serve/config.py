@@ -6,7 +6,7 @@ from pathlib import Path
 from specbound.exits.option import ExitsOption
 from specbound.generation.config import GenerateConfig
 from specbound.models.names import is_gguf_name
-from specbound_controller.errors import InputError, require_at_least
+from specbound_controller.errors import InputError, require_at_least, require_one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,19 @@ class ServeConfig(ExitsOption):
     """An answer that takes longer, its wait included, ends with what there is."""
     max_body_kib: int = 1024
     """Largest request in KiB."""
+    cache_mib: int | None = None
+    """Memory for keys and values of everything at once: a request that can never fit is refused, one that does not fit
+    beside those that run waits. By default half of what is free once the model is loaded."""
     prefix_cache_mib: int = 256
-    """Memory for the caches of finished answers, which conversations continue from; 0 keeps none, as does bitwise."""
+    """Part of it for the caches of finished answers, which conversations continue from; 0 keeps none, as does
+    bitwise."""
     drain_seconds: float = 30.0
     """How long running answers may go on once the server is told to stop."""
+    engine: str = "local"
+    """local: one model in this process; ray: replicas on a Ray cluster, of RAY_ADDRESS or of this machine, with a GPU
+    each where there are some (needs the extra ray)."""
+    replicas: int | None = None
+    """With engine ray: how many models are loaded; 1 by default."""
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -69,6 +78,7 @@ class ServeConfig(ExitsOption):
             max_new_tokens=self.max_new_tokens,
             max_body_kib=self.max_body_kib,
             max_prompt_tokens=self.max_prompt_tokens if self.max_prompt_tokens is not None else 1,
+            cache_mib=self.cache_mib if self.cache_mib is not None else 1,
         )
         require_at_least(0, max_queue=self.max_queue, prefix_cache_mib=self.prefix_cache_mib)
         if not 0 <= self.port <= 65535:
@@ -79,6 +89,9 @@ class ServeConfig(ExitsOption):
             )
         if self.api_key is not None and self.api_key_file is not None:
             raise InputError("api_key and api_key_file must not be given together")
+        require_one_of(("local", "ray"), engine=self.engine)
+        if self.replicas is not None and (self.engine == "local" or self.replicas < 1):
+            raise InputError(f"replicas must be >= 1 and needs engine ray, got {self.replicas}, {self.engine}")
         self.generation()  # refuses what generate refuses
 
     def generation(self) -> GenerateConfig:

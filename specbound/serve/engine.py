@@ -9,77 +9,24 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from specbound.decoding.decoder import SpecBoundDecoder, request_of
-from specbound.decoding.loop import Row
 from specbound.decoding.running import Progress, RunningBatch
 from specbound.serve.errors import ApiError, failed, overloaded, stopping
+from specbound.serve.jobs import Event, Failure, Job
+from specbound.serve.logprobs import ChancesOfAnswer
 from specbound.serve.metrics import Metrics
 from specbound.serve.prefixes import PrefixCaches
+from specbound.serve.room import Room
+from specbound.serve.running_answer import RunningAnswer
 from specbound.serve.text_stream import TextStream
 from specbound_controller.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """New text of an answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """An answer is complete."""
-
-    reason: str
-    """`stop` (an end token or a stop text) or `length` (tokens or time)."""
-    num_tokens: int
-    num_accepted: int
-    num_rejected: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An answer will not come, or not go on."""
-
-    error: ApiError
-
-
-Event = Piece | End | Failure
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One answer that somebody waits for."""
-
-    prompt: tuple[int, ...]
-    """Token ids."""
-    arguments: dict[str, Any]
-    """Of `SpecBoundDecoder.generate`."""
-    stops: tuple[str, ...]
-    tell: Callable[[Event], None]
-    """Called by the engine's thread; the last event is an `End` or a `Failure`."""
-    arrived: float = field(default_factory=time.perf_counter)
-    is_gone: bool = False
-    """Nobody waits for it any more."""
-
-
-@dataclass(slots=True, eq=False)
-class _Answer:
-    """A job in the batch."""
-
-    job: Job
-    row: Row
-    text: TextStream
-    first_token_at: float
 
 
 class Engine:
@@ -90,13 +37,23 @@ class Engine:
         decoder: SpecBoundDecoder,
         tokenizer: PreTrainedTokenizerBase,
         metrics: Metrics,
+        cache_bytes: int,
         max_batch: int = 8,
         max_queue: int = 64,
         max_seconds: float = 600.0,
         prefix_cache_bytes: int = 0,
         threads: int = 1,
     ) -> None:
-        """Stands still until `start`. max_seconds: of a job, from its arrival."""
+        """Stands still until `start`.
+
+        cache_bytes: for keys and values of all that runs and of the prefixes that are kept; what does not fit beside
+            those that run waits.
+        max_seconds: of a job, from its arrival.
+
+        Raises:
+            InputError: so little memory that nothing can be decoded.
+        """
+        self.room = Room(decoder.running(), cache_bytes)
         self._decoder, self._metrics = decoder, metrics
         self._tokenizer = copy.deepcopy(tokenizer)  # one thread each
         self._max_batch, self._max_queue, self._max_seconds = max_batch, max_queue, max_seconds
@@ -104,7 +61,7 @@ class Engine:
         self._threads = threads
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
-        self._answers: list[_Answer] = []
+        self._answers: list[RunningAnswer] = []
         self._is_closing = self._is_aborted = False
         self._thread = threading.Thread(target=self._run, name="specbound-engine", daemon=True)
 
@@ -185,21 +142,37 @@ class Engine:
             logger.exception("a step failed; %d answers are lost", len(self._answers))
             self._lose_all(batch)
         self._metrics.num_running.set(len(self._answers))
-        self._metrics.cache_share.set(len(self._answers) / self._max_batch)
+        self._metrics.cache_share.set(batch.num_bytes / self.room.max_bytes)
 
     def _next_job(self) -> Job | None:
-        """The oldest job that is still wanted."""
+        """The oldest job that is still wanted; none where it has to wait for memory. Prefixes make room for it."""
         with self._changed:
             while self._waiting:
-                job = self._waiting.popleft()
+                job = self._waiting[0]
+                is_overdue = self._is_overdue(job)
+                if not (job.is_gone or is_overdue or self._fits(job)):
+                    return None
+                self._waiting.popleft()
                 self._metrics.num_waiting.set(len(self._waiting))
                 if job.is_gone:
                     self._metrics.finished("abort")
-                elif self._is_overdue(job):
+                elif is_overdue:
                     self._fail(job, overloaded(f"no place was free within {self._max_seconds:g} s"))
                 else:
                     return job
         return None
+
+    def _fits(self, job: Job) -> bool:
+        """Whether a job has room beside those that run; prefixes make it where they can."""
+        left = self.room.left([*self._sizes(), job.most_tokens])
+        if left < 0 and self._answers:  # one alone has room: the service refuses others
+            return False
+        self._prefixes.shrink(left)
+        return True
+
+    def _sizes(self) -> list[int]:
+        """Most tokens of each answer that runs."""
+        return [answer.job.most_tokens for answer in self._answers]
 
     def _is_overdue(self, job: Job) -> bool:
         return time.perf_counter() - job.arrived > self._max_seconds
@@ -213,6 +186,7 @@ class Engine:
             past = self._prefixes.longest(job.prompt) if not self._prefixes.is_off else None
             num_held = len(past.tokens) if past is not None else 0
             text = TextStream(self._decode, job.stops)
+            chances = None if job.num_best is None else ChancesOfAnswer(self._decode_all, job.num_best)
             row = batch.join(request, past)
         except (InputError, ValueError) as error:
             self._fail(job, ApiError(400, str(error)))
@@ -226,10 +200,9 @@ class Engine:
             logger.exception("a prompt failed")
             self._fail(job, failed())
             return
-        now = time.perf_counter()
-        answer = _Answer(job, row, text, now)
+        answer = RunningAnswer(job, row, text, chances)
         self._answers.append(answer)
-        metrics = self._metrics
+        metrics, now = self._metrics, answer.first_token_at
         metrics.queue_s.observe(started - job.arrived)
         metrics.prefill_s.observe(now - started)
         metrics.first_token_s.observe(now - job.arrived)
@@ -250,7 +223,7 @@ class Engine:
             self._advance(answer, progress[answer.row], seconds)
         self._leave_ended(batch)
 
-    def _advance(self, answer: _Answer, progress: Progress, seconds: float) -> None:
+    def _advance(self, answer: RunningAnswer, progress: Progress, seconds: float) -> None:
         """Hands on what a step gave to one answer."""
         if progress.error is not None or progress.record is None:
             answer.row.sequence.is_finished = answer.job.is_gone = True
@@ -261,19 +234,15 @@ class Engine:
             self._metrics.between_tokens_s.observe(seconds / len(progress.tokens))
         self._take(answer, progress.tokens)
 
-    def _take(self, answer: _Answer, tokens: Sequence[int]) -> None:
-        """Turns tokens into text, up to a stop text."""
-        text = ""
-        for token in tokens:
-            text += answer.text.push(token)
-            if answer.text.is_stopped:
-                break
-        if text:
-            self._tell(answer.job, Piece(text))
+    def _take(self, answer: RunningAnswer, tokens: Sequence[int]) -> None:
+        """Hands on what tokens say."""
+        piece = answer.take(tokens)
+        if piece is not None:
+            self._tell(answer.job, piece)
 
     def _leave_ended(self, batch: RunningBatch) -> None:
         """Ends answers that are complete, and keeps their caches."""
-        ended = [each for each in self._answers if each.row.sequence.is_finished or each.text.is_stopped]
+        ended = [each for each in self._answers if each.is_ended]
         for answer in ended:
             self._end(answer)
         self._leave(batch, ended)
@@ -288,7 +257,7 @@ class Engine:
                 self._end(answer)
         self._leave(batch, gone)
 
-    def _leave(self, batch: RunningBatch, answers: Sequence[_Answer]) -> None:
+    def _leave(self, batch: RunningBatch, answers: Sequence[RunningAnswer]) -> None:
         if not answers:
             return
         for answer in answers:
@@ -296,23 +265,21 @@ class Engine:
                 self._prefixes.keep(batch.copy_of(answer.row))
         batch.leave([answer.row for answer in answers])
         self._answers = [each for each in self._answers if each not in answers]
+        self._prefixes.shrink(self.room.left(self._sizes()))
 
-    def _end(self, answer: _Answer) -> None:
+    def _end(self, answer: RunningAnswer) -> None:
         """Tells the owner that the answer is complete; nothing where he has been told otherwise."""
         if answer.job.is_gone:
             return
-        rest = answer.text.finish()
-        if rest:
-            self._tell(answer.job, Piece(rest))
-        sequence, stats, now = answer.row.sequence, answer.row.stats, time.perf_counter()
-        is_stop = answer.text.is_stopped or sequence.tokens[-1] in sequence.eos_token_ids
-        reason = "stop" if is_stop else "length"
-        self._metrics.finished(reason)
+        rest = answer.rest()
+        if rest is not None:
+            self._tell(answer.job, rest)
+        end, now = answer.end(), time.perf_counter()
+        self._metrics.finished(end.reason)
         self._metrics.whole_s.observe(now - answer.job.arrived)
         self._metrics.decode_s.observe(now - answer.first_token_at)
-        self._metrics.answer_lengths.observe(answer.text.num_tokens)
-        num_rejected = stats.num_drafted - stats.num_accepted
-        self._tell(answer.job, End(reason, answer.text.num_tokens, stats.num_accepted, num_rejected))
+        self._metrics.answer_lengths.observe(end.num_tokens)
+        self._tell(answer.job, end)
 
     def _lose_all(self, batch: RunningBatch) -> None:
         """Every answer of a batch that broke."""
@@ -343,3 +310,6 @@ class Engine:
 
     def _decode(self, tokens: list[int]) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _decode_all(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens))

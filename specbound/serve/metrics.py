@@ -36,7 +36,9 @@ class Metrics:
         self._label = {"model_name": model_name, "engine": "0"}
         self.num_running = self._gauge("num_requests_running", "Answers that are decoded.")
         self.num_waiting = self._gauge("num_requests_waiting", "Answers that wait for a place in the batch.")
-        self.cache_share = self._gauge("kv_cache_usage_perc", "Share of the batch's places that are taken, 0 to 1.")
+        self.cache_share = self._gauge(
+            "kv_cache_usage_perc", "Share of the memory for keys and values that running answers take."
+        )
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens of answers.")
         self.prefix_queries = self._counter("prefix_cache_queries", "Tokens of prompts that were looked up.")

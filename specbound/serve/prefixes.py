@@ -47,15 +47,19 @@ class PrefixCaches:
             return
         self._held = [each for each in self._held if common_length(each.tokens, cache.tokens) < len(each.tokens)]
         self._held.append(cache)
-        while self.num_bytes > self._max_bytes:
+        self.shrink(self._max_bytes)
+
+    def shrink(self, most_bytes: int) -> None:
+        """Drops the oldest ones until the rest takes no more than that."""
+        while self._held and self.num_bytes > most_bytes:
             del self._held[0]
 
     def clear(self) -> None:
         self._held = []
 
 
-def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that two texts begin with alike."""
+def common_length(one: Sequence[object], other: Sequence[object]) -> int:
+    """Tokens, or characters, that two texts begin with alike."""
     shorter = min(len(one), len(other))
     if list(one[:shorter]) == list(other[:shorter]):
         return shorter

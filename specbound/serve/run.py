@@ -7,39 +7,53 @@ from pathlib import Path
 
 import uvicorn
 
-from specbound.generation.generate import Prepared, prepare
+from specbound.generation.generate import prepare
 from specbound.serve.app import build_app
 from specbound.serve.config import ServeConfig
-from specbound.serve.engine import Engine
-from specbound.serve.metrics import Metrics
-from specbound.serve.service import Limits, Service
-from specbound_controller.errors import InputError
+from specbound.serve.loaded import service_of
+from specbound.serve.service import Service
+from specbound_controller.errors import InputError, MissingExtraError
 from specbound_controller.text_files import read_text
 
 KEEP_ALIVE_SECONDS = 30
 """Of a connection without a request."""
 BACKLOG = 256
-MIB, KIB = 2**20, 2**10
 
 
 def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
     """Serves until a signal ends it. say: gets a line when clients can come.
 
     Raises:
-        InputError: what `generate` refuses; a key that is none; a port that is taken.
+        InputError: what `generate` refuses; a key that is none; a port that is taken; no room for so many replicas.
     """
     api_key = key_of(config)
     listener = bound(config.host, config.port)
+    host, port = listener.getsockname()[:2]
     with listener:
+        if config.engine == "ray":
+            listener.close()  # Ray's own process listens
+            serve_on_ray(config, api_key, host, port, lambda: say_where(config, host, port, say))
+            return
         prepared = prepare(config.generation())
         server = server_of(service_of(config, prepared, api_key))
-        host, port = listener.getsockname()[:2]
         listener.listen(BACKLOG)  # before anybody is told
         say(prepared.costs or "plain decoding")
-        say(f"serving {config.name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1")
-        if api_key is None and not is_loopback(host):
-            say(f"anybody who reaches {host} can use it: --api-key-file asks for a key")
+        say_where(config, host, port, say)
         server.run(sockets=[listener])
+
+
+def serve_on_ray(config: ServeConfig, api_key: str | None, host: str, port: int, say: Callable[[], None]) -> None:
+    try:
+        from specbound.serve.on_ray import serve_replicas
+    except ImportError:
+        raise MissingExtraError("engine ray", "ray") from None
+    serve_replicas(config, api_key, host, port, say)
+
+
+def say_where(config: ServeConfig, host: str, port: int, say: Callable[[str], None]) -> None:
+    say(f"serving {config.name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+    if config.api_key is None and config.api_key_file is None and not is_loopback(host):
+        say(f"anybody who reaches {host} can use it: --api-key-file asks for a key")
 
 
 def key_of(config: ServeConfig) -> str | None:
@@ -66,37 +80,6 @@ def bound(host: str, port: int) -> socket.socket:
 
 def is_loopback(host: str) -> bool:
     return host.startswith("127.") or host == "::1"
-
-
-def service_of(config: ServeConfig, prepared: Prepared, api_key: str | None) -> Service:
-    """The engine of a loaded model, with the config's limits."""
-    metrics = Metrics(config.name)
-    engine = Engine(
-        prepared.decoder,
-        prepared.loaded.tokenizer,
-        metrics,
-        max_batch=config.max_batch,
-        max_queue=config.max_queue,
-        max_seconds=config.max_seconds,
-        prefix_cache_bytes=config.prefix_cache_mib * MIB,
-        threads=config.threads,
-    )
-    limits = Limits(
-        config.max_prompt_tokens,
-        config.max_new_tokens,
-        config.max_body_kib * KIB,
-        max_choices=config.max_batch + config.max_queue,
-    )
-    return Service(
-        prepared.loaded,
-        config.name,
-        engine,
-        metrics,
-        limits,
-        prepared.decoder.adapter.max_positions,
-        api_key,
-        config.drain_seconds,
-    )
 
 
 def server_of(service: Service) -> uvicorn.Server:

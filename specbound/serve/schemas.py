@@ -13,6 +13,8 @@ from specbound.serve.errors import ApiError
 MOST_CHOICES = 128
 MOST_STOPS = 16
 MOST_SEED = 2**62
+MOST_BEST = 20
+"""Tokens that are told at each place of an answer."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
@@ -20,8 +22,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
     "function_call": (None, "none"),
     "response_format": (None, {"type": "text"}),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
     "logit_bias": (None, {}),
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
@@ -103,6 +103,11 @@ class Asked(BaseModel):
         return self.max_tokens
 
     @property
+    def num_best(self) -> int | None:
+        """Most probable tokens to be told at each place, beside the chance of the chosen one; None tells nothing."""
+        return None
+
+    @property
     def includes_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
@@ -135,6 +140,18 @@ class ChatRequest(Asked):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int | None, Field(ge=0, le=MOST_BEST)] = None
+
+    @model_validator(mode="after")
+    def _asks_for_chances(self) -> "ChatRequest":
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs is only allowed where logprobs is true")
+        return self
+
+    @property
+    def num_best(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def most_tokens(self) -> int | None:
@@ -145,6 +162,11 @@ class CompletionRequest(Asked):
     """`/v1/completions`."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
+    logprobs: Annotated[int | None, Field(ge=0, le=MOST_BEST, strict=True)] = None
+
+    @property
+    def num_best(self) -> int | None:
+        return self.logprobs
 
     @property
     def prompts(self) -> list[str | list[int]]:

@@ -51,8 +51,8 @@ class Service:
     engine: Engine
     metrics: Metrics
     limits: Limits
-    max_positions: int | None
-    """Of prompt and answer together."""
+    most_context: int
+    """Tokens of prompt and answer together: what the model has positions for, and memory."""
     api_key: str | None = None
     drain_seconds: float = 30.0
     _tokenizing: threading.Lock = field(default_factory=threading.Lock)
@@ -78,6 +78,8 @@ class Service:
             most = self._most_tokens(asked, len(prompt))
             for _ in range(asked.num_choices):
                 arguments = {"max_new_tokens": most, **self._sampling(asked, seed + len(orders))}
+                if asked.num_best is not None:
+                    arguments |= {"output_logits": True, "return_dict_in_generate": True}
                 orders.append(Order(prompt, arguments))
         return orders
 
@@ -121,13 +123,11 @@ class Service:
                 400, f"max_tokens may be {limits.max_new_tokens} on this server, got {wanted}", param="max_tokens"
             )
         most = wanted if wanted is not None else limits.max_new_tokens
-        if self.max_positions is None:
-            return most
-        left = self.max_positions - prompt_length
+        left = self.most_context - prompt_length
         if left < 1 or (wanted is not None and wanted > left):
             raise ApiError(
                 400,
-                f"this model takes {self.max_positions} tokens, got {prompt_length} of the prompt and "
+                f"this server takes {self.most_context} tokens, got {prompt_length} of the prompt and "
                 f"{wanted or 1} of the answer",
                 code="context_length_exceeded",
             )

@@ -1,6 +1,7 @@
 """The engine's queue, its end, and what a broken step does to the answers around it."""
 
 import queue
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,13 +11,17 @@ import pytest
 import torch
 
 from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.decoding.running import RunningBatch
+from specbound.decoding.running import ROOM_FOR_DRAFTS, RunningBatch
 from specbound.generation.generate import prepare
 from specbound.models.loading import LoadedModel
 from specbound.serve.config import ServeConfig
-from specbound.serve.engine import End, Engine, Event, Failure, Job, Piece
+from specbound.serve.engine import Engine
 from specbound.serve.errors import ApiError
+from specbound.serve.jobs import End, Event, Failure, Job, Piece
 from specbound.serve.metrics import Metrics
+from specbound_controller.errors import InputError
+
+ROOMY = 2**30
 
 
 class Gate:
@@ -56,7 +61,10 @@ def make(loaded: LoadedModel, gate: Gate) -> Iterator[Make]:
 
     def start(**settings: Any) -> Engine:
         decoder = SpecBoundDecoder(loaded.model)
-        engine = Engine(decoder, loaded.tokenizer, Metrics("m"), **{"max_batch": 2, "max_queue": 2, **settings})
+        metrics = Metrics("m")
+        engine = Engine(
+            decoder, loaded.tokenizer, metrics, **{"cache_bytes": ROOMY, "max_batch": 2, "max_queue": 2, **settings}
+        )
         engine.start()
         engines.append(engine)
         return engine
@@ -70,10 +78,10 @@ def make(loaded: LoadedModel, gate: Gate) -> Iterator[Make]:
 class Owner:
     """Whoever waits for one answer."""
 
-    def __init__(self, count: int = 6) -> None:
+    def __init__(self, count: int = 6, prompt: tuple[int, ...] = (5, 6, 7)) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
         arguments = {"max_new_tokens": count, "eos_token_id": None}
-        self.job = Job((5, 6, 7), arguments, (), self.events.put)
+        self.job = Job(prompt, arguments, (), self.events.put)
 
     def last(self) -> End | Failure:
         while True:
@@ -177,3 +185,55 @@ def test_closing_refuses_what_is_left_after_its_time(make: Make, gate: Gate) -> 
     for owner in owners:
         end = owner.last()
         assert isinstance(end, Failure) and end.error.status == 503
+
+
+BYTES_OF_TOKEN = 4 * 2 * 2 * 8 * 4
+"""Layers, keys and values, heads, their width, bytes of a number."""
+
+
+def sized(*most_tokens: int) -> int:
+    """Bytes of a batch of answers of so many tokens each, as they share buffers."""
+    return len(most_tokens) * (max(most_tokens) + ROOM_FOR_DRAFTS) * BYTES_OF_TOKEN
+
+
+def test_what_does_not_fit_beside_those_that_run_waits_for_them(
+    make: Make, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.opened.set()
+    nums_of_rows, own = [], RunningBatch.step
+    monkeypatch.setattr(RunningBatch, "step", lambda batch: nums_of_rows.append(len(batch.rows)) or own(batch))
+    engine = make(max_batch=4, cache_bytes=sized(50, 50, 50) - 1)
+    owners = [Owner(count) for count in (47, 47, 47, 9)]
+    engine.submit([owner.job for owner in owners])
+    ends = [owner.last() for owner in owners]
+    assert [end.num_tokens for end in ends if isinstance(end, End)] == [47, 47, 47, 9]
+    assert max(nums_of_rows) == 2
+
+
+def test_memory_stays_within_its_bound_whatever_comes(make: Make, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of many lengths join and leave, prefixes are kept and continued; no step finds more than may be held."""
+    gate.opened.set()
+    monkeypatch.setattr("specbound.decoding.loop.NEW_TOKENS_CAPACITY", 4)  # so that buffers have to grow
+    most, seen = sized(300, 300), []
+    own = RunningBatch.step
+
+    def step(batch: RunningBatch) -> Any:
+        found = own(batch)
+        seen.append((len(batch.rows), batch.num_bytes, batch.num_bytes + engine._prefixes.num_bytes))
+        return found
+
+    monkeypatch.setattr(RunningBatch, "step", step)
+    engine = make(max_batch=6, max_queue=99, cache_bytes=most, prefix_cache_bytes=most)
+    shuffled = random.Random(0)
+    prompts = [tuple(shuffled.choices(range(4, 30), k=shuffled.randrange(1, 90))) for _ in range(12)]
+    owners = [Owner(shuffled.choice([3, 20, 200]), shuffled.choice(prompts)) for _ in range(30)]
+    engine.submit([owner.job for owner in owners])
+    assert all(isinstance(owner.last(), End) for owner in owners)
+    assert max(num_bytes for _, _, num_bytes in seen) <= most
+    assert max(num_rows for num_rows, _, _ in seen) > 2 and max(num_bytes for _, num_bytes, _ in seen) > most / 2
+    assert engine._metrics.prefix_hits._value.get() > 0
+
+
+def test_a_bound_that_holds_no_answer_is_refused(loaded: LoadedModel) -> None:
+    with pytest.raises(InputError, match="cache_mib must be at least"):
+        Engine(SpecBoundDecoder(loaded.model), loaded.tokenizer, Metrics("m"), cache_bytes=60 * BYTES_OF_TOKEN)

@@ -35,6 +35,17 @@ def test_prompts_of_every_form(prompt: Any, expected: Any) -> None:
     assert asked.prompts == expected and asked.most_tokens == 16
 
 
+def test_chances_are_asked_for_in_two_ways() -> None:
+    assert chat().num_best is None and chat(logprobs=False, top_logprobs=0).num_best is None
+    assert chat(logprobs=True).num_best == 0 and chat(logprobs=True, top_logprobs=4).num_best == 4
+    asked = [
+        parsed(json.dumps({"model": "m", "prompt": "a", "logprobs": n}).encode(), CompletionRequest) for n in (0, 3)
+    ]
+    assert [each.num_best for each in asked] == [0, 3]
+    with pytest.raises(ApiError, match="logprobs"):
+        parsed(b'{"model": "m", "prompt": "a", "logprobs": false}', CompletionRequest)
+
+
 def test_what_asks_for_nothing_is_let_through() -> None:
     chat(user="u", metadata={"a": "b"}, logprobs=False, response_format={"type": "text"}, frequency_penalty=0, tools=[])
 
@@ -43,7 +54,9 @@ def test_what_asks_for_nothing_is_let_through() -> None:
     ("more", "param"),
     [
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 2}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"beam": 2}, "beam"),

@@ -2,94 +2,20 @@
 
 import http.client
 import json
-import random
-import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
-import torch
 
-from specbound.decoding.batch_guard import BatchGuard
-from specbound.decoding.decoder import SpecBoundDecoder
-from specbound.generation.generate import Prepared, prepare
+from specbound.decoding.running import ROOM_FOR_DRAFTS
 from specbound.models.loading import chat_ids
-from specbound.serve.config import ServeConfig
-from specbound.serve.run import bound, server_of, service_of
-from specbound_controller.policy import StaticPolicy
-
-KEY = "right key"
-WORDS = ("the", "cat", "dog", "sat", "on", "tree", "and", "then", "def", "return", "two")
-
-
-class Running:
-    """A server in a thread, with the decoder that it must agree with."""
-
-    def __init__(self, prepared: Prepared, config: ServeConfig) -> None:
-        self.prepared, self.config = prepared, config
-        self.listener = bound("127.0.0.1", 0)
-        self.port = self.listener.getsockname()[1]
-        self.service = service_of(config, prepared, KEY)
-        self.server = server_of(self.service)
-        self.thread = threading.Thread(target=lambda: self.server.run(sockets=[self.listener]), daemon=True)
-        self.thread.start()
-        while not self.server.started:
-            assert self.thread.is_alive()
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-        self.listener.close()
-
-    def client(self, key: str = KEY) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=key, max_retries=0, timeout=120)
-
-    def raw(self, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        all_headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}", **headers}
-        connection.request("POST", "/v1/completions", body, all_headers)
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-
-    def figure(self, name: str, **labels: str) -> float:
-        labels = {"model_name": self.config.name, "engine": "0", **labels}
-        return self.service.metrics.registry.get_sample_value(f"vllm:{name}", labels) or 0.0
-
-    def alone(self, prompt: str | torch.Tensor, **arguments: Any) -> str:
-        """The text that the decoder gives for one prompt by itself."""
-        tokenizer = self.prepared.loaded.tokenizer
-        ids = tokenizer(prompt, return_tensors="pt")["input_ids"] if isinstance(prompt, str) else prompt
-        decoder = SpecBoundDecoder(self.prepared.decoder.model)
-        tokens = decoder.decode(ids, **arguments).sequences[0, ids.shape[1] :].tolist()
-        return str(tokenizer.decode(tokens, skip_special_tokens=True))
-
-
-@pytest.fixture(scope="module")
-def running(chat_model_dir: Path) -> Iterator[Running]:
-    config = ServeConfig(
-        model=str(chat_model_dir), policy="plain", served_name="tiny", max_new_tokens=480, max_body_kib=8, max_batch=4
-    )
-    prepared = prepare(config.generation())
-    prepared.loaded.model.double()  # so that no rounding can make a difference
-    prepared.decoder.policy = StaticPolicy(exit_layers=(0, 2), threshold=0.02, w_max=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BatchGuard, "must_be_plain", lambda guard, num_rows: False)  # drafts of a tiny model never pay
-        server = Running(prepared, config)
-        yield server
-        server.stop()
-
-
-def until(is_true: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+from specbound.serve.app import model_card
+from specbound.serve.errors import ApiError
+from specbound.serve.loaded import service_of
+from specbound.serve.schemas import ChatRequest, CompletionRequest, Message
+from tests.serve.running_server import KEY, Running, asks, texts_of, until
 
 
 def test_the_model_is_listed(running: Running) -> None:
@@ -206,7 +132,7 @@ def test_wrong_requests_are_refused_in_openais_form(running: Running) -> None:
     with pytest.raises(openai.BadRequestError, match="max_tokens"):
         client.completions.create(model="tiny", prompt="the", max_tokens=481)
     with pytest.raises(openai.BadRequestError, match="logprobs"):
-        client.completions.create(model="tiny", prompt="the", logprobs=2)
+        client.completions.create(model="tiny", prompt="the", logprobs=21)
     with pytest.raises(openai.BadRequestError, match="token"):
         client.completions.create(model="tiny", prompt="", max_tokens=2)
     assert running.raw(b"{")[0] == 400
@@ -215,6 +141,20 @@ def test_wrong_requests_are_refused_in_openais_form(running: Running) -> None:
     assert status == 413 and body["error"]["code"] == "body_too_large"
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="tiny", input="x")
+
+
+def test_what_can_never_fit_into_memory_is_refused_before_any_work(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specbound.serve.loaded.MIB", 2**18)
+    service = service_of(replace(running.config, cache_mib=1), running.prepared, KEY)
+    most = 2**18 // (4 * 2 * 2 * 8 * 8) - ROOM_FOR_DRAFTS  # layers, keys and values, heads, width, bytes of float64
+    assert service.most_context == model_card(service)["max_model_len"] == most < 480
+    with pytest.raises(ApiError, match=f"takes {most} tokens") as caught:
+        service.orders(CompletionRequest(model="tiny", prompt=[5] * 30, max_tokens=most - 29))
+    assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
+    (order,) = service.orders(ChatRequest(model="tiny", messages=[Message(role="user", content="the cat")]))
+    assert order.arguments["max_new_tokens"] == most - len(order.prompt)
 
 
 def test_a_body_of_unknown_size_is_cut_off(running: Running) -> None:
@@ -243,35 +183,6 @@ def test_a_client_that_goes_away_frees_its_place(running: Running, is_stream: bo
     until(lambda: running.figure("num_requests_running") == 0)
     answer = running.client().completions.create(model="tiny", prompt="the cat", temperature=0, max_tokens=9)
     assert answer.choices[0].text == running.alone("the cat", max_new_tokens=9)
-
-
-def asks(num: int) -> list[dict[str, Any]]:
-    """Random chats and completions, whole and streamed, greedy and sampled, with stops and several answers."""
-    generator, found = random.Random(0), []
-    for index in range(num):
-        text = " ".join(generator.choices(WORDS, k=generator.randrange(1, 20)))
-        ask: dict[str, Any] = {"model": "tiny", "max_tokens": generator.randrange(1, 24), "temperature": 0}
-        if generator.random() < 0.6:
-            sampled = {"temperature": generator.choice([0.7, 1.3]), "top_p": generator.choice([1.0, 0.8])}
-            ask |= {**sampled, "seed": index, "n": generator.randrange(1, 3)}
-        if generator.random() < 0.3:
-            ask["stop"] = generator.sample(WORDS, 2)
-        is_chat = generator.random() < 0.4
-        ask |= {"messages": [{"role": "user", "content": text}]} if is_chat else {"prompt": text}
-        found.append({**ask, "stream": generator.random() < 0.5})
-    return found
-
-
-def texts_of(client: openai.OpenAI, ask: dict[str, Any]) -> list[str]:
-    """The answers to a request, whatever their form."""
-    kind: Any = client.chat.completions if "messages" in ask else client.completions
-    found = kind.create(**ask)
-    if not ask["stream"]:
-        return [choice.message.content if "messages" in ask else choice.text for choice in found.choices]
-    texts = [""] * ask.get("n", 1)
-    for choice in (choice for chunk in found for choice in chunk.choices):
-        texts[choice.index] += (choice.delta.content or "") if "messages" in ask else choice.text
-    return texts
 
 
 def expected_of(running: Running, ask: dict[str, Any]) -> list[str]:

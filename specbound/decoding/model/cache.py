@@ -45,6 +45,8 @@ class PreallocatedLayer(CacheLayerMixin):
         self.capacity = capacity
         self.window = window
         self.lengths = [0] * batch_size
+        self.most_tokens: int | None = None
+        """Of any row, as far as is known: no more room than that is made."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -93,8 +95,8 @@ class PreallocatedLayer(CacheLayerMixin):
 
     def join(self, layers: Sequence["PreallocatedLayer"]) -> None:
         """Takes over the rows of some layers, one layer's after another's; the layers are empty afterwards."""
-        self.capacity = max(layer.capacity for layer in layers)
         self.lengths = [length for layer in layers for length in layer.lengths]
+        self.capacity = self._needed(max(layer.capacity for layer in layers))
         self.lazy_initialization(layers[0].keys, layers[0].values)
         first = 0
         for layer in layers:
@@ -116,6 +118,7 @@ class PreallocatedLayer(CacheLayerMixin):
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drops all rows but these, with their memory."""
         self.lengths = [self.lengths[row] for row in rows]
+        self.capacity = self._needed(self.capacity)
         used = max(self.lengths)
         for name in ("keys", "values"):
             old = getattr(self, name)
@@ -128,12 +131,17 @@ class PreallocatedLayer(CacheLayerMixin):
         """New buffers with room for so many tokens."""
         while self.capacity < needed:
             self.capacity *= 2
+        self.capacity = max(needed, self._needed(self.capacity))
         used = max(self.lengths)
         for name in ("keys", "values"):
             old = getattr(self, name)
             new = self._new_buffer(old, old.shape[0])
             new[:, :, :used] = old[:, :, :used]
             setattr(self, name, new)
+
+    def _needed(self, capacity: int) -> int:
+        """A capacity, without what no row will need."""
+        return capacity if self.most_tokens is None else min(capacity, max(self.most_tokens, *self.lengths))
 
     def _new_buffer(self, like: Tensor, batch_size: int) -> Tensor:
         """(batch_size, H, C, D). Zeros for several rows: a mask cannot hide the NaN that stale memory may hold.
@@ -248,13 +256,22 @@ class DecodeCache(Cache):
         return len(self.layers[0].lengths)
 
     @classmethod
-    def joined(cls, caches: Sequence["DecodeCache"]) -> "DecodeCache":
-        """One cache with the rows of some caches, which are empty afterwards. Rows may differ in length."""
+    def joined(cls, caches: Sequence["DecodeCache"], most_tokens: int | None = None) -> "DecodeCache":
+        """One cache with the rows of some caches, which are empty afterwards. Rows may differ in length.
+
+        most_tokens: as for `expect`.
+        """
         first, num_rows = caches[0], sum(each.batch_size for each in caches)
         cache = cls([layer.window for layer in first.layers], batch_size=num_rows, owner=first.owner)
+        cache.expect(most_tokens)
         for index, layer in enumerate(cache.layers):
             layer.join([source.layers[index] for source in caches])
         return cache
+
+    def expect(self, most_tokens: int | None) -> None:
+        """No row is to hold more tokens, as far as is known: buffers that are made from here on are not larger."""
+        for layer in self.layers:
+            layer.most_tokens = most_tokens
 
     def copy_of_row(self, tokens: Sequence[int], row: int = 0) -> "DecodeCache":
         """A cache of its own with the first tokens of a row, without room for more.

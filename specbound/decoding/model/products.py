@@ -7,12 +7,13 @@ one row always gets the bits of the model's own product. Figures: `python -m spe
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+from specbound.decoding.model.free_memory import free_bytes
 
 # R rows, I inputs, O outputs
 
@@ -23,6 +24,7 @@ LEAST_NUMBERS = 300_000
 """Of a smaller weight, which a processor's cache holds, torch's own product is as fast."""
 LEAST_INPUTS = 512
 """Of a weight with fewer torch's own product is as fast as the transposed one."""
+CPU = torch.device("cpu")
 SPARE_MEMORY = 3.0
 """Packed copies are made where so many times their size is free."""
 
@@ -32,7 +34,7 @@ class Packing:
 
     def __init__(self, num_bytes: int) -> None:
         """num_bytes: of all weights that might be packed."""
-        self.is_allowed = can_pack() and free_memory() >= SPARE_MEMORY * num_bytes
+        self.is_allowed = can_pack() and (free_bytes(CPU) or 0) >= SPARE_MEMORY * num_bytes
         self.call = 0
 
     def begin_call(self) -> None:
@@ -86,12 +88,3 @@ class FewRowsProduct:
 def can_pack() -> bool:
     """Whether torch was built with MKL, and has the product of a packed weight."""
     return torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")
-
-
-def free_memory() -> int:
-    """Bytes of memory that this machine can give; 0 where it does not say."""
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return 0
-    lines = dict(line.split(":", 1) for line in path.read_text(encoding="ascii").splitlines())
-    return 1024 * int(lines.get("MemAvailable", "0").split()[0])
