@@ -1,6 +1,7 @@
 """Draft trees: every node gets the logits of its path alone, and the output is plain decoding's."""
 
 import random
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -88,10 +89,8 @@ def test_every_node_of_any_tree_gets_the_logits_of_its_path(seed: int, num_nodes
     assert largest_error(model, random_prompt(seed, length), random_tree(random.Random(seed), num_nodes)) < ROUNDING
 
 
-@torch.inference_mode()
-def test_planted_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, prompt = random_model("llama", dtype=torch.float64), random_prompt(0, 7)
-    tree = random_tree(random.Random(5), 12)
+def planted_faults(tree: DraftTree) -> list[Callable[[NodeRows, Any], None]]:
+    """In place of `NodeRows.__init__`: a node that misses its parent, is too deep, or sees a stranger."""
     node = next(n for n in range(len(tree.tokens)) if tree.depths[n] >= 2 and len(tree.path(n)) < n + 1)
     make = NodeRows.__init__
 
@@ -107,10 +106,17 @@ def test_planted_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         make(self, parents)
         self.sees[node, next(n for n in range(node) if n not in tree.path(node))] = True
 
-    for fault in (blind, misplaced, nosy):
-        monkeypatch.setattr(NodeRows, "__init__", fault)
-        assert largest_error(model, prompt, tree) > 100 * ROUNDING, fault.__name__
-    monkeypatch.setattr(NodeRows, "__init__", make)
+    return [blind, misplaced, nosy]
+
+
+@torch.inference_mode()
+def test_planted_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompt = random_model("llama", dtype=torch.float64), random_prompt(0, 7)
+    tree = random_tree(random.Random(5), 12)
+    for fault in planted_faults(tree):
+        with monkeypatch.context() as patch:
+            patch.setattr(NodeRows, "__init__", fault)
+            assert largest_error(model, prompt, tree) > 100 * ROUNDING, fault.__name__
     assert largest_error(model, prompt, tree) < ROUNDING
 
 

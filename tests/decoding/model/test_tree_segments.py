@@ -1,7 +1,6 @@
 """Draft trees on segments: every node gets the logits of its path alone, and the output is plain decoding's."""
 
 import random
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,15 @@ from specbound_controller.trees.tree import DraftTree
 from tests.decoding.families import VARIANTS, random_model, random_prompt
 from tests.decoding.tape import tape_capture
 from tests.decoding.test_exit_trees import agreeing_model, exit_policy
-from tests.decoding.test_trees import ROUNDING, filled_cache, path_logits, policy_for, random_tree, tree_logits
+from tests.decoding.test_trees import (
+    ROUNDING,
+    filled_cache,
+    path_logits,
+    planted_faults,
+    policy_for,
+    random_tree,
+    tree_logits,
+)
 
 LENGTHS = (9, 14, 1)
 
@@ -50,20 +57,10 @@ def test_a_tree_of_more_nodes_than_a_segment_holds_runs_without() -> None:
 @torch.inference_mode()
 def test_planted_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = random_tree(random.Random(5), 12)
-    node = next(n for n in range(len(tree.tokens)) if tree.depths[n] >= 2 and len(tree.path(n)) < n + 1)
-    make = NodeRows.__init__
-
-    def blind(self: NodeRows, parents: Any) -> None:
-        make(self, parents)
-        self.sees[node, tree.parents[node]] = False
-
-    def misplaced(self: NodeRows, parents: Any) -> None:
-        make(self, parents)
-        self.depths[node] += 1
-
-    for fault in (blind, misplaced):
-        monkeypatch.setattr(NodeRows, "__init__", fault)
-        assert error_on_segments("llama", tree, 7)[0] > 100 * ROUNDING, fault.__name__
+    for fault in planted_faults(tree):
+        with monkeypatch.context() as patch:
+            patch.setattr(NodeRows, "__init__", fault)
+            assert error_on_segments("llama", tree, 7)[0] > 100 * ROUNDING, fault.__name__
 
 
 @pytest.mark.parametrize(
