@@ -27,7 +27,7 @@ pytest.importorskip("ray.serve", exc_type=ImportError)
 from ray import serve
 from ray.serve.schema import ProxyStatus, ServeStatus
 
-from specbound.serve.on_ray import named_from_anywhere, require_no_other
+from specbound.serve.on_ray import named_from_anywhere, require_no_other, require_room
 
 PROMPTS = ("the cat", "the dog sat", "def return two", "and then")
 
@@ -46,6 +46,13 @@ def test_folders_are_named_from_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
 def test_wrong_replicas_are_named(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"replicas|engine"):
         ServeConfig(**settings)
+
+
+def test_a_cluster_without_room_is_refused_with_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specbound.serve.on_ray.ray.cluster_resources", lambda: {"CPU": 2.0})
+    require_room(2, {"CPU": 1})
+    with pytest.raises(InputError, match=r"replicas must be <= 2 where each takes 1 CPU of the cluster's 2 CPU, got 3"):
+        require_room(3, {"CPU": 1})
 
 
 def test_a_cluster_where_ray_serve_runs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
