@@ -60,6 +60,6 @@ def _figures(result: "Generation") -> str:
     for plain in result.rows[1:]:
         parts.append(f"plain: {number(plain.tokens_per_second, 1)} tokens/s")
         if own.speedup == own.speedup:
-            parts.append(f"speedup {own.speedup:.2f}x")
+            parts.append(f"speedup {own.speedup:.2f}x on this one prompt")
         parts.append("outputs equal" if own.outputs_equal else result.difference)
     return " · ".join(parts)
