@@ -12,6 +12,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 WORDS = "the a cat dog sat ran on under mat tree and then it was that one two . , def return ( ) :".split()  # noqa: SIM905
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_costs_are_left_alone() -> Iterator[object]:
+    """Logs are priced by what they measure, or by what a test makes up, not by what another test has kept for a user.
+
+    Gives what they are priced by otherwise.
+    """
+    from specbound.pricing.local import measured_once
+    from specbound_profiling.recording.profile import measured_anew
+
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("pricing.local", "demo.run", "fit.run"):
+            patch.setattr(f"specbound.{place}.measured_once", measured_anew)
+        yield measured_once
+
+
 @pytest.fixture(scope="session")
 def save_tiny_model() -> Callable[..., Path]:
     """A function that saves a random model with a word tokenizer and returns its folder."""

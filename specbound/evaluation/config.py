@@ -68,8 +68,8 @@ class EvaluateConfig(SamplingConfig, ExitsOption):
     """Times that every method decodes every prompt; medians count. At least 1."""
     until: float | None = None
     """Begin no further round once the 95 % interval of the controller's speed over the best fixed setting's (without a
-    controller: of the fastest policy over plain decoding) is no wider than so much on either side, such as 0.02; above
-    0. --rounds is the most."""
+    controller: of the fastest policy over plain decoding) is no wider than so much on either side, such as 0.02; in
+    (0, 1]. --rounds is the most."""
     decision_prompts: int = 6
     """Prompts that policies decode once more with a stopwatch inside, for the time that decisions take; 0 leaves it
     out."""
@@ -95,8 +95,8 @@ class EvaluateConfig(SamplingConfig, ExitsOption):
         require_at_least(0, decision_prompts=self.decision_prompts)
         if self.num_prompts is not None:
             require_at_least(1, num_prompts=self.num_prompts)
-        if self.until is not None and not self.until > 0:
-            raise InputError(f"until must be above 0, got {self.until}")
+        if self.until is not None and not 0 < self.until <= 1:
+            raise InputError(f"until must be in (0, 1], got {self.until}")
         require_one_of(("auto", *EXACTNESS_LEVELS), exactness=self.exactness)
         for level in self.compression:
             require_one_of(COMPRESSIONS, compression=level)

@@ -130,9 +130,7 @@ def require_room(number: int, resources: dict[str, float]) -> None:
     if number > room:
         each = " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
         has = " and ".join(f"{there.get(name, 0):g} {name}" for name in resources)
-        raise InputError(
-            f"replicas must be <= {room} where each takes {each} of the cluster's {has}, got {number}"
-        )
+        raise InputError(f"replicas must be <= {room} where each takes {each} of the cluster's {has}, got {number}")
 
 
 def named_from_anywhere(config: ServeConfig) -> ServeConfig:

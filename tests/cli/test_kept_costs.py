@@ -12,7 +12,7 @@ from specbound_profiling.log.manifest import read_costs
 
 
 def test_a_log_takes_the_table_that_was_measured_here_before(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_costs_are_left_alone: object
 ) -> None:
     measured: list[int] = []
 
@@ -20,6 +20,7 @@ def test_a_log_takes_the_table_that_was_measured_here_before(
         measured.append(num_steps)
         return measure_costs(loaded, prompts, 30, *rest, max_seconds=1.0, **named)
 
+    monkeypatch.setattr("specbound.pricing.local.measured_once", kept_costs_are_left_alone)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr("specbound_profiling.recording.profile.measure_costs", measure)
     prompts = tmp_path / "prompts.jsonl"

@@ -20,7 +20,6 @@ from specbound_controller.errors import InputError
 from specbound_controller.policy_names import reads_exits
 from specbound_profiling.costs.measure import measure_costs
 from specbound_profiling.log.manifest import write_costs
-from specbound_profiling.recording.profile import measured_anew
 from tests.cli.conftest import made_up_costs
 from tests.decoding.random_exits import random_exits
 
@@ -51,7 +50,6 @@ def short_stages() -> Iterator[None]:
         patch.setattr("specbound.evaluation.best_static.NUM_RACED", 2)
         patch.setattr("specbound.evaluation.best_tree.FREE_ENTRANTS", ("tree3",))
         patch.setattr("specbound.evaluation.best_tree.NUM_EXITS", 0)
-        patch.setattr("specbound.fit.run.measured_once", measured_anew)
         patch.setattr("specbound.stores.trees.local_bigrams", lambda model, say: None)
         short = partial(measure_costs, max_seconds=2.0)
         patch.setattr("specbound_profiling.recording.profile.measure_costs", short)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specbound_controller.costs import WORK_NAMES, CostTable
+from specbound_controller.costs import WORK_NAMES, CostTable, with_all_calls
 from specbound_profiling.log.branches import Branches
 from specbound_profiling.log.later import Later
 from specbound_profiling.log.trace import DEFAULT_TEMPERATURES, PromptTrace
@@ -155,9 +155,9 @@ def random_trace_of() -> Callable[..., PromptTrace]:
 
 @pytest.fixture
 def costs() -> CostTable:
-    """Seconds that make hand counts easy: a layer call 1 + 0.1 per row knot index, a head read 0.5, a step 0.25."""
+    """Seconds for counts by hand: a layer call 1 + 0.1 for each doubling of its rows, a head read 0.5, a step 0.25."""
     seconds = dict.fromkeys(WORK_NAMES, 0.0)
-    seconds |= {name: 1.0 + 0.1 * i for i, name in enumerate(WORK_NAMES[:6])}
+    seconds |= with_all_calls({f"layer_calls_rows_{2**i}": 1.0 + 0.1 * i for i in range(6)})
     seconds |= {"layer_rows_times_context": 0.01, "head_reads": 0.5, "head_rows": 0.05}
     seconds |= {"exit_tests": 0.125, "decisions": 0.0625, "steps": 0.25}
     return CostTable(seconds, "none", "test machine", 0.0, 300)
