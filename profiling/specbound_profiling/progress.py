@@ -75,8 +75,11 @@ LONG_S = 600.0
 
 
 def warn_of_long_work(seconds: float, shorter: str) -> None:
-    """One line on stderr where work will take long. shorter: the options that shorten it"""
-    if seconds > LONG_S:
+    """One line on stderr where work will take long, unless it is a part of other work, whose options are others.
+
+    shorter: the options that shorten it
+    """
+    if seconds > LONG_S and len(_display.works) <= 1:
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
             print(f"this will take about {duration(seconds)}; {shorter}", file=sys.stderr, flush=True)
 
@@ -98,11 +101,6 @@ class _Display:
         self.works.remove(work)
         if not self.works:
             self._stop()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether some work goes on, of which what begins now is a part."""
-        return bool(self.works)
 
     def line(self) -> str:
         """All work, the whole before its parts; the first that knows how long it takes says so."""
@@ -171,7 +169,6 @@ class RecordingBar:
         self._total = num_prompts
         self._label = label
         self._work: Work | None = None
-        self._is_part = False
 
     def token(self, count: int = 1) -> None:
         """So many more tokens."""
@@ -183,7 +180,7 @@ class RecordingBar:
         self._num_prompts += 1
         if self._work is not None:
             self._work.done = self._num_prompts * self._max_new_tokens
-            if self._num_prompts == 1 and not self._is_part:
+            if self._num_prompts == 1:
                 warn_of_long_work(self._work.left_s() or 0.0, "--num-prompts and --max-new-tokens shorten it")
         self._show(0)
 
@@ -195,7 +192,7 @@ class RecordingBar:
         self._work.note = f"{self._num_prompts}/{self._total} prompts, {speed:.0f} tokens/s"
 
     def __enter__(self) -> "RecordingBar":
-        self._started, self._is_part = time.perf_counter(), _display.is_busy
+        self._started = time.perf_counter()
         self._context = working(self._label, self._total * self._max_new_tokens)
         self._work = self._context.__enter__()
         return self

@@ -111,9 +111,7 @@ class LevelEvaluation:
         ]
         if len(evaluation.timings["plain"][0].runs_s) > 1:
             notes.append(evaluation.spread())
-        power = evaluation.power()
-        if power is not None and evaluation.contest is not None:
-            notes.append(power.describe(*(name.replace("_", " ") for name in evaluation.contest)))
+        notes += evaluation.power()
         notes += self.probe.conditions(self.allow_noise)
         return notes
 
@@ -169,7 +167,6 @@ def evaluate_level(
     protocol: Protocol,
     say: Say,
     peers: Sequence[Method] = (),
-    shorter: str = "--num-prompts, --rounds and --max-new-tokens shorten it",
 ) -> LevelEvaluation:
     """Records what plain decoding writes, times all methods on it, and replays the oracles on the same texts.
 
@@ -180,7 +177,6 @@ def evaluate_level(
         exit_layers: exits that the oracles may choose from.
         say: gets a line as each part begins.
         peers: methods of transformers that draft, by the names in `PEERS`.
-        shorter: the options that shorten it, for a warning where it will take long; empty for none.
     """
     say(f"{loaded.compression}: recording what plain decoding writes on {len(prompts)} prompts")
     adapter = new_adapter(loaded)
@@ -193,6 +189,7 @@ def evaluate_level(
     methods = _methods(loaded, decoder, policies, peers)
     say(f"{loaded.compression}: decoding them with {len(methods)} methods, interleaved, {protocol.num_rounds} times")
     probe = ContentionProbe()
+    shorter = "--num-prompts, --rounds and --max-new-tokens shorten it"
 
     def is_enough(so_far: Mapping[str, Sequence[Timing]]) -> bool:
         found = Evaluation(prompts, so_far, [], loaded.compression, adapter.num_layers, protocol.seed)

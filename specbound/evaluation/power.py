@@ -25,7 +25,7 @@ class Power:
     num_prompts: int
     num_rounds: int
     between_prompts: float
-    """Standard deviation of the speed ratio from prompt to prompt, its rounds' share taken out; of the ratio itself."""
+    """Standard deviation of the ratio's logarithm from prompt to prompt, the share of the rounds taken out."""
     between_rounds: float
     """The same from round to round of one prompt; nan for one round, whose share then stays in the other."""
 

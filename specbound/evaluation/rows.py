@@ -13,7 +13,7 @@ import numpy as np
 from specbound.decoding.stats import DecodeStats
 from specbound.evaluation.compare import SpeedRatio, speed_ratio
 from specbound.evaluation.differences import Difference
-from specbound.evaluation.power import Power, power
+from specbound.evaluation.power import power
 from specbound.evaluation.timing import TimedPrompt, Timing
 from specbound.evaluation.verify import num_differing_tokens
 from specbound.results.rows import PEERS, THEIRS, Row, equality, shown
@@ -150,12 +150,13 @@ class Evaluation:
         speed = self.speed_ratio(*self.contest, self.indices("all"))
         return (speed.high - speed.low) / 2 / speed.ratio
 
-    def power(self) -> Power | None:
-        """What it takes to see a small difference in the contest; None where nothing can be said."""
+    def power(self) -> list[str]:
+        """What it takes to see a small difference in the contest, one line; none where nothing can be said."""
         if self.contest is None:
-            return None
+            return []
         own, other = (np.array([timing.runs_s for timing in self.timings[name]]) for name in self.contest)
-        return power(own, other)
+        found = power(own, other)
+        return [] if found is None else [found.describe(*(name.replace("_", " ") for name in self.contest))]
 
     def timed_rows(self) -> list[EvaluatedRow]:
         """Every method on every kind of content, totals last."""

@@ -320,7 +320,6 @@ class _Run:
             self.exit_layers,
             protocol,
             _quietly,
-            shorter="",
         )
         totals = {row.method: row for row in level.rows if row.task == "all" and row.exactness == self.exactness}
         own = totals[name]

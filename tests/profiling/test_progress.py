@@ -62,4 +62,7 @@ def test_long_work_is_announced_with_what_shortens_it(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == ""
     warn_of_long_work(10_800, "--num-prompts shortens it")
     assert capsys.readouterr().err == "this will take about 3.0 h; --num-prompts shortens it\n"
+    with working("fit"), working("timing"):  # a part
+        warn_of_long_work(10_800, "--num-prompts shortens it")
+    assert capsys.readouterr().err == ""
     assert [duration(seconds) for seconds in (40, 100, 7200)] == ["40 s", "2 min", "2.0 h"]

@@ -93,9 +93,10 @@ class PricedTreePolicy:
 
     def observe(self, record: StepRecord) -> None:
         """Books tokens and modelled seconds."""
-        seconds = step_seconds(record, self.guard.prices, is_adaptive=False)
         if self._num_rows > 1:
             seconds = self._part_s(record.num_drafted)
+        else:
+            seconds = step_seconds(record, self.guard.prices, is_adaptive=False)
         self.guard.book(seconds, record)
         self._tokens += record.num_emitted
         self._spent_s += seconds

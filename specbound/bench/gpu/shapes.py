@@ -165,16 +165,18 @@ def speed_rows(timings: dict[str, list[Timing]], draft: str) -> list[list[Cell]]
         name: sum(len(each.tokens) for each in of_method) / sum(each.seconds for each in of_method)
         for name, of_method in timings.items()
     }
+    drafts = {"draft": draft, "tree": f"{draft}, {TREE_NODES} nodes"}
     rows: list[list[Cell]] = []
     for name, of_method in timings.items():
         plain = f"plain, {name.split(', ')[1]}" if ", " in name else name
         stats = sum((each.stats for each in of_method if each.stats is not None), DecodeStats())
-        is_draft = not name.startswith(("plain", "transformers"))
+        kind = name.split(", ")[0]
+        is_draft = kind in drafts
         equal = sum(a.tokens == b.tokens for a, b in zip(of_method, timings[plain], strict=True))
         rows.append(
             [
                 name,
-                (f"{draft}, {TREE_NODES} nodes" if name.startswith("tree") else draft) if is_draft else "–",
+                drafts.get(kind, "–"),
                 speeds[name],
                 speeds[name] / speeds[plain],
                 speeds[name] / speeds["transformers"],
